@@ -1,0 +1,41 @@
+//! Which keys are rows: key patterns, and the layout of a mapped hash in its table.
+
+pub mod codec;
+pub mod layout;
+pub mod pattern;
+pub mod registry;
+pub mod shape;
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::config::Strategy;
+
+pub use layout::Layout;
+pub use pattern::KeyPattern;
+pub use registry::Registry;
+pub use shape::TableShape;
+
+/// A mapping that respgres runs on: checked against the configuration and the database's catalog.
+#[derive(Debug)]
+pub struct Mapping {
+    /// Its place in the configuration file, from 0.
+    pub index: usize,
+    pub name: String,
+    pub pattern: KeyPattern,
+    pub strategy: Strategy,
+    pub cache_ttl_ms: i64,
+    pub negative_ttl_ms: i64,
+    pub layout: Layout,
+}
+
+/// A client's key together with the mapping that it belongs to.
+#[derive(Clone, Debug)]
+pub struct MappedKey {
+    pub mapping: Arc<Mapping>,
+    pub key: Bytes,
+    /// Where the pattern's captures stand in `key`, in the pattern's order.
+    pub captures: Vec<Range<usize>>,
+}
