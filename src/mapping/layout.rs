@@ -1,0 +1,3 @@
+//! Layout.
+#[derive(Debug)]
+pub struct Layout;

@@ -1,0 +1,3 @@
+//! Key patterns.
+#[derive(Debug)]
+pub struct KeyPattern;

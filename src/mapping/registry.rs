@@ -1,0 +1,3 @@
+//! Registry.
+#[derive(Debug)]
+pub struct Registry;

@@ -1,0 +1,3 @@
+//! Table shapes.
+#[derive(Debug)]
+pub struct TableShape;
