@@ -113,3 +113,65 @@ impl Engine {
         }
     }
 }
+
+/// Whether a reply of Redis, as it came, proves that the key was there. Errors are final too.
+pub fn proves(proof: Proof, reply: &[u8]) -> bool {
+    let Some((&kind, rest)) = reply.split_first() else { return false };
+    if kind == b'-' || kind == b'!' {
+        return true;
+    }
+    let is_nil = kind == b'_' || (matches!(kind, b'$' | b'*') && rest.starts_with(b"-1\r"));
+    match proof {
+        Proof::NonNil => !is_nil,
+        Proof::NonZero => kind == b':' && !rest.starts_with(b"0\r"),
+        Proof::NonEmpty => !is_nil && !rest.starts_with(b"0\r"),
+        Proof::AnyNonNil => any_non_nil(rest),
+        Proof::NotNone => !rest.starts_with(b"none\r"),
+        Proof::Never => false,
+    }
+}
+
+/// Whether an array of bulk strings (what follows its `*`) has an element that is not nil.
+fn any_non_nil(mut rest: &[u8]) -> bool {
+    let mut next_line = || {
+        let end = memchr::memchr(b'\n', rest)?;
+        let (line, after) = rest.split_at(end + 1);
+        rest = after;
+        Some(line)
+    };
+    let _count = next_line();
+    while let Some(line) = next_line() {
+        if line != b"$-1\r\n" && line != b"_\r\n" {
+            return true;
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_reply_that_shows_the_key_is_final() {
+        let check = |proof, reply: &str, expected| {
+            assert_eq!(proves(proof, reply.as_bytes()), expected, "{proof:?} {reply:?}");
+        };
+        check(Proof::NonNil, "$1\r\na\r\n", true);
+        check(Proof::NonNil, "$0\r\n\r\n", true);
+        check(Proof::NonNil, "$-1\r\n", false);
+        check(Proof::NonNil, "_\r\n", false);
+        check(Proof::NonZero, ":1\r\n", true);
+        check(Proof::NonZero, ":0\r\n", false);
+        check(Proof::NonEmpty, "*0\r\n", false);
+        check(Proof::NonEmpty, "%0\r\n", false);
+        check(Proof::NonEmpty, "*2\r\n$1\r\na\r\n$1\r\nb\r\n", true);
+        check(Proof::AnyNonNil, "*2\r\n$-1\r\n$-1\r\n", false);
+        check(Proof::AnyNonNil, "*2\r\n_\r\n_\r\n", false);
+        check(Proof::AnyNonNil, "*2\r\n$-1\r\n$0\r\n\r\n", true);
+        check(Proof::NotNone, "+none\r\n", false);
+        check(Proof::NotNone, "+hash\r\n", true);
+        check(Proof::NonZero, "-WRONGTYPE x\r\n", true);
+        check(Proof::Never, ":5\r\n", false);
+    }
+}

@@ -40,12 +40,12 @@ pub trait Receiver: 'static {
     fn unasked(&self, owner: Owner, frame: &[u8]);
     /// This many requests of `owner` will not be answered.
     fn failed(&self, owner: Owner, requests: u32, error: &UpstreamError);
+    /// The rest of a reply of which `owner` already has a part will not come.
+    fn cut_off(&self, owner: Owner);
     /// A private lane is gone for good.
     fn lane_lost(&self, owner: Owner);
     /// A lane that had no room has room again.
     fn room(&self, owner: Owner);
-    /// All that had been read has been delivered.
-    fn flush(&self);
 }
 
 /// The read buffer that all connections of an event loop use in turn.
@@ -79,6 +79,8 @@ pub struct Lane<R: Receiver> {
     out: RefCell<Vec<u8>>,
     pending: RefCell<VecDeque<Pending>>,
     without_room: RefCell<Vec<Owner>>,
+    /// Of the reply under way, a part has been handed on.
+    within_reply: Cell<bool>,
     state: Cell<State>,
     last_error: RefCell<Option<UpstreamError>>,
     /// Something to write, or the lane is to close.
@@ -90,8 +92,6 @@ pub struct Lane<R: Receiver> {
 struct Pending {
     owner: Owner,
     requests: u32,
-    /// Not to be merged with the next entry: the receiver wants its reply by itself.
-    alone: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,6 +139,7 @@ impl<R: Receiver> Lane<R> {
             out: RefCell::default(),
             pending: RefCell::default(),
             without_room: RefCell::default(),
+            within_reply: Cell::new(false),
             state: Cell::new(State::Connecting),
             last_error: RefCell::default(),
             wake: Notify::new(),
@@ -180,19 +181,31 @@ impl<R: Receiver> Lane<R> {
         error.unwrap_or_else(|| UpstreamError::Lost("closed".into()))
     }
 
-    /// Appends whole requests; false when the lane is down and they were not taken.
+    /// Appends whole requests; false when the lane is down and they were not taken. Replies to
+    /// requests that were appended with `joins` may be delivered together with those of the owner's
+    /// requests before them.
     #[must_use]
-    pub fn append(&self, owner: Owner, bytes: &[u8], requests: u32) -> bool {
-        self.append_entry(owner, bytes, requests, false)
+    pub fn append(&self, owner: Owner, bytes: &[u8], requests: u32, joins: bool) -> bool {
+        if !self.append_bytes(bytes) {
+            return false;
+        }
+        if self.accounted.get() {
+            let mut pending = self.pending.borrow_mut();
+            match pending.back_mut() {
+                Some(last) if joins && last.owner == owner => last.requests += requests,
+                _ => pending.push_back(Pending { owner, requests }),
+            }
+        }
+        true
     }
 
-    /// Appends one request whose reply is delivered by itself.
+    /// Appends a request that is answered by unasked frames only.
     #[must_use]
-    pub fn append_alone(&self, owner: Owner, bytes: &[u8]) -> bool {
-        self.append_entry(owner, bytes, 1, true)
+    pub fn append_unanswered(&self, bytes: &[u8]) -> bool {
+        self.append_bytes(bytes)
     }
 
-    fn append_entry(&self, owner: Owner, bytes: &[u8], requests: u32, alone: bool) -> bool {
+    fn append_bytes(&self, bytes: &[u8]) -> bool {
         if !self.is_open() {
             return false;
         }
@@ -201,15 +214,6 @@ impl<R: Receiver> Lane<R> {
             self.wake.notify_one();
         }
         out.extend_from_slice(bytes);
-        if self.accounted.get() {
-            let mut pending = self.pending.borrow_mut();
-            match pending.back_mut() {
-                Some(last) if last.owner == owner && !last.alone && !alone => {
-                    last.requests += requests;
-                }
-                _ => pending.push_back(Pending { owner, requests, alone }),
-            }
-        }
         true
     }
 
@@ -309,11 +313,15 @@ impl<R: Receiver> Lane<R> {
     fn fail_pending(&self, error: &UpstreamError) {
         self.out.take();
         let pending = self.pending.take();
+        if let Some(first) = pending.front()
+            && self.within_reply.replace(false)
+        {
+            self.receiver.cut_off(first.owner);
+        }
         for entry in pending {
             self.receiver.failed(entry.owner, entry.requests, error);
         }
         self.tell_room();
-        self.receiver.flush();
     }
 
     fn tell_room(&self) {
@@ -387,8 +395,7 @@ impl<R: Receiver> Lane<R> {
                 } else {
                     self.hand_on(&mut scanner, bytes)
                 };
-                self.receiver.flush();
-                if let Err(text) = handed_on {
+                        if let Err(text) = handed_on {
                     return Poll::Ready(UpstreamError::Protocol(text));
                 }
             }
@@ -426,6 +433,7 @@ impl<R: Receiver> Lane<R> {
                 Step::Error(text) => return Err(text.to_string()),
             }
         }
+        self.within_reply.set(!scanner.is_between_frames());
         self.hand_on_run(&bytes[from..], ended)
     }
 
@@ -484,7 +492,12 @@ impl<R: Receiver> Lane<R> {
         }
         let mut pending = self.pending.borrow_mut();
         let Some(first) = pending.front_mut() else {
-            return Err("a reply that nobody asked for".into());
+            // A SUBSCRIBE of a RESP3 client that Redis refused.
+            drop(pending);
+            if let Some(owner) = self.private_to.get() {
+                self.receiver.unasked(owner, frame);
+            }
+            return Ok(());
         };
         let owner = first.owner;
         first.requests -= 1;
