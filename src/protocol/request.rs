@@ -143,6 +143,11 @@ impl Scanner {
         &buffer[self.arguments[index].clone()]
     }
 
+    /// Memory that the scanner holds beside itself, bytes.
+    pub fn memory_bytes(&self) -> usize {
+        self.arguments.capacity() * size_of::<Range<usize>>()
+    }
+
     /// Reads `*<count>`; `None` when arguments follow.
     #[inline]
     fn header(
