@@ -28,7 +28,8 @@ const KEPT_ARGUMENTS: usize = 1024;
 pub struct RequestLimits {
     /// Longest argument, bytes (Redis: `proto-max-bulk-len`).
     pub max_argument_bytes: usize,
-    /// Longest inline request or length line, bytes (Redis: `PROTO_INLINE_MAX_SIZE`).
+    /// Longest inline request or length line, bytes, at least 16 (Redis: `PROTO_INLINE_MAX_SIZE`,
+    /// 64 KiB).
     pub max_inline_bytes: usize,
 }
 
@@ -113,13 +114,13 @@ impl Scanner {
     pub fn next(&mut self, buffer: &[u8], authenticated: bool, limits: &RequestLimits) -> Scanned {
         if self.remaining == 0 {
             self.arguments.clear();
+            if self.arguments.capacity() > KEPT_ARGUMENTS {
+                self.arguments.shrink_to(KEPT_ARGUMENTS);
+            }
             match buffer.first() {
                 Some(b'*') => {}
                 Some(_) => return self.inline(buffer, limits),
                 None => return Scanned::Incomplete,
-            }
-            if self.arguments.capacity() > KEPT_ARGUMENTS {
-                self.arguments.shrink_to(KEPT_ARGUMENTS);
             }
             if let Some(scanned) = self.header(buffer, authenticated, limits) {
                 return scanned;
