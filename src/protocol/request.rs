@@ -10,6 +10,9 @@
 //! - How the bytes are split into pieces does not change what comes out.
 //! - Memory follows the bytes that are there, never the counts that a client announces.
 //! - No recursion: a request is flat, a nested array is an error.
+//!
+//! One difference: a line that is too long is always refused. Redis lets it pass when its end
+//! happens to come with the same read, so that the packets decide.
 
 use std::ops::Range;
 
@@ -157,7 +160,7 @@ impl Scanner {
         authenticated: bool,
         limits: &RequestLimits,
     ) -> Option<Scanned> {
-        let (count, next) = match self.length_line(buffer, limits.max_inline_bytes) {
+        let (count, next) = match self.length_line(buffer, b'*', limits.max_inline_bytes) {
             LengthLine::Complete(Some(count), next) if count <= i64::from(i32::MAX) => {
                 (count, next)
             }
@@ -219,7 +222,7 @@ impl Scanner {
         authenticated: bool,
         limits: &RequestLimits,
     ) -> Result<usize, Scanned> {
-        let (bulk_bytes, next) = match self.length_line(buffer, limits.max_inline_bytes) {
+        let (bulk_bytes, next) = match self.length_line(buffer, b'$', limits.max_inline_bytes) {
             LengthLine::Complete(bulk_bytes, next) => (bulk_bytes, next),
             LengthLine::Incomplete => return Err(Scanned::Incomplete),
             LengthLine::TooLong => return Err(self.fail(ProtocolError::TooBigBulkCount)),
@@ -242,13 +245,16 @@ impl Scanner {
         Ok(length)
     }
 
+    /// Reads the line at `position`, which should begin with `kind`.
     #[inline]
-    fn length_line(&mut self, buffer: &[u8], max_line_bytes: usize) -> LengthLine {
-        let digits = buffer.get(self.position + 1..).unwrap_or_default();
-        match short_length(digits) {
-            Some((length, bytes)) => LengthLine::Complete(Some(length), self.position + 1 + bytes),
-            None => self.odd_length_line(buffer, max_line_bytes),
+    fn length_line(&mut self, buffer: &[u8], kind: u8, max_line_bytes: usize) -> LengthLine {
+        if let Some((&first, digits)) = buffer.get(self.position..).and_then(<[u8]>::split_first)
+            && first == kind
+            && let Some((length, bytes)) = short_length(digits)
+        {
+            return LengthLine::Complete(Some(length), self.position + 1 + bytes);
         }
+        self.odd_length_line(buffer, max_line_bytes)
     }
 
     /// A line that is incomplete, long or wrong.
