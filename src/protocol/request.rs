@@ -10,6 +10,9 @@
 //! - How the bytes are split into pieces does not change what comes out.
 //! - Memory follows the bytes that are there, never the counts that a client announces.
 //! - No recursion: a request is flat, a nested array is an error.
+//!
+//! One difference: a line that is too long is always refused. Redis lets it pass when its end
+//! happens to come with the same read, so that the packets decide.
 
 use std::ops::Range;
 
@@ -28,7 +31,8 @@ const KEPT_ARGUMENTS: usize = 1024;
 pub struct RequestLimits {
     /// Longest argument, bytes (Redis: `proto-max-bulk-len`).
     pub max_argument_bytes: usize,
-    /// Longest inline request or length line, bytes (Redis: `PROTO_INLINE_MAX_SIZE`).
+    /// Longest inline request or length line, bytes, at least 16 (Redis: `PROTO_INLINE_MAX_SIZE`,
+    /// 64 KiB).
     pub max_inline_bytes: usize,
 }
 
@@ -113,13 +117,13 @@ impl Scanner {
     pub fn next(&mut self, buffer: &[u8], authenticated: bool, limits: &RequestLimits) -> Scanned {
         if self.remaining == 0 {
             self.arguments.clear();
+            if self.arguments.capacity() > KEPT_ARGUMENTS {
+                self.arguments.shrink_to(KEPT_ARGUMENTS);
+            }
             match buffer.first() {
                 Some(b'*') => {}
                 Some(_) => return self.inline(buffer, limits),
                 None => return Scanned::Incomplete,
-            }
-            if self.arguments.capacity() > KEPT_ARGUMENTS {
-                self.arguments.shrink_to(KEPT_ARGUMENTS);
             }
             if let Some(scanned) = self.header(buffer, authenticated, limits) {
                 return scanned;
@@ -143,6 +147,11 @@ impl Scanner {
         &buffer[self.arguments[index].clone()]
     }
 
+    /// Memory that the scanner holds beside itself, bytes.
+    pub fn memory_bytes(&self) -> usize {
+        self.arguments.capacity() * size_of::<Range<usize>>()
+    }
+
     /// Reads `*<count>`; `None` when arguments follow.
     #[inline]
     fn header(
@@ -151,7 +160,7 @@ impl Scanner {
         authenticated: bool,
         limits: &RequestLimits,
     ) -> Option<Scanned> {
-        let (count, next) = match self.length_line(buffer, limits.max_inline_bytes) {
+        let (count, next) = match self.length_line(buffer, b'*', limits.max_inline_bytes) {
             LengthLine::Complete(Some(count), next) if count <= i64::from(i32::MAX) => {
                 (count, next)
             }
@@ -213,7 +222,7 @@ impl Scanner {
         authenticated: bool,
         limits: &RequestLimits,
     ) -> Result<usize, Scanned> {
-        let (bulk_bytes, next) = match self.length_line(buffer, limits.max_inline_bytes) {
+        let (bulk_bytes, next) = match self.length_line(buffer, b'$', limits.max_inline_bytes) {
             LengthLine::Complete(bulk_bytes, next) => (bulk_bytes, next),
             LengthLine::Incomplete => return Err(Scanned::Incomplete),
             LengthLine::TooLong => return Err(self.fail(ProtocolError::TooBigBulkCount)),
@@ -236,13 +245,16 @@ impl Scanner {
         Ok(length)
     }
 
+    /// Reads the line at `position`, which should begin with `kind`.
     #[inline]
-    fn length_line(&mut self, buffer: &[u8], max_line_bytes: usize) -> LengthLine {
-        let digits = buffer.get(self.position + 1..).unwrap_or_default();
-        match short_length(digits) {
-            Some((length, bytes)) => LengthLine::Complete(Some(length), self.position + 1 + bytes),
-            None => self.odd_length_line(buffer, max_line_bytes),
+    fn length_line(&mut self, buffer: &[u8], kind: u8, max_line_bytes: usize) -> LengthLine {
+        if let Some((&first, digits)) = buffer.get(self.position..).and_then(<[u8]>::split_first)
+            && first == kind
+            && let Some((length, bytes)) = short_length(digits)
+        {
+            return LengthLine::Complete(Some(length), self.position + 1 + bytes);
         }
+        self.odd_length_line(buffer, max_line_bytes)
     }
 
     /// A line that is incomplete, long or wrong.

@@ -284,6 +284,9 @@ fn whole_small_value(bytes: &[u8]) -> Option<(u8, usize)> {
     let kind = *bytes.first()?;
     match kind {
         b'$' => {
+            if bytes.starts_with(b"$-1\r\n") {
+                return Some((kind, 5));
+            }
             let (length, start) = small_length(&bytes[1..])?;
             let end = start + 1 + length;
             let is_whole = *bytes.get(end + 1)? == b'\n' && bytes[end] == b'\r';

@@ -188,6 +188,7 @@ fn lines_without_an_end_are_too_big() {
 fn a_nul_hides_the_end_of_its_line() {
     check(b"PI\0NG\r\n", &[]);
     check(b"*1\0\r\n$4\r\nPING\r\n", &[]);
+    check(b"*1\r\n\x004\r\nPING\r\n", &[]);
     let mut endless = b"PI\0NG\r\n".to_vec();
     endless.resize(65_537, b'\n');
     check_error(endless, ProtocolError::TooBigInline);
