@@ -4,6 +4,8 @@
 //! write changes a draft and yields a reply. No command knows of stores, sockets or clocks.
 
 mod document;
+#[cfg(test)]
+mod example;
 mod flags;
 pub mod hash;
 mod index;

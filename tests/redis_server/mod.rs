@@ -1,7 +1,7 @@
 //! A redis-server of a test's own on a Unix socket, a client that waits for each reply, and
 //! numbers that are random by seed.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -13,7 +13,7 @@ pub(crate) struct RedisServer {
     directory: tempfile::TempDir,
 }
 
-/// A reply in RESP2 or RESP3, as far as the commands under test use it.
+/// A reply in RESP2 or RESP3, as far as these tests need it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Value {
     Status(String),
@@ -80,12 +80,15 @@ impl Connection {
             bytes.extend_from_slice(b"\r\n");
         }
         self.stream.get_mut().write_all(&bytes).expect("redis-server reads");
-        self.read()
+        Value::read(&mut self.stream)
     }
+}
 
-    fn read(&mut self) -> Value {
+impl Value {
+    /// Reads one reply.
+    pub(crate) fn read(from: &mut impl BufRead) -> Self {
         let mut line = Vec::new();
-        self.stream.read_until(b'\n', &mut line).expect("redis-server answers");
+        from.read_until(b'\n', &mut line).expect("redis-server answers");
         let line = String::from_utf8_lossy(line.strip_suffix(b"\r\n").expect("a whole line"));
         let (kind, rest) = line.split_at(1);
         let number = || rest.parse::<i64>().expect("a number");
@@ -97,18 +100,18 @@ impl Connection {
             "$" | "*" if number() < 0 => Value::Nil,
             "$" => {
                 let mut bytes = vec![0; number() as usize + 2];
-                self.stream.read_exact(&mut bytes).expect("redis-server answers in full");
+                from.read_exact(&mut bytes).expect("redis-server answers in full");
                 bytes.truncate(bytes.len() - 2);
                 Value::Bulk(bytes)
             }
-            "*" | "~" => Value::Array((0..number()).map(|_| self.read()).collect()),
-            "%" => Value::Map((0..number()).map(|_| (self.read(), self.read())).collect()),
+            "*" | "~" => Value::Array((0..number()).map(|_| Self::read(from)).collect()),
+            "%" => {
+                Value::Map((0..number()).map(|_| (Self::read(from), Self::read(from))).collect())
+            }
             _ => panic!("a reply of an unknown type: {line}"),
         }
     }
-}
 
-impl Value {
     pub(crate) fn elements(&self) -> &[Value] {
         match self {
             Value::Array(elements) => elements,
