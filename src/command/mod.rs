@@ -2,8 +2,13 @@
 //!
 //! Commands are pure. A read says what it needs of a value and, given that, yields a reply; a
 //! write changes a draft and yields a reply. No command knows of stores, sockets or clocks.
+//!
+//! The functions of [`Read`] and [`Write`] get the whole request: argument 0 is the name, argument 1
+//! the key. The caller has checked [`Command::arity_ok`].
 
 mod document;
+#[cfg(test)]
+mod example;
 mod flags;
 pub mod hash;
 mod index;
@@ -144,5 +149,28 @@ impl Command {
             }
         };
         format!("ERR '{}' is refused for keys of mapping '{mapping_name}': {why}", self.name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::lookup;
+
+    #[test]
+    fn a_command_takes_as_many_arguments_as_its_arity_says() {
+        let takes = |name: &str, count| lookup(name.as_bytes()).expect(name).arity_ok(count);
+        assert!(takes("get", 2) && !takes("get", 1) && !takes("get", 3));
+        assert!(takes("del", 2) && takes("del", 9_999) && !takes("del", 1));
+        assert!(takes("ping", 1) && takes("ping", 2) && !takes("ping", 0));
+    }
+
+    #[test]
+    fn errors_name_the_command_as_redis_does() {
+        let zadd = lookup(b"ZADD").expect("a known command");
+        let expected = "ERR wrong number of arguments for 'zadd' command";
+        assert_eq!(zadd.arity_error(), expected);
+        let expected =
+            "ERR 'zadd' is refused for keys of mapping 'api_keys': sorted sets are not mapped";
+        assert_eq!(zadd.refusal("api_keys"), expected);
     }
 }
