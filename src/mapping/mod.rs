@@ -1,6 +1,7 @@
 //! Which keys are rows: key patterns, and the layout of a mapped hash in its table.
 
 pub mod codec;
+pub(crate) mod extra;
 pub mod layout;
 pub mod pattern;
 pub mod registry;
