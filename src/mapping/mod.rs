@@ -2,7 +2,9 @@
 
 pub mod codec;
 pub(crate) mod extra;
+pub mod glob;
 pub mod layout;
+pub mod overlap;
 pub mod pattern;
 pub mod registry;
 pub mod shape;
