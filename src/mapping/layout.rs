@@ -40,6 +40,9 @@ pub struct KeyColumn {
     pub column: String,
     /// Ready for a cast.
     pub type_name: String,
+    /// Captures that it does not give back exactly are out of the column's range: no row can be
+    /// theirs.
+    pub codec: Codec,
 }
 
 /// A column that holds one field.

@@ -42,6 +42,8 @@ pub struct ColumnShape {
     pub default: Option<String>,
     /// `GENERATED ALWAYS AS (…) STORED`, or an identity column: Postgres gives the value.
     pub generated: bool,
+    /// Whether only equal bytes are equal to the column's collation.
+    pub deterministic: bool,
 }
 
 /// The types that a column's codec may be for.
