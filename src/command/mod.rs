@@ -36,10 +36,17 @@ pub enum Keys {
     First,
     /// From argument `first` to the last one (`last` = -1; -2: all but the last, and so on),
     /// every `step`th.
-    Range { first: u8, last: i8, step: u8 },
+    Range {
+        first: u8,
+        last: i8,
+        step: u8,
+    },
     /// A count at argument `count`, then that many keys; `also` is one more key, before the count
     /// (a destination), 0 for none.
-    Counted { count: u8, also: u8 },
+    Counted {
+        count: u8,
+        also: u8,
+    },
     /// After the word STREAMS: the first half of what follows.
     Streams,
     /// SORT and SORT_RO: argument 1, the STORE destination, and BY/GET patterns.

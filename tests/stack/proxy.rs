@@ -1,0 +1,93 @@
+//! A respgres process.
+
+use std::path::Path;
+use std::process::Command;
+
+use super::client::Server;
+use super::process::Process;
+
+/// Settings for a proxy as environment variables: they win over the file's.
+pub type Environment = Vec<(String, String)>;
+
+/// A running respgres; killed when dropped.
+pub struct Proxy {
+    process: Process,
+    command: (std::path::PathBuf, Environment),
+    address: String,
+}
+
+impl Proxy {
+    /// Starts `respgres run` and waits until it listens.
+    pub async fn start(config: &Path, environment: Environment) -> Self {
+        let mut command = respgres(&["run"], config, &environment);
+        let (process, address) = listening(Process::start("respgres", &mut command)).await;
+        Self { process, command: (config.to_owned(), environment), address }
+    }
+
+    /// SIGKILL: as when the machine dies.
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// Starts again at the same address (after `kill`, or after killing it now).
+    pub async fn restart(&mut self) {
+        self.process.kill();
+        let (config, mut environment) = self.command.clone();
+        environment.push(("RESPGRES__SERVER__LISTEN".to_owned(), self.address.clone()));
+        let mut command = respgres(&["run"], &config, &environment);
+        self.process = listening(Process::start("respgres", &mut command)).await.0;
+    }
+
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+
+    /// Stops the proxy by SIGTERM. Fails unless it ends well, on any line of level WARN or ERROR
+    /// (or a panic) that contains none of `announced`, and on an announced text that never came.
+    pub async fn stop_expecting(&mut self, announced: &[&str]) {
+        let (status, log) = self.process.stop("TERM").await;
+        let all = log.join("\n");
+        assert!(status.success(), "respgres ended with {status}:\n{all}");
+        let troubles: Vec<&String> = log.iter().filter(|line| is_trouble(line)).collect();
+        for line in &troubles {
+            let expected = announced.iter().any(|text| line.contains(text));
+            assert!(expected, "not announced: {line}\n--- the whole log\n{all}");
+        }
+        for text in announced {
+            let came = troubles.iter().any(|line| line.contains(text));
+            assert!(came, "announced, but never logged: {text}\n--- the whole log\n{all}");
+        }
+    }
+}
+
+impl Server for Proxy {
+    fn address(&self) -> String {
+        self.address.clone()
+    }
+}
+
+/// The built program with `arguments`, a configuration file and settings from the environment.
+pub fn respgres(arguments: &[&str], config: &Path, environment: &Environment) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_respgres"));
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("RESPGRES__")) {
+        command.env_remove(name);
+    }
+    command.args(arguments).arg("--config").arg(config).envs(environment.iter().cloned());
+    command
+}
+
+fn is_trouble(line: &str) -> bool {
+    let mut words = line.split(|c: char| !c.is_ascii_alphabetic());
+    words.any(|word| word == "WARN" || word == "ERROR") || line.contains("panicked at")
+}
+
+/// Waits for the line that names the address; the port may have been chosen by the system.
+async fn listening(mut process: Process) -> (Process, String) {
+    let line = process.wait_for_line(|line| line.contains("listening")).await;
+    let address = line
+        .split(|c: char| c.is_whitespace() || matches!(c, '=' | '"' | ','))
+        .find(|word| word.parse::<std::net::SocketAddr>().is_ok())
+        .unwrap_or_else(|| panic!("no address in: {line}"));
+    let address = address.to_owned();
+    (process, address)
+}
