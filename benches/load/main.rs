@@ -72,7 +72,8 @@ fn main() -> Result<(), Failure> {
 }
 
 async fn measure(options: &Options) -> Result<(), Failure> {
-    let (rounds, seconds) = if options.quick { (2, 0.5) } else { (options.rounds, options.seconds) };
+    let (rounds, seconds) =
+        if options.quick { (2, 0.5) } else { (options.rounds, options.seconds) };
     let wanted = options.only.as_deref().unwrap_or_default();
     let workloads: Vec<Workload> =
         Workload::all().into_iter().filter(|workload| workload.name().contains(wanted)).collect();

@@ -42,9 +42,8 @@ pub(crate) fn table(workloads: &[Workload], measurements: &[Measurement]) -> Str
     );
     for workload in workloads {
         let name = workload.name();
-        let row = Row {
-            measurements: measurements.iter().filter(|one| one.workload == name).collect(),
-        };
+        let row =
+            Row { measurements: measurements.iter().filter(|one| one.workload == name).collect() };
         for kind in [Kind::Direct, Kind::Twemproxy, Kind::Respgres] {
             if row.of(kind).next().is_none() {
                 continue;

@@ -99,7 +99,9 @@ impl Workload {
             requests_per_second: line.requests_per_second,
             p50_ms: line.p50_ms,
             p99_ms: line.p99_ms,
-            proxy_cpu: proxy_after.zip(proxy_before).map(|(after, before)| (after - before) / millions),
+            proxy_cpu: proxy_after
+                .zip(proxy_before)
+                .map(|(after, before)| (after - before) / millions),
             redis_cpu: (redis.cpu_seconds()? - redis_before) / millions,
         })
     }

@@ -76,20 +76,15 @@ impl Process {
         let start = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait()? {
-                return Err(
-                    format!("{} ended at once ({status}){}", self.name, self.tail()).into()
-                );
+                return Err(format!("{} ended at once ({status}){}", self.name, self.tail()).into());
             }
             if tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.is_ok() {
                 return Ok(());
             }
             if start.elapsed() > Duration::from_secs(10) {
-                return Err(format!(
-                    "{} does not listen on port {port}{}",
-                    self.name,
-                    self.tail()
-                )
-                .into());
+                return Err(
+                    format!("{} does not listen on port {port}{}", self.name, self.tail()).into()
+                );
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }

@@ -12,7 +12,7 @@ use crate::history::{Action, Operation, Violation};
 
 /// The violations in the history of one counter, which was 0 at first. The history should end with a
 /// count, so that increments lost last are found too.
-pub fn check(history: &[Operation]) -> Vec<Violation> {
+pub(crate) fn check(history: &[Operation]) -> Vec<Violation> {
     let mut violations = Vec::new();
     check_order(history, &mut violations);
     check_places(history, &mut violations);

@@ -5,31 +5,31 @@
 
 /// When an operation was under way, nanoseconds since the start of the run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Span {
-    pub start_ns: u64,
+pub(crate) struct Span {
+    pub(crate) start_ns: u64,
     /// [`NEVER`] for a change without an answer: it may take effect at any later time, or not at all.
-    pub end_ns: u64,
+    pub(crate) end_ns: u64,
 }
 
 /// The end of what was not answered.
-pub const NEVER: u64 = u64::MAX;
+pub(crate) const NEVER: u64 = u64::MAX;
 
 /// The value that one HSET writes; no two write the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Version {
-    pub client: u32,
-    pub serial: u32,
+pub(crate) struct Version {
+    pub(crate) client: u32,
+    pub(crate) serial: u32,
 }
 
 /// One operation on one key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Operation {
-    pub span: Span,
-    pub action: Action,
+pub(crate) struct Operation {
+    pub(crate) span: Span,
+    pub(crate) action: Action,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
+pub(crate) enum Action {
     /// HSET of a version.
     Write(Version),
     /// DEL.
@@ -44,23 +44,23 @@ pub enum Action {
 
 /// Something that no single Redis would have done.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Violation(pub String);
+pub(crate) struct Violation(pub String);
 
 impl Operation {
-    pub fn is_answered(&self) -> bool {
+    pub(crate) fn is_answered(&self) -> bool {
         self.span.end_ns != NEVER
     }
 }
 
 impl Version {
     /// As a client writes it: `7.12`.
-    pub fn text(self) -> String {
+    pub(crate) fn text(self) -> String {
         format!("{}.{}", self.client, self.serial)
     }
 
     /// # Errors
     /// When nobody can have written this text.
-    pub fn parse(text: &str) -> Result<Self, Violation> {
+    pub(crate) fn parse(text: &str) -> Result<Self, Violation> {
         let parts = text.split_once('.').and_then(|(client, serial)| {
             Some(Self { client: client.parse().ok()?, serial: serial.parse().ok()? })
         });

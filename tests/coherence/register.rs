@@ -9,21 +9,23 @@
 //! - Otherwise it was held for a moment somewhere in `[needed, known]` (a backward zone). That must
 //!   not lie wholly within the forward zone of another value.
 //!
-//! Deletes do not write unique values, so absence is checked by rules of its own: an answered
-//! delete and a read of nothing are each a moment without a value, which must not lie wholly
-//! within a forward zone; and a read of nothing needs a delete (or the start of the run) after which
-//! no value is certain to have been written before the read. That finds stale reads before, after
-//! and through deletes; it does not try to tell which delete it was that a read of nothing saw.
+//! Deletes do not write unique values, so absence has rules of its own. A delete or a read of nothing
+//! is a moment without a value: it must not lie wholly within a forward zone, and its time shrinks
+//! to what is outside of them. In that time a read of nothing needs a delete (or the start of the
+//! run) after which no value is certain to have been there before the read. This accuses nobody
+//! falsely, but it is not exact: it does not try out which of several deletes a read of nothing saw.
+//! In small random histories it misses fewer than one violation in a thousand (see `reference`).
 //!
 //! A write without an answer may count or not: it counts from the moment somebody saw its value.
 //! Operations that touch in the same nanosecond are taken as concurrent.
 
 use std::collections::HashMap;
 
-use crate::history::{Action, Operation, Version, Violation};
+use crate::history::{Action, Operation, Span, Version, Violation};
 
 /// All operations that wrote or saw one value.
 struct Zone {
+    version: Version,
     write: Operation,
     /// The operation that ended first.
     known: Operation,
@@ -38,7 +40,7 @@ impl Zone {
 }
 
 /// The violations in the history of one key's register, in which it was absent at first.
-pub fn check(history: &[Operation]) -> Vec<Violation> {
+pub(crate) fn check(history: &[Operation]) -> Vec<Violation> {
     let mut violations = Vec::new();
     let zones = zones(history, &mut violations);
     let (mut forward, backward): (Vec<&Zone>, Vec<&Zone>) =
@@ -54,17 +56,21 @@ pub fn check(history: &[Operation]) -> Vec<Violation> {
             )));
         }
     }
-    for moment in history.iter().filter(|operation| {
-        matches!(operation.action, Action::Delete | Action::Read(None)) && operation.is_answered()
-    }) {
+    let mut moments = Vec::new();
+    for moment in history {
+        if !matches!(moment.action, Action::Delete | Action::Read(None)) {
+            continue;
+        }
         if let Some(outer) = holder(&forward, moment.span.start_ns, moment.span.end_ns) {
             violations.push(Violation(format!(
                 "stale read: {moment} lies between {} and {}",
                 outer.known, outer.needed
             )));
+        } else {
+            moments.push(Operation { span: outside(&forward, moment.span), ..*moment });
         }
     }
-    check_absence(history, &zones, &mut violations);
+    check_absence(history, &zones, &moments, &mut violations);
     violations
 }
 
@@ -72,7 +78,7 @@ fn zones(history: &[Operation], violations: &mut Vec<Violation>) -> Vec<Zone> {
     let mut zones: HashMap<Version, Zone> = HashMap::new();
     for operation in history {
         if let Action::Write(version) = operation.action {
-            let zone = Zone { write: *operation, known: *operation, needed: *operation };
+            let zone = Zone { version, write: *operation, known: *operation, needed: *operation };
             assert!(zones.insert(version, zone).is_none(), "two writes of {}", version.text());
         }
     }
@@ -107,9 +113,7 @@ fn check_overlaps(forward: &[&Zone], violations: &mut Vec<Violation>) {
                 earlier.known, earlier.needed, zone.known, zone.needed
             )));
         }
-        if longest
-            .is_none_or(|earlier| earlier.needed.span.start_ns < zone.needed.span.start_ns)
-        {
+        if longest.is_none_or(|earlier| earlier.needed.span.start_ns < zone.needed.span.start_ns) {
             longest = Some(zone);
         }
     }
@@ -123,31 +127,59 @@ fn holder<'a>(forward: &[&'a Zone], start_ns: u64, end_ns: u64) -> Option<&'a Zo
     (end_ns < zone.needed.span.start_ns).then_some(zone)
 }
 
-/// Each read of nothing needs a delete, or the start, with no certain write in between.
-fn check_absence(history: &[Operation], zones: &[Zone], violations: &mut Vec<Violation>) {
+/// The part of a span in which the register can have been without a value.
+fn outside(forward: &[&Zone], span: Span) -> Span {
+    let at = |ns: u64| {
+        let after = forward.partition_point(|zone| zone.known.span.end_ns < ns);
+        let zone = forward[..after].last()?;
+        (ns < zone.needed.span.start_ns).then_some(zone)
+    };
+    Span {
+        start_ns: at(span.start_ns).map_or(span.start_ns, |zone| zone.needed.span.start_ns),
+        end_ns: at(span.end_ns).map_or(span.end_ns, |zone| zone.known.span.end_ns),
+    }
+}
+
+/// Each read of nothing needs a delete, or the start, with no value for certain in between.
+/// `moments`: the deletes and the reads of nothing, each with the time left for it.
+fn check_absence(
+    history: &[Operation],
+    zones: &[Zone],
+    moments: &[Operation],
+    violations: &mut Vec<Violation>,
+) {
     let mut deletes: Vec<&Operation> =
-        history.iter().filter(|operation| operation.action == Action::Delete).collect();
+        moments.iter().filter(|operation| operation.action == Action::Delete).collect();
     deletes.sort_by_key(|operation| operation.span.start_ns);
     let latest_end = running_maximum(deletes.iter().map(|operation| operation.span.end_ns));
 
-    let mut certain: Vec<&Zone> = zones.iter().collect();
-    certain.sort_by_key(|zone| zone.known.span.end_ns);
-    let mut latest: Vec<&Zone> = Vec::with_capacity(certain.len());
-    for zone in &certain {
-        let best = latest.last().copied().unwrap_or(zone);
-        let later = zone.write.span.start_ns > best.write.span.start_ns;
-        latest.push(if later { zone } else { best });
-    }
+    // The value was there at some moment after the start and before the end of each of these.
+    let writes: HashMap<Version, u64> =
+        zones.iter().map(|zone| (zone.version, zone.write.span.start_ns)).collect();
+    let mut present: Vec<(u64, &Operation)> = history
+        .iter()
+        .filter_map(|operation| match operation.action {
+            Action::Write(_) => Some((operation.span.start_ns, operation)),
+            Action::Read(Some(version)) => {
+                Some((operation.span.start_ns.max(*writes.get(&version)?), operation))
+            }
+            _ => None,
+        })
+        .collect();
+    present.sort_by_key(|(_, operation)| operation.span.end_ns);
+    let latest_start = running_maximum(present.iter().map(|(start_ns, _)| *start_ns));
 
-    for read in history.iter().filter(|operation| operation.action == Action::Read(None)) {
+    for read in moments.iter().filter(|operation| operation.action == Action::Read(None)) {
         let begun = deletes.partition_point(|delete| delete.span.start_ns < read.span.end_ns);
         let absent_until = begun.checked_sub(1).map_or(0, |last| latest_end[last]);
-        let known = certain.partition_point(|zone| zone.known.span.end_ns < read.span.start_ns);
-        let Some(zone) = known.checked_sub(1).map(|last| latest[last]) else { continue };
-        if zone.write.span.start_ns > absent_until {
+        let ended =
+            present.partition_point(|(_, operation)| operation.span.end_ns < read.span.start_ns);
+        let Some(last) = ended.checked_sub(1) else { continue };
+        if latest_start[last] > absent_until {
+            let (_, seen) =
+                present[latest_start.partition_point(|start| *start < latest_start[last])];
             violations.push(Violation(format!(
-                "lost write: {read} came after {}, and no delete explains it",
-                zone.write
+                "lost write: {read} came after {seen}, and no delete explains it"
             )));
         }
     }
@@ -166,7 +198,7 @@ fn running_maximum(values: impl Iterator<Item = u64>) -> Vec<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::history::{NEVER, Span};
+    use crate::history::NEVER;
 
     fn version(serial: u32) -> Version {
         Version { client: 0, serial }
@@ -233,7 +265,13 @@ mod tests {
             "stale read",
         );
         refuses(
-            &[write(2, 3, NEVER), read(2, 50, 51), write(1, 55, 56), read(1, 57, 58), read(2, 60, 61)],
+            &[
+                write(2, 3, NEVER),
+                read(2, 50, 51),
+                write(1, 55, 56),
+                read(1, 57, 58),
+                read(2, 60, 61),
+            ],
             "stale read",
         );
     }
@@ -249,10 +287,7 @@ mod tests {
         refuses(&[write(1, 1, 2), delete(3, 4), read(1, 5, 6)], "stale read");
         accepts(&[write(1, 1, 2), delete(3, 8), read(1, 5, 6), nothing(9, 10)]);
         accepts(&[write(1, 1, 2), delete(3, NEVER), read(1, 5, 6), nothing(9, 10)]);
-        refuses(
-            &[write(1, 1, 2), delete(3, NEVER), nothing(5, 6), read(1, 7, 8)],
-            "stale read",
-        );
+        refuses(&[write(1, 1, 2), delete(3, NEVER), nothing(5, 6), read(1, 7, 8)], "stale read");
     }
 
     #[test]
