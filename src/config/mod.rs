@@ -2,7 +2,11 @@
 //!
 //! What respgres runs on (patterns, layouts) is made of it elsewhere: see `mapping`.
 
+pub mod problem;
+
 use std::collections::BTreeMap;
+
+pub use problem::{Problem, Problems};
 
 /// The whole file.
 #[derive(Clone, Debug)]
@@ -181,4 +185,13 @@ pub struct FieldColumn {
     /// The column's type for `respgres schema`; default `text`. The running proxy reads types from
     /// the database.
     pub column_type: Option<String>,
+}
+
+// === impl Mapping ===
+
+impl Mapping {
+    /// How problems name the mapping: `mapping[3] "usage"`. `index`: its place in the file, from 0.
+    pub fn path(&self, index: usize) -> String {
+        format!("mapping[{index}] {:?}", self.name)
+    }
 }

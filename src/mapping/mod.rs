@@ -1,7 +1,9 @@
 //! Which keys are rows: key patterns, and the layout of a mapped hash in its table.
 
 pub mod codec;
+pub mod glob;
 pub mod layout;
+pub mod overlap;
 pub mod pattern;
 pub mod registry;
 pub mod shape;

@@ -1,3 +1,400 @@
-//! Registry.
+//! The registry: which mapping a key belongs to.
+//!
+//! Invariants
+//! - A key belongs to one mapping at most, in every proxy with the same file: plans whose patterns
+//!   can match the same key are refused unless a literal decides between them.
+//! - Asking allocates nothing. Patterns hang in a tree by the bytes that all their keys begin with,
+//!   so a key that matches none is given up after as many comparisons as it shares prefixes.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::glob::Glob;
+use super::overlap::{self, Claim};
+use super::pattern::KeyPattern;
+use super::{MappedKey, Mapping};
+use crate::config::{self, Config, Problem};
+
+/// A mapping of the configuration with its key pattern; not yet checked against a database.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Its place in the configuration file, from 0.
+    pub index: usize,
+    pub config: config::Mapping,
+    pub pattern: KeyPattern,
+}
+
+/// Finds the mapping of a key.
 #[derive(Debug)]
-pub struct Registry;
+pub struct Registry {
+    mappings: Vec<Arc<Mapping>>,
+    tree: PrefixTree,
+}
+
+// === plans ===
+
+/// Parses the key patterns of all mappings, and sees to it that they leave no key in doubt.
+///
+/// # Errors
+/// All problems at once: malformed patterns, key columns that name no capture, and pairs of patterns
+/// that can match the same key, with such a key.
+pub fn plan(config: &Config) -> Result<Vec<Plan>, Vec<Problem>> {
+    let (mut plans, mut problems) = (Vec::<Plan>::new(), Vec::new());
+    for (index, mapping) in config.mappings.iter().enumerate() {
+        if mapping.key.is_empty() {
+            // The reader of the file has complained of it already.
+            continue;
+        }
+        let path = mapping.path(index);
+        let pattern = match KeyPattern::parse(&mapping.key) {
+            Ok(pattern) => pattern,
+            Err(error) => {
+                problems.push(Problem::new(format!("{path}.key"), error.to_string()));
+                continue;
+            }
+        };
+        let names = pattern.capture_names();
+        for name in mapping.key_columns.keys().filter(|name| !names.contains(name)) {
+            let text = match names {
+                [] => format!("the key {:?} has no captures", mapping.key),
+                names => format!("the key has no capture {name:?}; it has {}", names.join(", ")),
+            };
+            problems.push(Problem::new(format!("{path}.key_columns.{name}"), text));
+        }
+        let globs = mapping.exclude.iter().map(|glob| Glob::new(glob.as_bytes()));
+        let pattern = pattern.excluding(globs);
+        for other in &plans {
+            if let Claim::Conflict(key) = overlap::claim(&other.pattern, &pattern) {
+                problems.push(Problem::new(
+                    format!("{path}.key"),
+                    format!(
+                        "{:?} and {}.key can both match {key:?}; narrow a capture, or let one of \
+                         them exclude such keys",
+                        mapping.key,
+                        other.config.path(other.index),
+                    ),
+                ));
+            }
+        }
+        plans.push(Plan { index, config: mapping.clone(), pattern });
+    }
+    if problems.is_empty() { Ok(plans) } else { Err(problems) }
+}
+
+// === impl Registry ===
+
+impl Registry {
+    /// A registry of these mappings. Should two patterns match the same key, the one that has a
+    /// literal where they first differ has it. At most 1,000 of them, which the configuration sees to.
+    pub fn new(mappings: Vec<Arc<Mapping>>) -> Self {
+        let patterns: Vec<_> = mappings.iter().map(|mapping| &mapping.pattern).collect();
+        let tree = PrefixTree::new(&patterns);
+        Self { mappings, tree }
+    }
+
+    /// The mapping that the key belongs to.
+    pub fn find(&self, key: &[u8]) -> Option<&Arc<Mapping>> {
+        let pattern = |index: usize| &self.mappings[index].pattern;
+        self.tree.find(key, pattern).map(|index| &self.mappings[index])
+    }
+
+    /// The key with its mapping and what its captures hold.
+    pub fn mapped_key(&self, key: &Bytes) -> Option<MappedKey> {
+        let mapping = self.find(key)?;
+        let captures = mapping.pattern.captures(key)?;
+        Some(MappedKey { mapping: Arc::clone(mapping), key: key.clone(), captures })
+    }
+
+    /// All mappings, in the order in which they were given.
+    pub fn mappings(&self) -> &[Arc<Mapping>] {
+        &self.mappings
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.mappings.is_empty()
+    }
+}
+
+// === impl MappedKey ===
+
+impl MappedKey {
+    /// The number of the advisory lock that guards this key in Postgres, see `lock_number`.
+    pub fn lock(&self) -> i64 {
+        lock_number(&self.key)
+    }
+
+    /// What the captures hold, in the pattern's order.
+    pub fn capture_texts(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.captures.iter().map(|range| {
+            std::str::from_utf8(&self.key[range.clone()]).expect("patterns capture only UTF-8")
+        })
+    }
+}
+
+/// FNV-1a over the key's bytes, 64 bits, as a signed number.
+///
+/// All proxies on one database must agree on it, whatever their version: it is never to change.
+/// Keys that share a number wait for each other, and suffer no other harm; whoever locks several
+/// keys sorts and dedups the numbers, not the keys.
+pub fn lock_number(key: &[u8]) -> i64 {
+    let hash = key.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, &byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    hash.cast_signed()
+}
+
+// === the tree ===
+
+/// Patterns by their literal prefixes: a radix tree whose nodes are those bytes that prefixes share.
+#[derive(Debug, Default)]
+struct PrefixTree {
+    /// The first one is the root, with an empty label.
+    nodes: Vec<Node>,
+    /// Node by first byte of the key; 0 for none. Most keys that match nothing end here.
+    first: Vec<u16>,
+}
+
+#[derive(Debug)]
+struct Node {
+    /// The bytes between the parent's prefix and this one's.
+    label: Box<[u8]>,
+    parent: u16,
+    /// Where a key can go on: the next byte, and the node that begins with it.
+    children: Vec<(u8, u16)>,
+    /// Patterns with exactly this prefix, those first that have the better claim.
+    patterns: Vec<usize>,
+}
+
+// === impl PrefixTree ===
+
+impl PrefixTree {
+    fn new(patterns: &[&KeyPattern]) -> Self {
+        let mut tree = Self { nodes: vec![Node::new(&[], 0)], first: vec![0; 256] };
+        let mut order: Vec<usize> = (0..patterns.len()).collect();
+        order.sort_by(|&a, &b| overlap::order(patterns[a], patterns[b]));
+        for index in order {
+            let node = tree.insert(patterns[index].literal_prefix().as_bytes());
+            tree.nodes[node].patterns.push(index);
+        }
+        for &(byte, child) in &tree.nodes[0].children {
+            tree.first[usize::from(byte)] = child;
+        }
+        tree
+    }
+
+    /// Goes down as far as the key agrees, then up again trying what is there: the longer the
+    /// literal prefix, the better the claim.
+    #[inline]
+    fn find<'a>(&self, key: &[u8], pattern: impl Fn(usize) -> &'a KeyPattern) -> Option<usize> {
+        let (mut node, mut rest) = (&self.nodes[0], key);
+        let mut next = rest.first().map_or(0, |&byte| self.first[usize::from(byte)]);
+        while next != 0 {
+            let child = &self.nodes[usize::from(next)];
+            let Some(after) = rest.strip_prefix(&*child.label) else { break };
+            (node, rest) = (child, after);
+            next = rest.first().map_or(0, |&byte| node.child(byte));
+        }
+        loop {
+            if let Some(&index) = node.patterns.iter().find(|&&index| pattern(index).matches(key)) {
+                return Some(index);
+            }
+            if node.label.is_empty() {
+                return None;
+            }
+            node = &self.nodes[usize::from(node.parent)];
+        }
+    }
+
+    /// The node of this prefix, made if it is not there.
+    fn insert(&mut self, prefix: &[u8]) -> usize {
+        let (mut node, mut rest) = (0, prefix);
+        while let Some(&byte) = rest.first() {
+            let child = usize::from(self.nodes[node].child(byte));
+            if child == 0 {
+                return self.add(node, rest);
+            }
+            let label = &self.nodes[child].label;
+            let shared = label.iter().zip(rest).take_while(|(one, other)| one == other).count();
+            if shared < label.len() {
+                self.split(child, shared);
+            }
+            // After a split the node keeps its place, with the shared part for its label.
+            node = child;
+            rest = &rest[shared..];
+        }
+        node
+    }
+
+    fn add(&mut self, parent: usize, label: &[u8]) -> usize {
+        let index = self.nodes.len();
+        let short =
+            |index| u16::try_from(index).expect("the configuration allows 1,000 mappings at most");
+        self.nodes.push(Node::new(label, short(parent)));
+        self.nodes[parent].children.push((label[0], short(index)));
+        index
+    }
+
+    /// Shortens a node's label; what it held goes to a new child with the remainder.
+    fn split(&mut self, node: usize, length: usize) {
+        let label = std::mem::take(&mut self.nodes[node].label);
+        let children = std::mem::take(&mut self.nodes[node].children);
+        let patterns = std::mem::take(&mut self.nodes[node].patterns);
+        self.nodes[node].label = label[..length].into();
+        let lower = self.add(node, &label[length..]);
+        let (_, lower_short) = self.nodes[node].children[0];
+        for &(_, child) in &children {
+            self.nodes[usize::from(child)].parent = lower_short;
+        }
+        self.nodes[lower].children = children;
+        self.nodes[lower].patterns = patterns;
+    }
+}
+
+impl Node {
+    fn new(label: &[u8], parent: u16) -> Self {
+        Self { label: label.into(), parent, children: Vec::new(), patterns: Vec::new() }
+    }
+
+    /// The child whose label begins with `byte`; 0 for none.
+    #[inline]
+    fn child(&self, byte: u8) -> u16 {
+        self.children.iter().find(|(first, _)| *first == byte).map_or(0, |&(_, child)| child)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use proptest::prelude::*;
+
+    use super::super::overlap::tests as examples;
+    use super::*;
+
+    /// Key patterns of the shapes that one real application has.
+    #[rustfmt::skip]
+    const RELAY: &[&str] = &[
+        "apikey:{id:uuid}", "apikey:hash_map", "claude:account:{id:uuid}",
+        "claude_console_account:{id:uuid}", "ccr_account:{id:uuid}", "openai:account:{id:uuid}",
+        "openai_responses_account:{id:uuid}", "azure_openai:account:{id:uuid}",
+        "gemini_account:{id:uuid}", "gemini_api_account:{id:uuid}", "droid:account:{id:uuid}",
+        "account_group:{id:uuid}", "quota_card:{id:uuid}", "redemption:{id:uuid}",
+        "account:test_config:{platform:text}:{id:uuid}", "usage:{id:uuid}",
+        "usage:daily:{id:uuid}:{day:date}", "usage:monthly:{id:uuid}:{month:month}",
+        "usage:hourly:{id:uuid}:{day:date}:{hour:slug}", "usage:model:daily:{model:path}:{day:date}",
+        "usage:model:monthly:{model:path}:{month:month}",
+        "usage:model:hourly:{model:path}:{day:date}:{hour:slug}",
+        "usage:{id:uuid}:model:daily:{model:path}:{day:date}",
+        "usage:{id:uuid}:model:monthly:{model:path}:{month:month}",
+        "usage:{id:uuid}:model:hourly:{model:path}:{day:date}:{hour:slug}",
+        "usage:{id:uuid}:model:alltime:{model:rest}", "usage:global:total",
+        "usage:global:daily:{day:date}", "usage:global:monthly:{month:month}",
+        "account_usage:{id:uuid}", "account_usage:daily:{id:uuid}:{day:date}",
+        "account_usage:monthly:{id:uuid}:{month:month}",
+        "account_usage:hourly:{id:uuid}:{day:date}:{hour:slug}",
+        "account_usage:model:daily:{id:uuid}:{model:path}:{day:date}",
+        "account_usage:model:monthly:{id:uuid}:{model:path}:{month:month}",
+        "account_usage:model:hourly:{id:uuid}:{model:path}:{day:date}:{hour:slug}",
+        "concurrency:queue:stats:{id:uuid}", "session:admin_credentials",
+        "account_balance_local:{platform:slug}:{id:uuid}", "cost_rank_meta:{range:slug}",
+    ];
+
+    fn parse(patterns: &[&str]) -> Vec<KeyPattern> {
+        patterns.iter().map(|pattern| KeyPattern::parse(pattern).unwrap()).collect()
+    }
+
+    fn tree(patterns: &[KeyPattern]) -> PrefixTree {
+        PrefixTree::new(&patterns.iter().collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn the_patterns_of_a_real_application_leave_no_key_in_doubt() {
+        let patterns = parse(RELAY);
+        for (at, first) in patterns.iter().enumerate() {
+            for second in &patterns[at + 1..] {
+                let claim = overlap::claim(first, second);
+                assert!(!matches!(claim, Claim::Conflict(_)), "{first:?}, {second:?}: {claim:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_key_goes_to_the_pattern_with_the_better_claim() {
+        let id = "79b2d64f-620b-4cd6-bb38-05a1af7e68a1";
+        let mut patterns = parse(RELAY);
+        patterns.extend(parse(&["usage:{any:text}", "{any:path}!", "redemption:"]));
+        let tree = tree(&patterns);
+        #[rustfmt::skip]
+        let cases: &[(&str, Option<&str>)] = &[
+            ("apikey:ID", Some("apikey:{id:uuid}")),
+            ("apikey:hash_map", Some("apikey:hash_map")),
+            ("apikey:hash_map!", Some("{any:path}!")),
+            ("apikey:hash_mac", None),
+            ("usage:global:total", Some("usage:global:total")),
+            ("usage:global:totals", Some("usage:{any:text}")),
+            ("usage:model:daily:a:b:2026-11-20", Some("usage:model:daily:{model:path}:{day:date}")),
+            ("usage:model:daily:a:b:2026-11", Some("usage:{any:text}")),
+            ("account_usage:ID", Some("account_usage:{id:uuid}")),
+            ("redemption:", Some("redemption:")),
+            ("redemption:ID", Some("redemption:{id:uuid}")),
+            ("!", None),
+            ("", None),
+            ("a", None),
+            ("anything!", Some("{any:path}!")),
+        ];
+        for (key, expected) in cases {
+            let key = key.replace("ID", id);
+            let found = tree.find(key.as_bytes(), |index| &patterns[index]);
+            assert_eq!(found.map(|index| patterns[index].as_str()), *expected, "{key}");
+        }
+    }
+
+    /// Loose on purpose, for debug builds on busy machines: what matters is that 40 patterns are not
+    /// tried one by one, which takes many times as long.
+    #[test]
+    fn a_key_that_matches_nothing_is_given_up_at_once() {
+        let patterns = parse(RELAY);
+        let tree = tree(&patterns);
+        for key in ["bull:queue:42", "account:session:42", "usage:tag:team a", "session:42"] {
+            let key = key.as_bytes();
+            let time = |run: &dyn Fn() -> bool| {
+                let best = (0..20).map(|_| {
+                    let start = Instant::now();
+                    for _ in 0..1000 {
+                        assert!(!std::hint::black_box(run()));
+                    }
+                    start.elapsed()
+                });
+                best.min().unwrap()
+            };
+            let found = time(&|| tree.find(std::hint::black_box(key), |i| &patterns[i]).is_some());
+            let tried = time(&|| patterns.iter().any(|p| p.matches(std::hint::black_box(key))));
+            assert!(found < tried, "{}: {found:?} against {tried:?}", key.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn the_lock_number_of_a_key_never_changes() {
+        // The published test vectors of 64-bit FNV-1a.
+        assert_eq!(lock_number(b"").cast_unsigned(), 0xcbf2_9ce4_8422_2325);
+        assert_eq!(lock_number(b"a").cast_unsigned(), 0xaf63_dc4c_8601_ec8c);
+        assert_eq!(lock_number(b"foobar").cast_unsigned(), 0x8594_4171_f739_67e8);
+    }
+
+    proptest! {
+        #[test]
+        fn the_tree_finds_what_trying_one_by_one_finds(
+            patterns in prop::collection::vec(examples::pattern(), 0..12),
+            key in examples::key(),
+        ) {
+            let tree = tree(&patterns);
+            let found = tree.find(key.as_bytes(), |index| &patterns[index]);
+            let best = patterns
+                .iter()
+                .filter(|pattern| pattern.matches(key.as_bytes()))
+                .min_by(|a, b| overlap::order(a, b));
+            prop_assert_eq!(found.map(|index| patterns[index].as_str()), best.map(|p| p.as_str()));
+        }
+    }
+}

@@ -17,7 +17,7 @@
 //! Lines are compared without the script's indentation. Whole conversations are compared at once,
 //! so that a failure shows where the two part.
 
-use std::collections::BTreeMap;
+use std::collections::btree_map::{BTreeMap, Entry};
 
 use super::client::{Client, Server};
 
@@ -33,10 +33,10 @@ pub async fn talk(server: &impl Server, script: &str) {
         });
         expected.push(line.clone());
         let Some((sign, name, said)) = spoken else { continue };
-        if !connections.contains_key(name) {
-            connections.insert(name.to_owned(), Client::connect(server).await);
-        }
-        let client = connections.get_mut(name).expect("inserted above");
+        let client = match connections.entry(name.to_owned()) {
+            Entry::Occupied(open) => open.into_mut(),
+            Entry::Vacant(new) => new.insert(Client::connect(server).await),
+        };
         if sign == "> " {
             actual.push(line.clone());
             actual.extend(client.say(said).await.lines());

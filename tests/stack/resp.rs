@@ -80,7 +80,7 @@ impl Value {
 
     /// The same reply without an order that Redis does not promise: an array of fields and values
     /// by field, anything else as it is.
-    pub fn as_map(self) -> Value {
+    pub fn into_map(self) -> Value {
         match self {
             Value::Array(elements) if elements.len() % 2 == 0 => {
                 let mut pairs: Vec<(Value, Value)> =
@@ -97,7 +97,7 @@ impl Value {
     }
 
     /// The same reply without an order that Redis does not promise: an array's elements sorted.
-    pub fn as_set(self) -> Value {
+    pub fn into_set(self) -> Value {
         match self {
             Value::Array(mut elements) | Value::Set(mut elements) => {
                 elements.sort();
