@@ -135,6 +135,10 @@ impl Process {
 }
 
 impl Drop for Process {
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "nothing else runs any more when servers are stopped"
+    )]
     fn drop(&mut self) {
         if matches!(self.child.try_wait(), Ok(Some(_))) {
             return;

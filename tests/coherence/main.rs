@@ -13,6 +13,7 @@ mod register;
 mod stack;
 mod workload;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use sqlx::{Connection, PgConnection, Row};
@@ -147,23 +148,21 @@ async fn assert_copies_equal_rows(stack: &Stack, keys: u32) {
         let Value::Array(copy) = redis.command(&["HGETALL", &name]).await else {
             panic!("{name} is not a hash");
         };
+        let text =
+            |value: &Value| String::from_utf8_lossy(value.bytes().unwrap_or(b"?")).into_owned();
+        let copy: BTreeMap<String, String> =
+            copy.chunks_exact(2).map(|pair| (text(&pair[0]), text(&pair[1]))).collect();
         if copy.is_empty() {
             continue;
         }
         let row = rows.iter().find(|row| row.get::<i64, _>("id") == i64::from(key));
         let row = row.unwrap_or_else(|| panic!("{name} is cached and has no row: {copy:?}"));
-        let bulk = |text: &str| Value::Bulk(text.as_bytes().to_vec());
-        let mut expected: Vec<[Value; 2]> = ["first", "second", "counter"]
+        let expected: BTreeMap<String, String> = ["first", "second", "counter"]
             .iter()
             .filter_map(|column| {
-                let value: Option<&str> = row.get(column);
-                Some([bulk(column), bulk(value?)])
+                Some(((*column).to_owned(), row.get::<Option<String>, _>(column)?))
             })
             .collect();
-        let mut copy: Vec<[Value; 2]> =
-            copy.chunks_exact(2).map(|pair| [pair[0].clone(), pair[1].clone()]).collect();
-        expected.sort();
-        copy.sort();
         assert_eq!(copy, expected, "the cached copy of {name} differs from its row");
         compared += 1;
     }

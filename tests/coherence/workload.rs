@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use tokio::task::JoinSet;
+
 use crate::history::{Action, NEVER, Operation, Span, Version, Violation};
 use crate::stack::{Client, Value};
 
@@ -113,16 +115,15 @@ impl Scene {
     /// Runs all clients for the given time, `meanwhile` beside them, and reads every key through
     /// every address at the end.
     pub(crate) async fn play(self: &Arc<Self>, meanwhile: impl AsyncFnOnce(&Scene)) -> Record {
-        let clients: Vec<_> = (0..self.size.clients)
-            .map(|number| tokio::spawn(Worker::new(self, number).work()))
-            .collect();
+        let mut clients: JoinSet<Record> =
+            (0..self.size.clients).map(|number| Worker::new(self, number).work()).collect();
         meanwhile(self).await;
         tokio::time::sleep_until((self.epoch + Duration::from_secs(self.size.seconds)).into())
             .await;
         self.over.store(true, Ordering::Relaxed);
         let mut record = Record::default();
-        for client in clients {
-            record.add(client.await.expect("a client does not panic"));
+        while let Some(client) = clients.join_next().await {
+            record.add(client.expect("a client does not panic"));
         }
         for (place, _) in self.addresses.iter().enumerate() {
             let mut reader = Worker::new(self, u32::try_from(place).expect("a few addresses"));
