@@ -121,9 +121,10 @@ pub(crate) fn mapping() -> String {
         "[[mapping]]\nname = \"bench\"\nkey = \"bench:{id:int}\"\nkind = \"hash\"\n\
          table = \"bench_rows\"\nstrategy = \"dual_write\"\n\n[mapping.columns]\n",
     );
-    for column in 0..TYPES.len() {
+    for (column, kind) in TYPES.iter().enumerate() {
         // Writing to a String cannot fail.
-        let _ = writeln!(text, "c{column} = \"c{column}\"");
+        let kind = kind.name();
+        let _ = writeln!(text, "c{column} = {{ column = \"c{column}\", type = \"{kind}\" }}");
     }
     text
 }

@@ -20,9 +20,6 @@ use sqlx::{Connection, PgConnection, Row};
 use stack::{Client, Proxy, Redis, Server, Stack, Value};
 use workload::{Record, Scene, Size, key_name};
 
-const TABLE: &str = "
-    CREATE TABLE coherence_rows (id bigint PRIMARY KEY, first text, second text, counter bigint)";
-
 const MAPPING: &str = r#"
 [[mapping]]
 name = "coherence"
@@ -33,7 +30,7 @@ strategy = "dual_write"
 [mapping.columns]
 first = "first"
 second = "second"
-counter = "counter"
+counter = { column = "counter", type = "bigint" }
 "#;
 
 const SHORT: Size = Size { clients: 40, seconds: 6, keys: 50 };
@@ -80,7 +77,7 @@ async fn two_redis_that_do_not_know_each_other_are_found_out() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_proxies_are_as_coherent_as_one_redis() {
-    let stack = Stack::builder(MAPPING).sql(TABLE).start().await;
+    let stack = Stack::with_mappings(MAPPING).await;
     let second = stack.start_second_proxy().await;
     let scene = Scene::new(vec![stack.address(), second.address()], Size::from_environment(SHORT));
     let record = scene.play(async |_| {}).await;
@@ -93,7 +90,7 @@ async fn two_proxies_are_as_coherent_as_one_redis() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_proxy_that_is_killed_again_and_again_breaks_no_promise() {
-    let stack = Stack::builder(MAPPING).sql(TABLE).start().await;
+    let stack = Stack::with_mappings(MAPPING).await;
     let mut second = stack.start_second_proxy().await;
     let scene = Scene::new(vec![stack.address(), second.address()], Size::from_environment(SHORT));
     let mut kills = 0;
