@@ -89,6 +89,11 @@ impl Cluster {
         }
     }
 
+    /// What psql takes for its host: the directory of the socket.
+    pub fn host(&self) -> String {
+        self.directory.path().display().to_string()
+    }
+
     /// For `[postgres] url`.
     pub fn url(&self, database: &str) -> String {
         format!("postgres://postgres@localhost/{database}?host={}", self.directory.path().display())
