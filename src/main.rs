@@ -1,1 +1,7 @@
-fn main() {}
+//! The program: see `respgres --help`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    respgres::cli::main()
+}

@@ -20,7 +20,8 @@ use crate::engine::{Mailbox, Operation};
 use crate::protocol::{Reply, Version};
 use crate::tasks::Tasks;
 use crate::upstream::lane::{LaneSettings, Owner, ReadBuffer, Receiver};
-use crate::upstream::{Address, Lane, UpstreamError};
+use crate::config::RedisUrl;
+use crate::upstream::{Lane, UpstreamError};
 
 /// Bytes that all connections of a loop are read through.
 const READ_BUFFER_BYTES: usize = 256 << 10;
@@ -34,7 +35,7 @@ pub(super) struct EventLoop {
     pub(super) mailbox: Arc<Mailbox>,
     pub(super) tasks: Tasks,
     pub(super) read_buffer: ReadBuffer,
-    address: Rc<Address>,
+    address: Rc<RedisUrl>,
     clients: RefCell<Slab<Rc<Client>>>,
     /// A client has left.
     left: Notify,

@@ -19,9 +19,8 @@ mod users;
 
 use std::sync::Arc;
 
-use crate::config;
+use crate::config::{self, RedisUrl};
 use crate::engine::Engine;
-use crate::upstream::Address;
 
 pub use listener::{Server, ServerError};
 pub use roster::Roster;
@@ -34,7 +33,7 @@ pub struct Shared {
     pub users: Users,
     pub limits: config::Limits,
     pub upstream: config::Upstream,
-    pub upstream_address: Address,
+    pub upstream_address: RedisUrl,
     pub max_clients: usize,
     pub started: std::time::Instant,
     /// The upstream's version, as its INFO told at start; HELLO shows it.

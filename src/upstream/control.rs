@@ -11,7 +11,7 @@ use redis_protocol::resp2::decode::decode_bytes;
 use redis_protocol::resp2::types::BytesFrame;
 use tokio::io::AsyncWriteExt;
 
-use super::address::Address;
+use crate::config::RedisUrl;
 use super::link::{Link, UpstreamError, read_frame};
 use super::scripts::{Call, Script};
 use crate::protocol::Version;
@@ -22,7 +22,7 @@ pub use redis_protocol::resp2::types::BytesFrame as Frame;
 /// How to reach the upstream.
 #[derive(Clone, Debug)]
 pub struct ControlSettings {
-    pub address: Address,
+    pub address: RedisUrl,
     pub database: u16,
     pub connect_timeout_ms: u64,
     pub request_timeout_ms: u64,

@@ -23,7 +23,7 @@ use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 
-use super::address::Address;
+use crate::config::RedisUrl;
 use super::link::{Link, LinkReader, LinkWriter, UpstreamError};
 use crate::protocol::Version;
 use crate::protocol::scan::{ReplyScanner, Step};
@@ -60,7 +60,7 @@ const KEPT_BUFFER_BYTES: usize = 1 << 20;
 /// How a lane is to connect.
 #[derive(Clone, Debug)]
 pub struct LaneSettings {
-    pub address: Rc<Address>,
+    pub address: Rc<RedisUrl>,
     pub database: u16,
     pub version: Version,
     pub connect_timeout_ms: u64,
@@ -261,13 +261,13 @@ impl<R: Receiver> Lane<R> {
                     pause_ms = self.settings.reconnect_min_ms;
                     self.set_state(State::Ready);
                     if self.last_error.take().is_some() {
-                        tracing::info!(upstream = %self.settings.address, "upstream is back");
+                        tracing::info!(upstream = %self.settings.address.endpoint, "upstream is back");
                     }
                     let error = self.serve(link).await;
                     if self.state.get() == State::Closed {
                         return;
                     }
-                    tracing::warn!(upstream = %self.settings.address, %error, "upstream lost");
+                    tracing::warn!(upstream = %self.settings.address.endpoint, %error, "upstream lost");
                     self.set_state(State::Connecting);
                     error
                 }
@@ -276,7 +276,7 @@ impl<R: Receiver> Lane<R> {
                         return;
                     }
                     if self.last_error.borrow().is_none() {
-                        tracing::warn!(upstream = %self.settings.address, %error, "upstream down");
+                        tracing::warn!(upstream = %self.settings.address.endpoint, %error, "upstream down");
                     }
                     self.set_state(State::Down);
                     error

@@ -10,7 +10,8 @@ use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpStream, UnixStream, tcp, unix};
 
-use super::address::{Address, Socket};
+use crate::config::RedisUrl;
+use crate::config::url::Endpoint;
 use crate::protocol::Version;
 use crate::protocol::inline::encode_request;
 use crate::protocol::scan::{ReplyScanner, Step};
@@ -58,14 +59,14 @@ impl Link {
     /// # Errors
     /// When the upstream is out of reach within `timeout_ms` or refuses a step.
     pub async fn open(
-        address: &Address,
+        address: &RedisUrl,
         database: u16,
         version: Version,
         timeout_ms: u64,
     ) -> Result<Self, UpstreamError> {
         let opening = async {
             let mut link = Self::connect(address).await.map_err(|error| {
-                UpstreamError::Connect { address: address.to_string(), cause: error.to_string() }
+                UpstreamError::Connect { address: address.endpoint.to_string(), cause: error.to_string() }
             })?;
             link.shake_hands(address, database, version).await?;
             Ok(link)
@@ -75,15 +76,15 @@ impl Link {
             .unwrap_or(Err(UpstreamError::Timeout(timeout_ms)))
     }
 
-    async fn connect(address: &Address) -> io::Result<Self> {
-        Ok(match &address.socket {
-            Socket::Tcp { host, port } => {
+    async fn connect(address: &RedisUrl) -> io::Result<Self> {
+        Ok(match &address.endpoint {
+            Endpoint::Tcp(host, port) => {
                 let stream = TcpStream::connect((host.as_str(), *port)).await?;
                 stream.set_nodelay(true)?;
                 let (reader, writer) = stream.into_split();
                 Self { reader: LinkReader::Tcp(reader), writer: LinkWriter::Tcp(writer) }
             }
-            Socket::Unix(path) => {
+            Endpoint::Unix(path) => {
                 let (reader, writer) = UnixStream::connect(path).await?.into_split();
                 Self { reader: LinkReader::Unix(reader), writer: LinkWriter::Unix(writer) }
             }
@@ -92,7 +93,7 @@ impl Link {
 
     async fn shake_hands(
         &mut self,
-        address: &Address,
+        address: &RedisUrl,
         database: u16,
         version: Version,
     ) -> Result<(), UpstreamError> {
