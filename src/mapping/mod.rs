@@ -1,6 +1,8 @@
 //! Which keys are rows: key patterns, and the layout of a mapped hash in its table.
 
+mod binding;
 pub mod codec;
+pub(crate) mod extra;
 pub mod glob;
 pub mod layout;
 pub mod overlap;

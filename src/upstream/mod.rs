@@ -1,0 +1,13 @@
+//! The Redis behind us: shared and private connections for clients' requests, a control
+//! connection for our own scripts. Knows nothing of Postgres.
+
+pub mod address;
+pub mod control;
+pub mod lane;
+pub mod link;
+pub mod scripts;
+
+pub use address::Address;
+pub use control::Control;
+pub use lane::{Lane, Receiver};
+pub use link::UpstreamError;

@@ -1,0 +1,305 @@
+//! Binding: a mapping of the configuration checked against the table as it stands in the catalog.
+//!
+//! Every problem is told at once, each with the way out; a layout only comes of a table without any.
+
+use super::codec::Codec;
+use super::layout::{ExtraColumn, FieldColumn, KeyColumn, Layout};
+use super::pattern::CaptureKind;
+use super::registry::Plan;
+use super::shape::{BaseType, ColumnShape, Privileges, TableName, TableShape};
+use crate::config::Problem;
+
+/// One mapping under examination.
+struct Binding<'a> {
+    path: String,
+    shape: &'a TableShape,
+    used: Vec<(String, String)>,
+    problems: Vec<Problem>,
+}
+
+// === impl Layout ===
+
+impl Layout {
+    /// The layout of a mapping whose table has this shape.
+    ///
+    /// # Errors
+    /// All problems at once: columns that are missing, generated, of a type that has no codec or that
+    /// does not suit its purpose; key columns without a unique index of their own; columns that no
+    /// insert could fill; privileges that are lacking.
+    pub fn bind(plan: &Plan, shape: &TableShape) -> Result<Self, Vec<Problem>> {
+        let config = &plan.config;
+        let mut binding = Binding {
+            path: config.path(plan.index),
+            shape,
+            used: Vec::new(),
+            problems: Vec::new(),
+        };
+        binding.check_table(&TableName::parse(&config.table));
+        let keys = binding.keys(plan);
+        binding.check_index(&keys);
+        let fields = binding.fields(plan);
+        let extra = config.extra.as_ref().and_then(|column| binding.extra(column));
+        let expires_at = config.expires_at.as_ref().and_then(|column| binding.expires_at(column));
+        binding.check_other_columns();
+        if !binding.problems.is_empty() {
+            return Err(binding.problems);
+        }
+        let by_field = fields.iter().enumerate().map(|(place, column)| (column.field.clone(), place));
+        Ok(Layout {
+            mapping: config.name.clone(),
+            table: TableName::parse(&config.table),
+            by_field: by_field.collect(),
+            keys,
+            fields,
+            extra,
+            expires_at,
+        })
+    }
+}
+
+// === impl Binding ===
+
+impl Binding<'_> {
+    fn complain(&mut self, below: &str, text: String) {
+        self.problems.push(Problem::new(format!("{}.{below}", self.path), text));
+    }
+
+    fn table(&self) -> String {
+        format!("table {:?}", self.shape.name.to_string())
+    }
+
+    fn check_table(&mut self, name: &TableName) {
+        if !matches!(self.shape.relation_kind, 'r' | 'p') {
+            let text = format!("{:?} is no table, but a view or the like", name.to_string());
+            self.complain("table", text);
+        }
+        if self.shape.encoding != "UTF8" {
+            let encoding = &self.shape.encoding;
+            let text = format!(
+                "the database's encoding is {encoding}; text is only kept exactly in one created \
+                 with encoding UTF8"
+            );
+            self.complain("table", text);
+        }
+        let Privileges { select, insert, update, delete } = self.shape.privileges;
+        let wanted = [
+            (select, "SELECT"),
+            (insert, "INSERT"),
+            (update, "UPDATE"),
+            (delete, "DELETE"),
+        ];
+        let lacking: Vec<_> =
+            wanted.into_iter().filter(|(granted, _)| !granted).map(|(_, name)| name).collect();
+        if !lacking.is_empty() {
+            let text = format!(
+                "the user that respgres connects as may not {} on {}; GRANT it",
+                lacking.join(", "),
+                name.quoted()
+            );
+            self.complain("table", text);
+        }
+    }
+
+    /// The column, which nothing else of the mapping may use; complains when there is none.
+    fn take(&mut self, below: &str, name: &str) -> Option<ColumnShape> {
+        let Some(column) = self.shape.column(name) else {
+            let text = format!("{} has no column {name:?}; {}", self.table(), self.suggest(name));
+            self.complain(below, text);
+            return None;
+        };
+        let column = column.clone();
+        if let Some((_, other)) = self.used.iter().find(|(used, _)| used == name) {
+            let text = format!("column {name:?} is used by {other} already; use another");
+            self.complain(below, text);
+            return None;
+        }
+        if column.generated {
+            let text = format!(
+                "column {name:?} gets its value from Postgres (generated, or an identity); map a \
+                 column that can be written"
+            );
+            self.complain(below, text);
+        }
+        self.used.push((name.to_owned(), below.to_owned()));
+        Some(column)
+    }
+
+    /// The column that was probably meant, or all that there are.
+    fn suggest(&self, name: &str) -> String {
+        let plain = |name: &str| -> String {
+            name.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
+        };
+        let names = || self.shape.columns.iter().map(|column| column.name.as_str());
+        let same: Vec<_> = names().filter(|other| plain(other) == plain(name)).collect();
+        match (&same[..], self.shape.columns.len()) {
+            ([only], _) => format!("it has {only:?}"),
+            (_, 0) => "it has none at all".into(),
+            _ => format!("it has {}", names().collect::<Vec<_>>().join(", ")),
+        }
+    }
+
+    fn keys(&mut self, plan: &Plan) -> Vec<KeyColumn> {
+        let pattern = &plan.pattern;
+        if pattern.capture_names().is_empty() {
+            let text = "the key has no capture to tell rows apart by; write its last part as one, \
+                        as in \"totals:{name:text}\"";
+            self.complain("key", text.into());
+        }
+        let mut keys = Vec::new();
+        for (name, kind) in pattern.capture_names().iter().zip(pattern.capture_kinds()) {
+            let below = format!("key_columns.{name}");
+            let column_name = plan.config.key_columns.get(name).unwrap_or(name);
+            let Some(column) = self.take(&below, column_name) else { continue };
+            let type_name = &column.type_name;
+            let (suits, wanted) = key_types(*kind);
+            if !suits(&column.base) {
+                let kind = kind.name();
+                let text = format!(
+                    "column {column_name:?} is {type_name}; a capture of kind {kind} goes into \
+                     {wanted}"
+                );
+                self.complain(&below, text);
+                continue;
+            }
+            if !column.deterministic {
+                let text = format!(
+                    "column {column_name:?} has a collation that takes different texts for equal; \
+                     give it one that is deterministic, such as \"C\""
+                );
+                self.complain(&below, text);
+            }
+            match Codec::new(&column, None) {
+                Ok(codec) => keys.push(KeyColumn {
+                    capture: name.clone(),
+                    column: column.name,
+                    type_name: column.type_name,
+                    codec,
+                }),
+                Err(text) => self.complain(&below, format!("column {column_name:?}: {text}")),
+            }
+        }
+        keys
+    }
+
+    fn check_index(&mut self, keys: &[KeyColumn]) {
+        let mut columns: Vec<_> = keys.iter().map(|key| key.column.as_str()).collect();
+        columns.sort_unstable();
+        let is_exactly = |index: &Vec<String>| {
+            let mut index: Vec<_> = index.iter().map(String::as_str).collect();
+            index.sort_unstable();
+            index == columns
+        };
+        let complete = !keys.is_empty() && keys.iter().all(|key| self.shape.column(&key.column).is_some());
+        if complete && !self.shape.unique_indexes.iter().any(is_exactly) {
+            let list = keys.iter().map(|key| key.column.as_str()).collect::<Vec<_>>().join(", ");
+            let text = format!(
+                "{} has no primary key or unique index (immediate, not partial) on exactly ({list}); \
+                 CREATE UNIQUE INDEX ON {} ({list})",
+                self.table(),
+                self.shape.name.quoted()
+            );
+            self.complain("table", text);
+        }
+    }
+
+    fn fields(&mut self, plan: &Plan) -> Vec<FieldColumn> {
+        let mut fields = Vec::new();
+        for field in &plan.config.columns {
+            let below = format!("columns.{}", field.field);
+            let Some(column) = self.take(&below, &field.column) else { continue };
+            match Codec::new(&column, field.format.as_deref()) {
+                Ok(codec) => fields.push(FieldColumn {
+                    field: field.field.clone().into(),
+                    column: column.name,
+                    type_name: column.type_name,
+                    codec,
+                    not_null: column.not_null,
+                    default: column.default.filter(|_| column.not_null),
+                }),
+                Err(text) => {
+                    self.complain(&below, format!("column {:?}: {text}", field.column));
+                }
+            }
+            let needs_default = self.shape.column(&field.column);
+            if needs_default.is_some_and(|column| column.not_null && column.default.is_none()) {
+                let text = format!(
+                    "column {:?} is NOT NULL without a default, so a hash without the field could \
+                     not be stored; ALTER TABLE {} ALTER COLUMN {} DROP NOT NULL, or give it a \
+                     default",
+                    field.column,
+                    self.shape.name.quoted(),
+                    super::shape::quote(&field.column),
+                );
+                self.complain(&below, text);
+            }
+        }
+        fields
+    }
+
+    fn extra(&mut self, name: &str) -> Option<ExtraColumn> {
+        let column = self.take("extra", name)?;
+        if column.base != BaseType::Jsonb {
+            let text = format!("column {name:?} is {}; extra needs jsonb", column.type_name);
+            self.complain("extra", text);
+        }
+        Some(ExtraColumn { column: column.name, not_null: column.not_null })
+    }
+
+    fn expires_at(&mut self, name: &str) -> Option<String> {
+        let column = self.take("expires_at", name)?;
+        if column.base != BaseType::TimestampTz {
+            let text = format!(
+                "column {name:?} is {}; the expiry needs timestamp with time zone",
+                column.type_name
+            );
+            self.complain("expires_at", text);
+        }
+        if column.not_null {
+            let text = format!(
+                "column {name:?} is NOT NULL, and most keys have no expiry; ALTER TABLE {} ALTER \
+                 COLUMN {} DROP NOT NULL",
+                self.shape.name.quoted(),
+                super::shape::quote(name)
+            );
+            self.complain("expires_at", text);
+        }
+        Some(column.name)
+    }
+
+    fn check_other_columns(&mut self) {
+        let unfilled = |column: &&ColumnShape| {
+            column.not_null
+                && column.default.is_none()
+                && !column.generated
+                && !self.used.iter().any(|(used, _)| *used == column.name)
+        };
+        let unfilled: Vec<_> =
+            self.shape.columns.iter().filter(unfilled).map(|column| column.name.clone()).collect();
+        for name in unfilled {
+            let text = format!(
+                "column {name:?} of {} is NOT NULL, has no default and no field, so no insert \
+                 could fill it; map a field to it, give it a default, or DROP NOT NULL",
+                self.table()
+            );
+            self.complain("table", text);
+        }
+    }
+}
+
+/// Which columns take a capture, and how to say so.
+fn key_types(kind: CaptureKind) -> (fn(&BaseType) -> bool, &'static str) {
+    use BaseType::{Bigint, Date, Integer, Text, Uuid, Varchar};
+    match kind {
+        CaptureKind::Uuid => (|base| matches!(base, Uuid | Text | Varchar), "uuid, text or varchar"),
+        CaptureKind::Int => (
+            |base| matches!(base, Bigint | Integer | Text | Varchar),
+            "bigint, integer, text or varchar",
+        ),
+        CaptureKind::Date => (|base| matches!(base, Date | Text | Varchar), "date, text or varchar"),
+        CaptureKind::Text
+        | CaptureKind::Path
+        | CaptureKind::Rest
+        | CaptureKind::Month
+        | CaptureKind::Slug => (|base| matches!(base, Text | Varchar), "text or varchar"),
+    }
+}
