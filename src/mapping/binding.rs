@@ -25,9 +25,18 @@ impl Layout {
     /// # Errors
     /// All problems at once: columns that are missing, generated, of a type that has no codec or that
     /// does not suit its purpose; key columns without a unique index of their own; columns that no
-    /// insert could fill; privileges that are lacking.
-    pub fn bind(plan: &Plan, shape: &TableShape) -> Result<Self, Vec<Problem>> {
+    /// insert could fill; privileges that are lacking; or that there is no such table (`None`).
+    //DROP when there is no such table.
+    pub fn bind(plan: &Plan, shape: Option<&TableShape>) -> Result<Self, Vec<Problem>> {
         let config = &plan.config;
+        let Some(shape) = shape else {
+            let text = format!(
+                "the database has no table {:?} (or none that this user can see); `respgres schema` \
+                 prints it, and with --apply creates it",
+                config.table
+            );
+            return Err(vec![Problem::new(format!("{}.table", config.path(plan.index)), text)]);
+        };
         let mut binding = Binding {
             path: config.path(plan.index),
             shape,
@@ -44,7 +53,8 @@ impl Layout {
         if !binding.problems.is_empty() {
             return Err(binding.problems);
         }
-        let by_field = fields.iter().enumerate().map(|(place, column)| (column.field.clone(), place));
+        let by_field =
+            fields.iter().enumerate().map(|(place, column)| (column.field.clone(), place));
         Ok(Layout {
             mapping: config.name.clone(),
             table: TableName::parse(&config.table),
@@ -82,12 +92,8 @@ impl Binding<'_> {
             self.complain("table", text);
         }
         let Privileges { select, insert, update, delete } = self.shape.privileges;
-        let wanted = [
-            (select, "SELECT"),
-            (insert, "INSERT"),
-            (update, "UPDATE"),
-            (delete, "DELETE"),
-        ];
+        let wanted =
+            [(select, "SELECT"), (insert, "INSERT"), (update, "UPDATE"), (delete, "DELETE")];
         let lacking: Vec<_> =
             wanted.into_iter().filter(|(granted, _)| !granted).map(|(_, name)| name).collect();
         if !lacking.is_empty() {
@@ -189,7 +195,8 @@ impl Binding<'_> {
             index.sort_unstable();
             index == columns
         };
-        let complete = !keys.is_empty() && keys.iter().all(|key| self.shape.column(&key.column).is_some());
+        let complete =
+            !keys.is_empty() && keys.iter().all(|key| self.shape.column(&key.column).is_some());
         if complete && !self.shape.unique_indexes.iter().any(is_exactly) {
             let list = keys.iter().map(|key| key.column.as_str()).collect::<Vec<_>>().join(", ");
             let text = format!(
@@ -290,12 +297,16 @@ impl Binding<'_> {
 fn key_types(kind: CaptureKind) -> (fn(&BaseType) -> bool, &'static str) {
     use BaseType::{Bigint, Date, Integer, Text, Uuid, Varchar};
     match kind {
-        CaptureKind::Uuid => (|base| matches!(base, Uuid | Text | Varchar), "uuid, text or varchar"),
+        CaptureKind::Uuid => {
+            (|base| matches!(base, Uuid | Text | Varchar), "uuid, text or varchar")
+        }
         CaptureKind::Int => (
             |base| matches!(base, Bigint | Integer | Text | Varchar),
             "bigint, integer, text or varchar",
         ),
-        CaptureKind::Date => (|base| matches!(base, Date | Text | Varchar), "date, text or varchar"),
+        CaptureKind::Date => {
+            (|base| matches!(base, Date | Text | Varchar), "date, text or varchar")
+        }
         CaptureKind::Text
         | CaptureKind::Path
         | CaptureKind::Rest

@@ -76,14 +76,14 @@ pub struct Row<'a> {
 
 /// A field whose bytes the mapping has no place for. Nothing of the hash may be written.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("mapping {mapping:?}: field {field:?} {reason}; nothing was written")]
+#[error("mapping {mapping:?}: {reason}; nothing was written")]
 pub struct Unencodable {
     pub mapping: String,
-    /// As a client may see it: what is not UTF-8 replaced.
+    /// As a client may see it: what is not UTF-8 replaced. Empty when the key itself has no place.
     pub field: String,
     pub column: Option<String>,
     pub type_name: Option<String>,
-    /// Goes after "field f".
+    /// What is wrong, for people.
     pub reason: String,
 }
 
@@ -134,6 +134,18 @@ impl Layout {
     /// than [`MAX_VALUE_BYTES`].
     pub fn check_field(&self, field: &[u8], value: &[u8]) -> Result<(), Unencodable> {
         self.place(field, value).map(drop)
+    }
+
+    /// What to say of a key that the key columns cannot hold.
+    pub fn key_out_of_range(&self) -> Unencodable {
+        let types: Vec<_> = self.keys.iter().map(|key| key.type_name.as_str()).collect();
+        Unencodable {
+            mapping: self.mapping.clone(),
+            field: String::new(),
+            column: None,
+            type_name: None,
+            reason: format!("the key does not fit into its columns ({})", types.join(", ")),
+        }
     }
 
     /// The row of a whole hash.
@@ -201,7 +213,7 @@ impl Layout {
             field: String::from_utf8_lossy(field).into_owned(),
             column: column.map(|column| column.column.clone()),
             type_name: column.map(|column| column.type_name.clone()),
-            reason,
+            reason: format!("field {:?} {reason}", String::from_utf8_lossy(field)),
         };
         if value.len() > MAX_VALUE_BYTES {
             return Err(refused(format!("is longer than {} MiB", MAX_VALUE_BYTES >> 20)));

@@ -46,8 +46,18 @@ pub enum StoreError {
 impl StoreError {
     /// By SQLSTATE, see "PostgreSQL Error Codes" in Postgres' manual.
     pub(super) fn of(error: &sqlx::Error) -> Self {
-        let sqlx::Error::Database(error) = error else {
-            return Self::Unreachable(error.to_string());
+        let error = match error {
+            sqlx::Error::Database(error) => error,
+            // A migration of ours that the database knows otherwise.
+            sqlx::Error::Migrate(error) => {
+                return Self::Refused {
+                    code: "XX000".into(),
+                    constraint: None,
+                    column: None,
+                    message: error.to_string(),
+                };
+            }
+            other => return Self::Unreachable(other.to_string()),
         };
         let error: &PgDatabaseError = error.downcast_ref();
         let code = error.code().to_owned();

@@ -8,8 +8,8 @@
 //!   while the table was small would stay after it has grown.
 //! - A future dropped half-way leaves the session broken, never in an unknown transaction.
 
+use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::future::Future;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -19,7 +19,8 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, Row};
 use super::error::StoreError;
 use crate::config;
 
-const SETTINGS: &str = "set time zone 'UTC'; set datestyle = 'ISO, YMD'; set intervalstyle = 'postgres';
+const SETTINGS: &str =
+    "set time zone 'UTC'; set datestyle = 'ISO, YMD'; set intervalstyle = 'postgres';
     set bytea_output = 'hex'; set extra_float_digits = 1; set xmloption = 'content';
     set client_encoding = 'UTF8'; set standard_conforming_strings = on;
     set default_transaction_isolation = 'read committed'; set default_transaction_deferrable = off;
@@ -39,6 +40,8 @@ pub struct Session {
     state: State,
     broken: bool,
     statements_stale: bool,
+    /// By mapping: the sets of columns that updates have named so far, see `write`.
+    pub(super) column_sets: HashMap<String, Vec<Vec<usize>>, ahash::RandomState>,
     /// The longest that the client waits for one reply.
     patience: Duration,
 }
@@ -86,6 +89,7 @@ impl Session {
             state: State::Idle,
             broken: false,
             statements_stale: false,
+            column_sets: HashMap::default(),
             patience: Duration::from_millis(statement_timeout_ms) + GRACE,
         })
     }
@@ -130,6 +134,7 @@ impl Session {
         if self.statements_stale {
             self.attempt(async |connection| connection.clear_cached_statements().await).await?;
             self.statements_stale = false;
+            self.column_sets.clear();
         }
         self.state = State::InTransaction;
         self.attempt(async |connection| {
@@ -144,6 +149,9 @@ impl Session {
     /// `InDoubt` when the connection was lost after COMMIT had been sent; with any other error
     /// nothing was written.
     pub async fn commit(&mut self) -> Result<(), StoreError> {
+        if self.broken {
+            return Err(lost());
+        }
         if self.state == State::Failed {
             self.rollback().await?;
             return Err(StoreError::Refused {
@@ -154,9 +162,7 @@ impl Session {
             });
         }
         let ended = self
-            .attempt(async |connection| {
-                connection.execute(sqlx::raw_sql("commit")).await.map(drop)
-            })
+            .attempt(async |connection| connection.execute(sqlx::raw_sql("commit")).await.map(drop))
             .await;
         self.state = State::Idle;
         match ended {
@@ -183,6 +189,10 @@ impl Session {
         self.broken
     }
 
+    pub(super) fn set_broken(&mut self) {
+        self.broken = true;
+    }
+
     /// The cheapest question: whether Postgres still answers.
     pub async fn ping(&mut self) -> Result<(), StoreError> {
         self.attempt(async |connection| connection.ping().await).await
@@ -200,7 +210,7 @@ impl Session {
         F: AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
     {
         if self.broken {
-            return Err(StoreError::Unreachable("the connection was lost before".into()));
+            return Err(lost());
         }
         // Stays so when this future is dropped before it ends.
         self.broken = true;
@@ -214,13 +224,11 @@ impl Session {
                 self.broken = false;
                 Err(self.failed(&error))
             }
-            Err(_) => {
-                Err(StoreError::Timeout(format!("no answer within {:?}", self.patience)))
-            }
+            Err(_) => Err(StoreError::Timeout(format!("no answer within {:?}", self.patience))),
         }
     }
 
-    fn failed(&mut self, error: &sqlx::Error) -> StoreError {
+    pub(super) fn failed(&mut self, error: &sqlx::Error) -> StoreError {
         self.broken |= StoreError::breaks(error);
         if self.state == State::InTransaction {
             self.state = State::Failed;
@@ -229,6 +237,10 @@ impl Session {
         self.statements_stale |= matches!(error, StoreError::LayoutChanged { .. });
         error
     }
+}
+
+fn lost() -> StoreError {
+    StoreError::Unreachable("the connection was lost before".into())
 }
 
 /// `{1,2,3}`

@@ -215,9 +215,12 @@ mod tests {
 
     #[test]
     fn reals_have_six_plain_digits() {
-        for (text, value) in
-            [("100000", "100000"), ("1000000", "1e+06"), ("0.1", "0.1"), ("16777216", "1.6777216e+07")]
-        {
+        for (text, value) in [
+            ("100000", "100000"),
+            ("1000000", "1e+06"),
+            ("0.1", "0.1"),
+            ("16777216", "1.6777216e+07"),
+        ] {
             assert_eq!(real(text).as_deref(), Some(value), "{text}");
         }
         assert_eq!(real("1e39"), None);

@@ -122,7 +122,11 @@ impl Codec {
                 };
             }
             Kind::Json => {
-                return if json::is_json(text) { Encoded::verbatim(text) } else { Encoded::NOTHING };
+                return if json::is_json(text) {
+                    Encoded::verbatim(text)
+                } else {
+                    Encoded::NOTHING
+                };
             }
             Kind::Enum { labels } => {
                 return if labels.iter().any(|label| label == text) {
@@ -176,11 +180,12 @@ impl Codec {
             Kind::Boolean { yes, no } => {
                 Bytes::copy_from_slice(if text == "true" { yes } else { no }.as_bytes())
             }
-            Kind::Moment { format, zoned, .. } => match moment::read(text, moment::Format::Postgres)
-            {
-                Some(moment) => moment.client_text(*format, *zoned).into(),
-                None => Bytes::copy_from_slice(text.as_bytes()),
-            },
+            Kind::Moment { format, zoned, .. } => {
+                match moment::read(text, moment::Format::Postgres) {
+                    Some(moment) => moment.client_text(*format, *zoned).into(),
+                    None => Bytes::copy_from_slice(text.as_bytes()),
+                }
+            }
             _ => Bytes::copy_from_slice(text.as_bytes()),
         }
     }

@@ -109,7 +109,13 @@ mod tests {
         ] {
             assert_eq!(uuid(text).as_deref(), Some(canonical), "{text}");
         }
-        for text in ["", "a0eebc99", "{a0eebc999c0b4ef8bb6d6bb9bd380a11", "a-0eebc999c0b4ef8bb6d6bb9bd380a11", "a0eebc999c0b4ef8bb6d6bb9bd380a11-"] {
+        for text in [
+            "",
+            "a0eebc99",
+            "{a0eebc999c0b4ef8bb6d6bb9bd380a11",
+            "a-0eebc999c0b4ef8bb6d6bb9bd380a11",
+            "a0eebc999c0b4ef8bb6d6bb9bd380a11-",
+        ] {
             assert_eq!(uuid(text), None, "{text}");
         }
     }
