@@ -25,20 +25,21 @@ pub fn write_failed(error: &StoreError, mapping: &str) -> Reply {
             };
             format!("ERR mapping \"{mapping}\"{place}: Postgres refused the write ({message}); nothing was written")
         }
-        StoreError::InDoubt => {
+        StoreError::Unencodable(error) => format!("ERR {error}"),
+        StoreError::InDoubt(_) => {
             "ERR the connection to Postgres was lost during COMMIT; the write may have happened"
                 .to_owned()
         }
         StoreError::LayoutChanged { .. } => format!(
             "ERR mapping \"{mapping}\": its table no longer fits the mapping; nothing was written"
         ),
-        StoreError::Timeout => {
+        StoreError::Timeout(_) => {
             "ERR Postgres did not answer in time; nothing was written".to_owned()
         }
         StoreError::Raced | StoreError::Retryable { .. } => {
             "ERR other writers were faster, several times over; nothing was written".to_owned()
         }
-        StoreError::Unreachable { .. } => {
+        StoreError::Unreachable(_) => {
             "ERR Postgres is out of reach; nothing was written".to_owned()
         }
     };
@@ -61,7 +62,7 @@ pub fn read_failed(error: &StoreError, mapping: &str) -> Reply {
         StoreError::LayoutChanged { .. } | StoreError::Refused { .. } => {
             format!("ERR mapping \"{mapping}\": its table no longer fits the mapping")
         }
-        StoreError::Timeout => "ERR Postgres did not answer in time".into(),
+        StoreError::Timeout(_) => "ERR Postgres did not answer in time".into(),
         _ => "ERR Postgres is out of reach".into(),
     })
 }

@@ -401,6 +401,44 @@ mod tests {
     }
 
     #[test]
+    fn problems_of_the_file_and_of_its_keys_are_told_together() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let text = r#"
+            [postgres]
+            url = "postgres://h/d"
+            writers = 0
+            [[mapping]]
+            name = "keys"
+            key = "apikey:{id}"
+            table = "keys"
+            extra = "extra"
+            [[mapping]]
+            name = "no key"
+            table = "keys"
+            extra = "extra"
+        "#;
+        std::fs::write(file.path(), text).unwrap();
+        let problems = Config::load_with(file.path(), plan).unwrap_err();
+        let paths: Vec<_> = problems.problems.iter().map(|problem| problem.path.as_str()).collect();
+        assert_eq!(
+            paths,
+            [
+                "postgres.writers",
+                "mapping[1] \"no key\".name",
+                "mapping[1] \"no key\".key",
+                "mapping[0] \"keys\".key",
+            ]
+        );
+        let text = text.replace("{id}", "{id:uuid}").replace("writers = 0", "");
+        let text = text.replace("\"no key\"", "\"other\"\nkey = \"other\"");
+        std::fs::write(file.path(), text).unwrap();
+        let (config, plans) = Config::load_with(file.path(), plan).unwrap();
+        assert_eq!(config.mappings.len(), 2);
+        assert_eq!(plans[1].pattern.as_str(), "other");
+        assert_eq!((plans[1].index, plans[1].config.name.as_str()), (1, "other"));
+    }
+
+    #[test]
     fn excluding_settles_a_conflict() {
         check(
             r#"

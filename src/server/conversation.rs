@@ -285,7 +285,7 @@ impl Talk {
                         continue;
                     }
                     self.forward_run(&buffer[from..at], count);
-                    (from, count) = (at, 0);
+                    count = 0;
                     if self.go(way, &request) == Flow::Wait {
                         return at;
                     }
@@ -297,7 +297,7 @@ impl Talk {
                 }
                 Scanned::Inline(length) => {
                     self.forward_run(&buffer[from..at], count);
-                    (from, count) = (at, 0);
+                    count = 0;
                     if self.inline(&rest[..length]) == Flow::Wait {
                         return at;
                     }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use slab::Slab;
 use tokio::net::tcp::OwnedWriteHalf;
+use tokio::sync::Notify;
 
 use super::Shared;
 use super::client::Client;
@@ -35,6 +36,8 @@ pub(super) struct EventLoop {
     pub(super) read_buffer: ReadBuffer,
     address: Rc<Address>,
     clients: RefCell<Slab<Rc<Client>>>,
+    /// A client has left.
+    left: Notify,
     generation: Cell<u32>,
     lanes: RefCell<HashMap<LaneKey, Rc<Lane<Self>>>>,
     kept: RefCell<HashMap<LaneKey, Vec<Rc<Lane<Self>>>>>,
@@ -57,6 +60,7 @@ impl EventLoop {
             read_buffer: Rc::new(RefCell::new(read_buffer)),
             address,
             clients: RefCell::default(),
+            left: Notify::new(),
             generation: Cell::new(0),
             lanes: RefCell::default(),
             kept: RefCell::default(),
@@ -100,8 +104,19 @@ impl EventLoop {
     pub(super) fn leave(&self, client: &Client) {
         self.clients.borrow_mut().try_remove(place_of(client.owner));
         self.shared.roster.leave(client.entry.id);
+        self.left.notify_one();
         if let Some(pin) = client.session.borrow_mut().pin.take() {
             pin.lane.close();
+        }
+    }
+
+    /// Lets every client have the replies that are under way, then closes it.
+    pub(super) async fn say_farewell(&self) {
+        for (_, client) in self.clients.borrow().iter() {
+            client.leave_when_told();
+        }
+        while !self.clients.borrow().is_empty() {
+            self.left.notified().await;
         }
     }
 

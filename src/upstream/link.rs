@@ -96,33 +96,30 @@ impl Link {
         database: u16,
         version: Version,
     ) -> Result<(), UpstreamError> {
-        let mut requests = BytesMut::new();
-        let mut count = 0;
-        let mut request = |words: &[&str]| {
-            let words: Vec<Bytes> =
-                words.iter().map(|word| Bytes::copy_from_slice(word.as_bytes())).collect();
-            encode_request(&words, &mut requests);
-            count += 1;
-        };
-        if let Some(password) = &address.password {
-            match &address.user {
-                Some(user) => request(&["AUTH", user, password]),
-                None => request(&["AUTH", password]),
-            }
+        let select = database.to_string();
+        let mut steps: Vec<Vec<&str>> = Vec::new();
+        match (&address.user, &address.password) {
+            (Some(user), Some(password)) => steps.push(vec!["AUTH", user, password]),
+            (None, Some(password)) => steps.push(vec!["AUTH", password]),
+            (_, None) => {}
         }
         if version == Version::Resp3 {
-            request(&["HELLO", "3"]);
+            steps.push(vec!["HELLO", "3"]);
         }
         if database != 0 {
-            request(&["SELECT", &database.to_string()]);
+            steps.push(vec!["SELECT", &select]);
         }
-        if count == 0 {
+        if steps.is_empty() {
             // Makes sure that somebody answers, and is willing to: NOAUTH, max clients reached.
-            request(&["PING"]);
+            steps.push(vec!["PING"]);
+        }
+        let mut requests = BytesMut::new();
+        for step in &steps {
+            encode_request(step, &mut requests);
         }
         self.writer.write_all(&requests).await.map_err(lost)?;
         let mut buffer = BytesMut::with_capacity(4096);
-        for _ in 0..count {
+        for _ in &steps {
             let reply = read_frame(&mut self.reader, &mut buffer).await?;
             if reply.first() == Some(&b'-') {
                 let text = String::from_utf8_lossy(&reply[1..]).trim_end().to_owned();
