@@ -2,8 +2,8 @@
 //!
 //! Postgres writes the shortest decimal that lies strictly between the midpoints to the
 //! neighbouring floats; a decimal exactly on a midpoint, which needs round-half-even to be read
-//! back, is passed over (`src/common/ryu_common.h`). Rust's shortest takes such a decimal. It is
-//! written plainly for exponents -4 to 14 (-4 to 5 for `real`), else as `1.5e+21`.
+//! back, is passed over, and of two equally near decimals the one with an even last digit is taken
+//! (`src/common/ryu_common.h`, `d2s.c`); Rust's shortest differs in both. It is written plainly for exponents -4 to 14 (-4 to 5 for `real`), else as `1.5e+21`.
 
 use super::word::trim;
 
@@ -31,7 +31,7 @@ pub(super) fn double(text: &str) -> Option<String> {
     let reads_back = |decimal: Shortest| decimal.parse::<f64>() == Some(value.abs());
     let nth = |places: usize| read_scientific(&format!("{:.*e}", places, value.abs()));
     let found = read_scientific(&format!("{:e}", value.abs()))?;
-    let found = off_midpoint(found, mantissa, power, fraction == 0, reads_back, nth);
+    let found = chosen_by_postgres(found, mantissa, power, fraction == 0, reads_back, nth);
     Some(found.text(value.is_sign_negative(), 15))
 }
 
@@ -52,7 +52,7 @@ pub(super) fn real(text: &str) -> Option<String> {
     let reads_back = |decimal: Shortest| decimal.parse::<f32>() == Some(value.abs());
     let nth = |places: usize| read_scientific(&format!("{:.*e}", places, value.abs()));
     let found = read_scientific(&format!("{:e}", value.abs()))?;
-    let found = off_midpoint(found, mantissa, power, fraction == 0, reads_back, nth);
+    let found = chosen_by_postgres(found, mantissa, power, fraction == 0, reads_back, nth);
     Some(found.text(value.is_sign_negative(), 6))
 }
 
@@ -82,9 +82,9 @@ fn has_digit_above_zero(text: &str) -> bool {
         .any(|byte| matches!(byte, b'1'..=b'9'))
 }
 
-/// `found`, or, where it is the midpoint between `mantissa × 2^power` and a neighbour, the next
-/// shortest decimal that is none.
-fn off_midpoint(
+/// Postgres' choice, given Rust's (`found`) for `mantissa × 2^power`. `nth`: the nearest decimal with
+/// so many digits after the first, half to even.
+fn chosen_by_postgres(
     found: Shortest,
     mantissa: u64,
     power: i32,
@@ -92,17 +92,19 @@ fn off_midpoint(
     reads_back: impl Fn(Shortest) -> bool,
     nth: impl Fn(usize) -> Option<Shortest>,
 ) -> Shortest {
-    let on_midpoint = |decimal: Shortest| decimal.is_midpoint(mantissa, power, power_of_two);
-    if mantissa == 0 || !on_midpoint(found) {
+    if mantissa == 0 {
         return found;
     }
+    let on_midpoint = |decimal: Shortest| decimal.is_midpoint(mantissa, power, power_of_two);
     let good = |decimal: &Shortest| !on_midpoint(*decimal) && reads_back(*decimal);
-    let beside = Shortest { digits: found.digits + 1, ..found };
-    if good(&beside) {
-        return beside;
-    }
     let places = found.digits.to_string().len();
-    (places..18).filter_map(nth).find(good).unwrap_or(found)
+    let even = nth(places - 1).filter(good);
+    if !on_midpoint(found) {
+        return even.unwrap_or(found);
+    }
+    let beside = Shortest { digits: found.digits + 1, ..found };
+    let longer = || (places..18).filter_map(nth).find(good);
+    even.or_else(|| Some(beside).filter(good)).or_else(longer).unwrap_or(found)
 }
 
 /// Reads what Rust's `{:e}` writes: `1.25e-7`; zeros at the end of the digits are dropped.
