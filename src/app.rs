@@ -232,7 +232,8 @@ async fn ask_redis_version(settings: &ControlSettings) -> String {
 }
 
 fn start_log(log: &config::Log) -> Result<(), AppError> {
-    let filter = EnvFilter::try_new(&log.level).map_err(|error| AppError::Log(error.to_string()))?;
+    let filter =
+        EnvFilter::try_new(&log.level).map_err(|error| AppError::Log(error.to_string()))?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match log.format {
         LogFormat::Text => builder.with_ansi(false).init(),

@@ -37,17 +37,20 @@ impl Reading {
             let path = line.map_or_else(String::new, |line| format!("line {line}"));
             reading.problems.push(Problem::new(path, error.message().replace('\n', ", ")));
         }
-        if errors.is_empty() {
-            reading.document(document.get_ref());
+        let document = errors.is_empty().then(|| document.get_ref());
+        if let Some(document) = document {
+            reading.sections(document);
         }
         reading.environment(environment);
+        // Mappings start from [defaults], wherever that stands, and from the environment's.
+        if let Some(document) = document {
+            reading.mappings(document);
+        }
         reading
     }
 
-    fn document(&mut self, document: &DeTable<'_>) {
-        // Mappings start from [defaults], wherever that stands.
-        let mappings = |name: &str| name == "mapping";
-        for (name, value) in in_order(document).filter(|(name, _)| !mappings(name)) {
+    fn sections(&mut self, document: &DeTable<'_>) {
+        for (name, value) in in_order(document).filter(|(name, _)| *name != "mapping") {
             match SECTIONS.iter().find(|section| section.name == name) {
                 Some(section) => self.section(section, value),
                 None => {
@@ -58,7 +61,10 @@ impl Reading {
                 }
             }
         }
-        for (name, value) in in_order(document).filter(|(name, _)| mappings(name)) {
+    }
+
+    fn mappings(&mut self, document: &DeTable<'_>) {
+        for (name, value) in in_order(document).filter(|(name, _)| *name == "mapping") {
             self.tables(name, value, |reading, index, table| {
                 let mapping = reading.mapping(index, table);
                 reading.config.mappings.push(mapping);

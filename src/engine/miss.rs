@@ -260,7 +260,11 @@ impl MissReader {
                 Found::Record { record, now_ms } if free => {
                     fill(key, mark, token, record.as_ref(), *now_ms)
                 }
-                _ => Call { script: Script::Unlease, keys: vec![mark], arguments: vec![token.text()] },
+                _ => Call {
+                    script: Script::Unlease,
+                    keys: vec![mark],
+                    arguments: vec![token.text()],
+                },
             };
             calls.push(call);
         }
@@ -396,13 +400,7 @@ fn found_without_store(asked: &Asked<'_>, error: &StoreError) -> Found {
     }
 }
 
-fn fill(
-    key: &MappedKey,
-    mark: Bytes,
-    token: &Token,
-    record: Option<&Record>,
-    now_ms: i64,
-) -> Call {
+fn fill(key: &MappedKey, mark: Bytes, token: &Token, record: Option<&Record>, now_ms: i64) -> Call {
     let mapping = &key.mapping;
     let mut arguments = vec![token.text()];
     match record {

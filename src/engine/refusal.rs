@@ -23,7 +23,9 @@ pub fn write_failed(error: &StoreError, mapping: &str) -> Reply {
                 (None, Some(constraint)) => format!(", constraint \"{constraint}\""),
                 (None, None) => String::new(),
             };
-            format!("ERR mapping \"{mapping}\"{place}: Postgres refused the write ({message}); nothing was written")
+            format!(
+                "ERR mapping \"{mapping}\"{place}: Postgres refused the write ({message}); nothing was written"
+            )
         }
         StoreError::Unencodable(error) => format!("ERR {error}"),
         StoreError::InDoubt(_) => {

@@ -3,8 +3,8 @@
 use bytes::Bytes;
 
 use super::Engine;
-use super::operation::Operation;
 use super::mailbox::ReplyTo;
+use super::operation::Operation;
 use crate::command::{Command, Keys, Mapped, Proof};
 use crate::config::Strategy;
 use crate::mapping::MappedKey;
@@ -84,12 +84,14 @@ impl Engine {
     ) -> MappedRoute {
         let mut keys: Vec<MappedKey> = Vec::new();
         let mut others = Vec::new();
-        command.for_each_key(arguments.len(), |at| &arguments[at][..], |at| {
-            match self.registry().mapped_key(&arguments[at]) {
+        command.for_each_key(
+            arguments.len(),
+            |at| &arguments[at][..],
+            |at| match self.registry().mapped_key(&arguments[at]) {
                 Some(key) => keys.push(key),
                 None => others.push(arguments[at].clone()),
-            }
-        });
+            },
+        );
         let refuse = |keys: &[MappedKey]| {
             let mapping = keys.first().map_or("", |key| key.mapping.name.as_str());
             MappedRoute::Refuse(command.refusal(mapping))
@@ -99,9 +101,8 @@ impl Engine {
         let operation = Operation { command, arguments, keys, others, reply_to };
         match command.mapped {
             Mapped::Read(read) => {
-                let asks_redis = alone
-                    && read.proof != Proof::Never
-                    && strategy == Some(Strategy::DualWrite);
+                let asks_redis =
+                    alone && read.proof != Proof::Never && strategy == Some(Strategy::DualWrite);
                 if asks_redis {
                     MappedRoute::AskRedis(read.proof, Box::new(operation))
                 } else {

@@ -172,10 +172,7 @@ impl Writer {
     }
 
     /// One try at one transaction.
-    async fn transact<'a>(
-        &mut self,
-        operations: &'a [Operation],
-    ) -> Result<Written<'a>, Failure> {
+    async fn transact<'a>(&mut self, operations: &'a [Operation]) -> Result<Written<'a>, Failure> {
         if self.session.is_none() {
             let session = Session::connect(&self.postgres).await.map_err(Failure::Store)?;
             self.session = Some(session);
@@ -200,8 +197,7 @@ impl Writer {
         }
 
         let token = Token::writer();
-        let begun: Vec<usize> =
-            (0..touched.len()).filter(|&at| is_cached(&touched[at])).collect();
+        let begun: Vec<usize> = (0..touched.len()).filter(|&at| is_cached(&touched[at])).collect();
         let begin = begin_call(&touched, &begun, &token, self.lease_ms);
         let (written, begin) = tokio::join!(
             write_rows(session, &groups, &touched),
@@ -407,7 +403,9 @@ async fn begin_keys(control: &mut Control, begin: Option<Call>) -> Result<(), Fa
     match replies.pop() {
         Some(Frame::Array(dirty)) if dirty.is_empty() => Ok(()),
         Some(Frame::Array(_)) => Err(Failure::Dirty),
-        Some(Frame::Error(text)) => Err(Failure::Upstream(UpstreamError::Refused(text.to_string()))),
+        Some(Frame::Error(text)) => {
+            Err(Failure::Upstream(UpstreamError::Refused(text.to_string())))
+        }
         _ => Err(Failure::Upstream(UpstreamError::Protocol("an odd answer to begin".into()))),
     }
 }

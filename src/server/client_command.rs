@@ -50,18 +50,21 @@ impl Talk {
             ("info", 2) => Reply::bulk(describe(entry)),
             ("list", _) => self.list(request),
             ("kill", 3..) => self.kill(request),
-            ("no-evict" | "no-touch", 3) => on_or_off(request.argument(2)).map_or_else(
-                || Reply::err("syntax error"),
-                |_| Reply::OK,
-            ),
+            ("no-evict" | "no-touch", 3) => on_or_off(request.argument(2))
+                .map_or_else(|| Reply::err("syntax error"), |_| Reply::OK),
             ("reply", 3) => return self.reply_mode(request.argument(2)),
             ("tracking", 3..) => return self.tracking(request),
-            ("unblock", 3 | 4) => Reply::err("CLIENT UNBLOCK is not supported through respgres yet"),
+            ("unblock", 3 | 4) => {
+                Reply::err("CLIENT UNBLOCK is not supported through respgres yet")
+            }
             ("pause" | "unpause" | "help" | "caching" | "getredir" | "trackinginfo", _) => {
                 return self.forward_client_command(request);
             }
-            ("id" | "getname" | "setname" | "setinfo" | "info" | "kill" | "no-evict"
-            | "no-touch" | "reply" | "tracking" | "unblock", _) => Reply::Error(format!(
+            (
+                "id" | "getname" | "setname" | "setinfo" | "info" | "kill" | "no-evict"
+                | "no-touch" | "reply" | "tracking" | "unblock",
+                _,
+            ) => Reply::Error(format!(
                 "ERR wrong number of arguments for 'client|{subcommand}' command"
             )),
             _ => Reply::Error(format!(

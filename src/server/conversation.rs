@@ -28,9 +28,9 @@ use crate::command::{Command, Flags, Keys, Mapped, Path, lookup};
 use crate::config::Flush;
 use crate::engine::ReplyTo;
 use crate::engine::route::{MappedRoute, Touch};
+use crate::protocol::Reply;
 use crate::protocol::inline::{encode_request, split};
 use crate::protocol::request::{ProtocolError, RequestLimits, Scanned, Scanner, is_http_probe};
-use crate::protocol::Reply;
 
 /// Bytes read ahead of a client whose requests have to wait.
 const READ_AHEAD_BYTES: usize = 64 << 10;
@@ -102,7 +102,11 @@ impl<'a> Request<'a> {
 // === impl Conversation ===
 
 impl Conversation {
-    pub(super) fn new(event_loop: Rc<EventLoop>, client: Rc<Client>, reader: OwnedReadHalf) -> Self {
+    pub(super) fn new(
+        event_loop: Rc<EventLoop>,
+        client: Rc<Client>,
+        reader: OwnedReadHalf,
+    ) -> Self {
         let limits = RequestLimits {
             max_argument_bytes: event_loop.shared.limits.max_argument_bytes,
             max_inline_bytes: 64 << 10,
@@ -216,9 +220,12 @@ impl Conversation {
     /// The client will send nothing more: true when it is to be closed at once.
     fn end(&mut self) -> bool {
         let client = &self.talk.client;
-        let waits_in_redis = client.session.borrow().pin.as_ref().is_some_and(|pin| {
-            pin.blocking || pin.sticky || pin.subscriptions.is_some()
-        });
+        let waits_in_redis = client
+            .session
+            .borrow()
+            .pin
+            .as_ref()
+            .is_some_and(|pin| pin.blocking || pin.sticky || pin.subscriptions.is_some());
         if waits_in_redis {
             // Nobody is there to take the element that a blocking pop would give.
             return true;
@@ -392,7 +399,9 @@ impl Talk {
                 Touch::Mapped if command.arity_ok(count) => {
                     return Way::Apart(Apart::Mapped(command));
                 }
-                Touch::Mapped => return Way::Apart(Apart::Tell(Reply::Error(command.arity_error()))),
+                Touch::Mapped => {
+                    return Way::Apart(Apart::Tell(Reply::Error(command.arity_error())));
+                }
                 Touch::Reserved => return reserved(),
             }
         }
@@ -400,9 +409,11 @@ impl Talk {
         match command.path {
             Path::Forward if !pinned => Way::Forward,
             Path::Blocking if !pinned && !command.is_blocking(count, argument) => Way::Forward,
-            Path::Forward | Path::Blocking | Path::Transaction | Path::Subscription | Path::Stream => {
-                Way::Apart(Apart::Pinned(command))
-            }
+            Path::Forward
+            | Path::Blocking
+            | Path::Transaction
+            | Path::Subscription
+            | Path::Stream => Way::Apart(Apart::Pinned(command)),
             Path::Local => Way::Apart(Apart::Local(command)),
             Path::Info if pinned => Way::Apart(Apart::Pinned(command)),
             Path::Info => {

@@ -15,12 +15,12 @@ use super::client::Client;
 use super::expect::{Inspected, Inspection};
 use super::info;
 use super::roster::Entry;
+use crate::config::RedisUrl;
 use crate::engine::route::proves;
 use crate::engine::{Mailbox, Operation};
 use crate::protocol::{Reply, Version};
 use crate::tasks::Tasks;
 use crate::upstream::lane::{LaneSettings, Owner, ReadBuffer, Receiver};
-use crate::config::RedisUrl;
 use crate::upstream::{Lane, UpstreamError};
 
 /// Bytes that all connections of a loop are read through.
@@ -158,8 +158,7 @@ impl EventLoop {
             }
         }
         let settings = self.lane_settings(key.0, key.1);
-        let lane =
-            Lane::private(settings, self.me(), Rc::clone(&self.read_buffer), client.owner);
+        let lane = Lane::private(settings, self.me(), Rc::clone(&self.read_buffer), client.owner);
         self.tasks.spawn_local(Rc::clone(&lane).run());
         lane
     }

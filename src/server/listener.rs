@@ -59,8 +59,7 @@ impl Server {
         loops: usize,
         tasks: &Tasks,
     ) -> Result<Self, ServerError> {
-        let cannot_listen =
-            |cause| ServerError::Listen { listen: listen.to_owned(), cause };
+        let cannot_listen = |cause| ServerError::Listen { listen: listen.to_owned(), cause };
         let listener = bind(listen).map_err(cannot_listen)?;
         let address = listener.local_addr().map_err(cannot_listen)?;
         let mut threads = Vec::new();
@@ -120,20 +119,18 @@ fn bind_to(address: SocketAddr) -> io::Result<TcpListener> {
 type Arrival = (TcpStream, SocketAddr);
 
 /// Hands sockets to the event loops in turn.
-async fn accept(
-    shared: &Shared,
-    listener: TcpListener,
-    doors: &[mpsc::UnboundedSender<Arrival>],
-) {
+async fn accept(shared: &Shared, listener: TcpListener, doors: &[mpsc::UnboundedSender<Arrival>]) {
     let listener = match tokio::net::TcpListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "cannot accept clients"),
     };
     for door in doors.iter().cycle() {
         let (socket, address) = loop {
-            match listener.accept().await.and_then(|(socket, address)| {
-                Ok((socket.into_std()?, address))
-            }) {
+            match listener
+                .accept()
+                .await
+                .and_then(|(socket, address)| Ok((socket.into_std()?, address)))
+            {
                 Ok(arrival) => break arrival,
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a client");
@@ -152,11 +149,7 @@ async fn accept(
     }
 }
 
-fn run_loop(
-    shared: Arc<Shared>,
-    tasks: &Tasks,
-    mut arrivals: mpsc::UnboundedReceiver<Arrival>,
-) {
+fn run_loop(shared: Arc<Shared>, tasks: &Tasks, mut arrivals: mpsc::UnboundedReceiver<Arrival>) {
     let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
     let runtime = match runtime {
         Ok(runtime) => runtime,

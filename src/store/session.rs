@@ -120,12 +120,12 @@ impl Session {
         }
         let sql = format!(
             "begin isolation level read committed; \
-             select pg_try_advisory_xact_lock_shared(key) as free \
+             select pg_try_advisory_xact_lock_shared(key)::text as free \
              from unnest('{}'::bigint[]) with ordinality as k(key, n) order by n",
             array_of(locks)
         );
         let rows = self.begin(sql).await?;
-        let free = |row: &PgRow| row.try_get::<&str, _>(0).map(|text| text == "t");
+        let free = |row: &PgRow| row.try_get::<&str, _>(0).map(|text| text == "true");
         rows.iter().map(free).collect::<Result<_, _>>().map_err(|error| self.failed(&error))
     }
 

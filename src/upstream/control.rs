@@ -11,9 +11,9 @@ use redis_protocol::resp2::decode::decode_bytes;
 use redis_protocol::resp2::types::BytesFrame;
 use tokio::io::AsyncWriteExt;
 
-use crate::config::RedisUrl;
 use super::link::{Link, UpstreamError, read_frame};
 use super::scripts::{Call, Script};
+use crate::config::RedisUrl;
 use crate::protocol::Version;
 use crate::protocol::inline::encode_request;
 
@@ -167,7 +167,8 @@ impl Connection {
             hashes: Vec::new(),
         };
         for script in Script::ALL {
-            let words = ["SCRIPT", "LOAD", script.text()].map(|word| Bytes::from_static(word.as_bytes()));
+            let words =
+                ["SCRIPT", "LOAD", script.text()].map(|word| Bytes::from_static(word.as_bytes()));
             encode_request(&words, &mut connection.out);
         }
         connection.flush().await?;

@@ -23,8 +23,8 @@ use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 
-use crate::config::RedisUrl;
 use super::link::{Link, LinkReader, LinkWriter, UpstreamError};
+use crate::config::RedisUrl;
 use crate::protocol::Version;
 use crate::protocol::scan::{ReplyScanner, Step};
 
@@ -361,8 +361,7 @@ impl<R: Receiver> Lane<R> {
                     continue;
                 }
             }
-            let written =
-                poll_fn(|cx| Pin::new(&mut writer).poll_write(cx, &writing[at..])).await;
+            let written = poll_fn(|cx| Pin::new(&mut writer).poll_write(cx, &writing[at..])).await;
             match written {
                 Ok(0) => return UpstreamError::Lost("closed by the upstream".into()),
                 Ok(count) => at += count,
@@ -395,7 +394,7 @@ impl<R: Receiver> Lane<R> {
                 } else {
                     self.hand_on(&mut scanner, bytes)
                 };
-                        if let Err(text) = handed_on {
+                if let Err(text) = handed_on {
                     return Poll::Ready(UpstreamError::Protocol(text));
                 }
             }

@@ -65,9 +65,11 @@ impl Link {
         timeout_ms: u64,
     ) -> Result<Self, UpstreamError> {
         let opening = async {
-            let mut link = Self::connect(address).await.map_err(|error| {
-                UpstreamError::Connect { address: address.endpoint.to_string(), cause: error.to_string() }
-            })?;
+            let mut link =
+                Self::connect(address).await.map_err(|error| UpstreamError::Connect {
+                    address: address.endpoint.to_string(),
+                    cause: error.to_string(),
+                })?;
             link.shake_hands(address, database, version).await?;
             Ok(link)
         };
