@@ -107,7 +107,7 @@ impl Writer {
     /// Brings a batch to Postgres and answers every operation of it.
     async fn write(&mut self, batch: &[Operation]) {
         // Parts still to be done, the first one last.
-        let mut parts: Vec<Range<usize>> = vec![0..batch.len()];
+        let mut parts: Vec<Range<usize>> = std::iter::once(0..batch.len()).collect();
         while let Some(part) = parts.pop() {
             let operations = &batch[part.clone()];
             let Err(failure) = self.write_part(operations).await else { continue };

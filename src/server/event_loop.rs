@@ -196,7 +196,7 @@ impl EventLoop {
                 if proves(proof, &reply) {
                     client.fill(slot, Bytes::from(reply));
                 } else {
-                    self.read_slowly(operation, slot);
+                    self.read_slowly(*operation, slot);
                     return;
                 }
             }
@@ -208,9 +208,9 @@ impl EventLoop {
         client.flush();
     }
 
-    fn read_slowly(&self, mut operation: Box<Operation>, slot: u32) {
+    fn read_slowly(&self, mut operation: Operation, slot: u32) {
         operation.reply_to.slot = slot;
-        self.shared.engine.read(*operation);
+        self.shared.engine.read(operation);
     }
 }
 
@@ -259,7 +259,7 @@ impl Receiver for EventLoop {
             match client.deliver(&reply, 1) {
                 // A mapped key: Postgres knows it too.
                 Some(Inspected { slot, inspection: Inspection::Read(_, operation), .. }) => {
-                    self.read_slowly(operation, slot);
+                    self.read_slowly(*operation, slot);
                 }
                 Some(inspected) => {
                     client.fill(inspected.slot, Bytes::from(inspected.reply));

@@ -3,7 +3,7 @@
 //! the Redis behind respgres emptied.
 //!
 //! `difference.toml` is the list of what may differ, and why.
-
+#![allow(clippy::unwrap_used, reason = "a test ends where something fails")]
 // A test's own modules have nobody else to be private from, and the figures are for people.
 #![allow(unreachable_pub, clippy::print_stderr)]
 
