@@ -2,6 +2,7 @@
 //! relay app wrote in the record, through the rows of these tables and back.
 
 mod stack;
+#[allow(dead_code, unreachable_pub, reason = "shared with tests/relay, which uses all of it")]
 #[path = "relay/traffic.rs"]
 mod traffic;
 
