@@ -125,7 +125,7 @@ impl Session {
             array_of(locks)
         );
         let rows = self.begin(sql).await?;
-        let free = |row: &PgRow| row.try_get::<&str, _>(0).map(|text| text == "t");
+        let free = |row: &PgRow| row.try_get::<bool, _>(0);
         rows.iter().map(free).collect::<Result<_, _>>().map_err(|error| self.failed(&error))
     }
 
@@ -184,7 +184,8 @@ impl Session {
         Ok(())
     }
 
-    /// Whether the connection is lost, or stuck in a call that was given up: drop the session.
+    /// Whether the connection is lost, or stuck in a call that was given up: drop the session, at
+    /// once, as Postgres may hold its locks until then.
     pub fn is_broken(&self) -> bool {
         self.broken
     }

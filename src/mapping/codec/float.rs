@@ -114,7 +114,7 @@ fn read_scientific(text: &str) -> Option<Shortest> {
     let mut digits: u64 = format!("{whole}{fraction}").parse().ok()?;
     let mut exponent: i32 = exponent.parse().ok()?;
     exponent -= i32::try_from(fraction.len()).ok()?;
-    while digits != 0 && digits % 10 == 0 {
+    while digits != 0 && digits.is_multiple_of(10) {
         digits /= 10;
         exponent += 1;
     }
