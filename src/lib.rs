@@ -3,9 +3,15 @@
 //! The modules are stacked in floors; a module imports from floors below its own only. See
 //! ARCHITECTURE.md.
 
+pub mod app;
+pub mod cli;
 pub mod command;
 pub mod config;
+pub mod engine;
 pub mod mapping;
 pub mod protocol;
+pub mod server;
 pub mod store;
+pub mod tasks;
+pub mod upstream;
 pub mod value;

@@ -1,1 +1,67 @@
-fn main() {}
+//! The program: see `respgres --help`.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is where people are told")]
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use respgres::app::{self, Setup};
+use respgres::cli::{self, CheckConfig, Verb};
+use respgres::{command, config, store};
+
+/// Runs the program; its exit code is 0, 1 when something went wrong, 2 for a bad command line.
+fn main() -> ExitCode {
+    let done = match cli::parse().verb {
+        Verb::Run(file) => run(&file.config),
+        Verb::CheckConfig(check) => check_config(&check),
+        Verb::PrintConfig { documentation: true } => {
+            print!("{}", config::print_documentation());
+            Ok(())
+        }
+        Verb::PrintConfig { documentation: false } => {
+            print!("{}", config::print_config());
+            Ok(())
+        }
+        Verb::PrintCommands => {
+            print!("{}", command::document());
+            Ok(())
+        }
+        Verb::Schema { file, apply } => schema(&file.config, apply),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(text) => {
+            eprintln!("{text}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(path: &Path) -> Result<(), String> {
+    let setup = Setup::load(path).map_err(|problems| problems.to_string())?;
+    app::run(setup).map_err(|error| format!("respgres cannot run: {error}"))
+}
+
+fn check_config(check: &CheckConfig) -> Result<(), String> {
+    let path = &check.file.config;
+    let setup = Setup::load(path).map_err(|problems| problems.to_string())?;
+    if !check.offline && setup.needs_postgres() {
+        app::check(&setup).map_err(|error| format!("{}: {error}", path.display()))?;
+    }
+    println!("{} is valid: {} mappings", path.display(), setup.plans.len());
+    Ok(())
+}
+
+fn schema(path: &Path, apply: bool) -> Result<(), String> {
+    let setup = Setup::load(path).map_err(|problems| problems.to_string())?;
+    let statements: Vec<String> =
+        setup.plans.iter().map(store::schema::create_statements).collect();
+    let statements = statements.join("\n");
+    if !apply {
+        print!("{statements}");
+        return Ok(());
+    }
+    app::apply_schema(&setup, &statements)
+        .map_err(|error| format!("the tables were not made: {error}"))?;
+    println!("the tables of {} mappings are there", setup.plans.len());
+    Ok(())
+}

@@ -1,0 +1,66 @@
+//! The command line: what people may ask of the program.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// A caching proxy that speaks Redis' protocol: existing apps connect to it instead of to Redis.
+/// Keys that match no mapping pass straight through to the Redis behind it; hashes whose keys match
+/// a mapping live in typed Postgres tables and are cached in Redis.
+#[derive(Debug, Parser)]
+#[command(name = "respgres", version)]
+pub struct CommandLine {
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Run the proxy until SIGINT or SIGTERM.
+    ///
+    /// Needs the Redis behind it and, if there are mappings, Postgres with their tables (see
+    /// `respgres schema`).
+    Run(ConfigFile),
+    /// Say everything that is wrong with a configuration file, and its mappings' tables if Postgres
+    /// is in reach.
+    CheckConfig(CheckConfig),
+    /// Print every setting with its default and a comment: a file to start from.
+    PrintConfig {
+        /// As a page of documentation.
+        #[arg(long)]
+        documentation: bool,
+    },
+    /// Print, as a page of documentation, what becomes of each Redis command.
+    PrintCommands,
+    /// Print the tables that the mappings want, as SQL.
+    Schema {
+        #[command(flatten)]
+        file: ConfigFile,
+        /// Run the SQL on the configured database, and respgres' own migrations.
+        #[arg(long)]
+        apply: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct ConfigFile {
+    /// The configuration file (TOML). Settings can be overridden by the environment:
+    /// RESPGRES__POSTGRES__URL is postgres.url.
+    #[arg(long, short, value_name = "FILE", env = "RESPGRES_CONFIG")]
+    pub config: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct CheckConfig {
+    #[command(flatten)]
+    pub file: ConfigFile,
+    /// Only the file, without looking into the database.
+    #[arg(long)]
+    pub offline: bool,
+}
+
+/// Reads the program's arguments; on a bad command line, or for `--help`, it tells the user and ends
+/// the process (exit code 2, or 0).
+pub fn parse() -> CommandLine {
+    CommandLine::parse()
+}

@@ -2,19 +2,33 @@
 //!
 //! Commands are pure. A read says what it needs of a value and, given that, yields a reply; a
 //! write changes a draft and yields a reply. No command knows of stores, sockets or clocks.
+//!
+//! The functions of [`Read`] and [`Write`] get the whole request: argument 0 is the name, argument 1
+//! the key. The caller has checked [`Command::arity_ok`].
 
+mod document;
+#[cfg(test)]
+mod example;
+mod flags;
 pub mod hash;
+mod index;
 pub mod key;
-pub mod table;
+mod keys;
+mod table;
 
 use bytes::Bytes;
 
 use crate::protocol::Reply;
 use crate::value::{Draft, Record};
 
-pub use table::{COMMANDS, lookup};
+pub use document::document;
+pub use flags::Flags;
+pub use index::lookup;
+pub use keys::Keys;
+pub use table::COMMANDS;
 
 /// One row of the command table.
+#[derive(Debug)]
 pub struct Command {
     /// Lower case.
     pub name: &'static str,
@@ -28,41 +42,12 @@ pub struct Command {
     pub mapped: Mapped,
 }
 
-/// Where a command's keys are among its arguments (argument 0 is the name).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Keys {
-    None,
-    /// Argument 1 alone.
-    First,
-    /// From argument `first` to the last one (`last` = -1; -2: all but the last, and so on),
-    /// every `step`th.
-    Range {
-        first: u8,
-        last: i8,
-        step: u8,
-    },
-    /// A count at argument `count`, then that many keys; `also` is one more key, before the count
-    /// (a destination), 0 for none.
-    Counted {
-        count: u8,
-        also: u8,
-    },
-    /// After the word STREAMS: the first half of what follows.
-    Streams,
-    /// SORT and SORT_RO: argument 1, the STORE destination, and BY/GET patterns.
-    Sort,
-    /// GEORADIUS and GEORADIUSBYMEMBER: argument 1 and the STORE/STOREDIST destinations.
-    GeoRadius,
-    /// MIGRATE: argument 3, or those after KEYS.
-    Migrate,
-}
-
 /// How a request reaches the upstream when it touches no mapped key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Path {
     /// As it came, over a shared connection.
     Forward,
-    /// May wait inside Redis: over a connection of its own until the reply is there.
+    /// May wait inside Redis (see `Command::is_blocking` for XREAD without BLOCK): over a connection of its own until the reply is there.
     Blocking,
     /// MULTI, EXEC, DISCARD, WATCH, UNWATCH: over a connection of its own while the state lasts.
     Transaction,
@@ -81,7 +66,7 @@ pub enum Path {
 }
 
 /// What a command does to a key that is mapped to a hash.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub enum Mapped {
     /// The command has no keys.
     NotApplicable,
@@ -93,7 +78,7 @@ pub enum Mapped {
 
 /// A command that reads a mapped hash. With several keys (EXISTS) the function is applied to
 /// each key, and the integers are added up.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct Read {
     pub proof: Proof,
     pub need: fn(args: &[Bytes]) -> Need,
@@ -104,7 +89,7 @@ pub struct Read {
 
 /// A command that changes a mapped hash. With several keys (DEL, UNLINK) the function is applied to
 /// each key, and the integers are added up.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct Write {
     /// Changes the draft and says what the client is told. A `Reply::Error` means that the draft was
     /// left as it was. `now_ms`: milliseconds since the Unix epoch.
@@ -141,6 +126,51 @@ pub enum Need {
     Expiry,
 }
 
-/// A set of command flags, as COMMAND INFO shows them where Redis has the same flag.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Flags(pub u32);
+// === impl Command ===
+
+impl Command {
+    /// Whether a request of `count` arguments, the name included, has as many as the command takes.
+    pub fn arity_ok(&self, count: usize) -> bool {
+        let least = self.arity.unsigned_abs() as usize;
+        if self.arity < 0 { count >= least } else { count == least }
+    }
+
+    /// The error for a client whose request the arity does not admit, as Redis words it.
+    pub fn arity_error(&self) -> String {
+        format!("ERR wrong number of arguments for '{}' command", self.name)
+    }
+
+    /// The error for a client that sends this command for a key of a mapping it cannot serve.
+    pub fn refusal(&self, mapping_name: &str) -> String {
+        let why = match self.mapped {
+            Mapped::Refused(why) => why,
+            Mapped::NotApplicable | Mapped::Read(_) | Mapped::Write(_) => {
+                "not supported in this place"
+            }
+        };
+        format!("ERR '{}' is refused for keys of mapping '{mapping_name}': {why}", self.name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::lookup;
+
+    #[test]
+    fn a_command_takes_as_many_arguments_as_its_arity_says() {
+        let takes = |name: &str, count| lookup(name.as_bytes()).expect(name).arity_ok(count);
+        assert!(takes("get", 2) && !takes("get", 1) && !takes("get", 3));
+        assert!(takes("del", 2) && takes("del", 9_999) && !takes("del", 1));
+        assert!(takes("ping", 1) && takes("ping", 2) && !takes("ping", 0));
+    }
+
+    #[test]
+    fn errors_name_the_command_as_redis_does() {
+        let zadd = lookup(b"ZADD").expect("a known command");
+        let expected = "ERR wrong number of arguments for 'zadd' command";
+        assert_eq!(zadd.arity_error(), expected);
+        let expected =
+            "ERR 'zadd' is refused for keys of mapping 'api_keys': sorted sets are not mapped";
+        assert_eq!(zadd.refusal("api_keys"), expected);
+    }
+}

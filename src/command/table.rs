@@ -1,8 +1,385 @@
-//! The command table.
-use super::Command;
+//! The command table: every command of Redis 7.0, and those of newer servers that touch keys.
+//!
+//! Routing, key positions, refusals, metric labels and docs/commands.md are read from it. Names,
+//! arities, flags and key positions are those of Redis 7.0.15 (`tests/command_table.rs` compares
+//! them with a running server), with three intended differences:
+//! - A command with subcommands (OBJECT, XINFO, …) is one row; its key is argument 2.
+//! - The channels of SPUBLISH, SSUBSCRIBE and SUNSUBSCRIBE are not keys, though Redis counts them
+//!   as such to find their cluster slot.
+//! - MSETEX counts every second argument as a key: some of them are options, none is missed.
+//!
+//! Absent on purpose: commands of modules. What is not here is unknown.
+
+use super::Keys::{self, *};
+use super::Mapped::{self, NotApplicable, Read, Refused, Write};
+use super::Path::{self, Blocking, Flush, Forward, Info, Local, Stream, Subscription, Transaction};
+use super::{Command, Flags, hash, key};
+
 /// All commands.
-pub static COMMANDS: &[Command] = &[];
-/// Finds a command by its name, in any case.
-pub fn lookup(name: &[u8]) -> Option<&'static Command> {
-    COMMANDS.iter().find(|command| command.name.as_bytes().eq_ignore_ascii_case(name))
+#[rustfmt::skip]
+pub static COMMANDS: &[Command] = &[
+    //  name                   arity flags                               keys           unmapped      mapped to a hash
+    // Strings
+    row("append",                 3, GROW | FAST,                         First,         Forward,      Refused(STRING)),
+    row("decr",                   2, GROW | FAST,                         First,         Forward,      Refused(STRING)),
+    row("decrby",                 3, GROW | FAST,                         First,         Forward,      Refused(STRING)),
+    row("get",                    2, READ | FAST,                         First,         Forward,      Refused(STRING)),
+    row("getdel",                 2, WRITE | FAST,                        First,         Forward,      Refused(STRING)),
+    row("getex",                 -2, WRITE | FAST,                        First,         Forward,      Refused(STRING)),
+    row("getrange",               4, READ,                                First,         Forward,      Refused(STRING)),
+    row("getset",                 3, GROW | FAST,                         First,         Forward,      Refused(STRING)),
+    row("incr",                   2, GROW | FAST,                         First,         Forward,      Refused(STRING)),
+    row("incrby",                 3, GROW | FAST,                         First,         Forward,      Refused(STRING)),
+    row("incrbyfloat",            3, GROW | FAST,                         First,         Forward,      Refused(STRING)),
+    row("lcs",                   -3, READ,                                TWO,           Forward,      Refused(STRING)),
+    row("mget",                  -2, READ | FAST,                         ALL,           Forward,      Refused(STRING)),
+    row("mset",                  -3, GROW,                                PAIRS,         Forward,      Refused(STRING)),
+    row("msetnx",                -3, GROW,                                PAIRS,         Forward,      Refused(STRING)),
+    row("psetex",                 4, GROW,                                First,         Forward,      Refused(STRING)),
+    row("set",                   -3, GROW,                                First,         Forward,      Refused(STRING)),
+    row("setex",                  4, GROW,                                First,         Forward,      Refused(STRING)),
+    row("setnx",                  3, GROW | FAST,                         First,         Forward,      Refused(STRING)),
+    row("setrange",               4, GROW,                                First,         Forward,      Refused(STRING)),
+    row("strlen",                 2, READ | FAST,                         First,         Forward,      Refused(STRING)),
+    row("substr",                 4, READ,                                First,         Forward,      Refused(STRING)),
+    // Bitmaps
+    row("bitcount",              -2, READ,                                First,         Forward,      Refused(STRING)),
+    row("bitfield",              -2, GROW,                                First,         Forward,      Refused(STRING)),
+    row("bitfield_ro",           -2, READ | FAST,                         First,         Forward,      Refused(STRING)),
+    row("bitop",                 -4, GROW,                                FROM_SECOND,   Forward,      Refused(STRING)),
+    row("bitpos",                -3, READ,                                First,         Forward,      Refused(STRING)),
+    row("getbit",                 3, READ | FAST,                         First,         Forward,      Refused(STRING)),
+    row("setbit",                 4, GROW,                                First,         Forward,      Refused(STRING)),
+    // Keys of any type
+    row("copy",                  -3, GROW,                                TWO,           Forward,      Refused(LATER)),
+    row("del",                   -2, WRITE,                               ALL,           Forward,      Write(key::DELETE)),
+    row("dump",                   2, READ,                                First,         Forward,      Refused(LATER)),
+    row("exists",                -2, READ | FAST,                         ALL,           Forward,      Read(key::EXISTS)),
+    row("expire",                -3, WRITE | FAST,                        First,         Forward,      Write(key::EXPIRE)),
+    row("expireat",              -3, WRITE | FAST,                        First,         Forward,      Write(key::EXPIREAT)),
+    row("expiretime",             2, READ | FAST,                         First,         Forward,      Read(key::EXPIRETIME)),
+    row("migrate",               -6, WRITE,                               Migrate,       Forward,      Refused(LATER)),
+    row("move",                   3, WRITE | FAST,                        First,         Forward,      Refused(LATER)),
+    row("object",                -2, NONE,                                SECOND,        Forward,      Refused(LATER)),
+    row("persist",                2, WRITE | FAST,                        First,         Forward,      Write(key::PERSIST)),
+    row("pexpire",               -3, WRITE | FAST,                        First,         Forward,      Write(key::PEXPIRE)),
+    row("pexpireat",             -3, WRITE | FAST,                        First,         Forward,      Write(key::PEXPIREAT)),
+    row("pexpiretime",            2, READ | FAST,                         First,         Forward,      Read(key::PEXPIRETIME)),
+    row("pttl",                   2, READ | FAST,                         First,         Forward,      Read(key::PTTL)),
+    row("rename",                 3, WRITE,                               TWO,           Forward,      Refused(LATER)),
+    row("renamenx",               3, WRITE | FAST,                        TWO,           Forward,      Refused(LATER)),
+    row("restore",               -4, GROW,                                First,         Forward,      Refused(LATER)),
+    row("restore-asking",        -4, GROW | ASKING,                       First,         Forward,      Refused(LATER)),
+    row("sort",                  -2, GROW,                                Sort,          Forward,      Refused(LATER)),
+    row("sort_ro",               -2, READ,                                Sort,          Forward,      Refused(LATER)),
+    row("touch",                 -2, READ | FAST,                         ALL,           Forward,      Refused(LATER)),
+    row("ttl",                    2, READ | FAST,                         First,         Forward,      Read(key::TTL)),
+    row("type",                   2, READ | FAST,                         First,         Forward,      Read(key::TYPE)),
+    row("unlink",                -2, WRITE | FAST,                        ALL,           Forward,      Write(key::DELETE)),
+    // Hashes
+    row("hdel",                  -3, WRITE | FAST,                        First,         Forward,      Write(hash::DELETE)),
+    row("hexists",                3, READ | FAST,                         First,         Forward,      Read(hash::EXISTS)),
+    row("hget",                   3, READ | FAST,                         First,         Forward,      Read(hash::GET)),
+    row("hgetall",                2, READ,                                First,         Forward,      Read(hash::GET_ALL)),
+    row("hincrby",                4, GROW | FAST,                         First,         Forward,      Write(hash::INCREMENT)),
+    row("hincrbyfloat",           4, GROW | FAST,                         First,         Forward,      Write(hash::INCREMENT_FLOAT)),
+    row("hkeys",                  2, READ,                                First,         Forward,      Read(hash::FIELDS)),
+    row("hlen",                   2, READ | FAST,                         First,         Forward,      Read(hash::LENGTH)),
+    row("hmget",                 -3, READ | FAST,                         First,         Forward,      Read(hash::MULTI_GET)),
+    row("hmset",                 -4, GROW | FAST,                         First,         Forward,      Write(hash::MULTI_SET)),
+    row("hrandfield",            -2, READ,                                First,         Forward,      Refused(LATER)),
+    row("hscan",                 -3, READ,                                First,         Forward,      Refused(LATER)),
+    row("hset",                  -4, GROW | FAST,                         First,         Forward,      Write(hash::SET)),
+    row("hsetnx",                 4, GROW | FAST,                         First,         Forward,      Write(hash::SET_IF_ABSENT)),
+    row("hstrlen",                3, READ | FAST,                         First,         Forward,      Read(hash::VALUE_LENGTH)),
+    row("hvals",                  2, READ,                                First,         Forward,      Read(hash::VALUES)),
+    // Lists
+    row("blmove",                 6, GROW | BLOCKING | NO_SCRIPT,         TWO,           Blocking,     Refused(LIST)),
+    row("blmpop",                -5, WRITE | BLOCKING,                    counted(2),    Blocking,     Refused(LIST)),
+    row("blpop",                 -3, WRITE | BLOCKING | NO_SCRIPT,        ALL_BUT_LAST,  Blocking,     Refused(LIST)),
+    row("brpop",                 -3, WRITE | BLOCKING | NO_SCRIPT,        ALL_BUT_LAST,  Blocking,     Refused(LIST)),
+    row("brpoplpush",             4, GROW | BLOCKING | NO_SCRIPT,         TWO,           Blocking,     Refused(LIST)),
+    row("lindex",                 3, READ,                                First,         Forward,      Refused(LIST)),
+    row("linsert",                5, GROW,                                First,         Forward,      Refused(LIST)),
+    row("llen",                   2, READ | FAST,                         First,         Forward,      Refused(LIST)),
+    row("lmove",                  5, GROW,                                TWO,           Forward,      Refused(LIST)),
+    row("lmpop",                 -4, WRITE,                               counted(1),    Forward,      Refused(LIST)),
+    row("lpop",                  -2, WRITE | FAST,                        First,         Forward,      Refused(LIST)),
+    row("lpos",                  -3, READ,                                First,         Forward,      Refused(LIST)),
+    row("lpush",                 -3, GROW | FAST,                         First,         Forward,      Refused(LIST)),
+    row("lpushx",                -3, GROW | FAST,                         First,         Forward,      Refused(LIST)),
+    row("lrange",                 4, READ,                                First,         Forward,      Refused(LIST)),
+    row("lrem",                   4, WRITE,                               First,         Forward,      Refused(LIST)),
+    row("lset",                   4, GROW,                                First,         Forward,      Refused(LIST)),
+    row("ltrim",                  4, WRITE,                               First,         Forward,      Refused(LIST)),
+    row("rpop",                  -2, WRITE | FAST,                        First,         Forward,      Refused(LIST)),
+    row("rpoplpush",              3, GROW,                                TWO,           Forward,      Refused(LIST)),
+    row("rpush",                 -3, GROW | FAST,                         First,         Forward,      Refused(LIST)),
+    row("rpushx",                -3, GROW | FAST,                         First,         Forward,      Refused(LIST)),
+    // Sets
+    row("sadd",                  -3, GROW | FAST,                         First,         Forward,      Refused(SET)),
+    row("scard",                  2, READ | FAST,                         First,         Forward,      Refused(SET)),
+    row("sdiff",                 -2, READ,                                ALL,           Forward,      Refused(SET)),
+    row("sdiffstore",            -3, GROW,                                ALL,           Forward,      Refused(SET)),
+    row("sinter",                -2, READ,                                ALL,           Forward,      Refused(SET)),
+    row("sintercard",            -3, READ,                                counted(1),    Forward,      Refused(SET)),
+    row("sinterstore",           -3, GROW,                                ALL,           Forward,      Refused(SET)),
+    row("sismember",              3, READ | FAST,                         First,         Forward,      Refused(SET)),
+    row("smembers",               2, READ,                                First,         Forward,      Refused(SET)),
+    row("smismember",            -3, READ | FAST,                         First,         Forward,      Refused(SET)),
+    row("smove",                  4, WRITE | FAST,                        TWO,           Forward,      Refused(SET)),
+    row("spop",                  -2, WRITE | FAST,                        First,         Forward,      Refused(SET)),
+    row("srandmember",           -2, READ,                                First,         Forward,      Refused(SET)),
+    row("srem",                  -3, WRITE | FAST,                        First,         Forward,      Refused(SET)),
+    row("sscan",                 -3, READ,                                First,         Forward,      Refused(SET)),
+    row("sunion",                -2, READ,                                ALL,           Forward,      Refused(SET)),
+    row("sunionstore",           -3, GROW,                                ALL,           Forward,      Refused(SET)),
+    // Sorted sets
+    row("bzmpop",                -5, WRITE | BLOCKING,                    counted(2),    Blocking,     Refused(SORTED_SET)),
+    row("bzpopmax",              -3, WRITE | FAST | BLOCKING | NO_SCRIPT, ALL_BUT_LAST,  Blocking,     Refused(SORTED_SET)),
+    row("bzpopmin",              -3, WRITE | FAST | BLOCKING | NO_SCRIPT, ALL_BUT_LAST,  Blocking,     Refused(SORTED_SET)),
+    row("zadd",                  -4, GROW | FAST,                         First,         Forward,      Refused(SORTED_SET)),
+    row("zcard",                  2, READ | FAST,                         First,         Forward,      Refused(SORTED_SET)),
+    row("zcount",                 4, READ | FAST,                         First,         Forward,      Refused(SORTED_SET)),
+    row("zdiff",                 -3, READ,                                counted(1),    Forward,      Refused(SORTED_SET)),
+    row("zdiffstore",            -4, GROW,                                STORE_COUNTED, Forward,      Refused(SORTED_SET)),
+    row("zincrby",                4, GROW | FAST,                         First,         Forward,      Refused(SORTED_SET)),
+    row("zinter",                -3, READ,                                counted(1),    Forward,      Refused(SORTED_SET)),
+    row("zintercard",            -3, READ,                                counted(1),    Forward,      Refused(SORTED_SET)),
+    row("zinterstore",           -4, GROW,                                STORE_COUNTED, Forward,      Refused(SORTED_SET)),
+    row("zlexcount",              4, READ | FAST,                         First,         Forward,      Refused(SORTED_SET)),
+    row("zmpop",                 -4, WRITE,                               counted(1),    Forward,      Refused(SORTED_SET)),
+    row("zmscore",               -3, READ | FAST,                         First,         Forward,      Refused(SORTED_SET)),
+    row("zpopmax",               -2, WRITE | FAST,                        First,         Forward,      Refused(SORTED_SET)),
+    row("zpopmin",               -2, WRITE | FAST,                        First,         Forward,      Refused(SORTED_SET)),
+    row("zrandmember",           -2, READ,                                First,         Forward,      Refused(SORTED_SET)),
+    row("zrange",                -4, READ,                                First,         Forward,      Refused(SORTED_SET)),
+    row("zrangebylex",           -4, READ,                                First,         Forward,      Refused(SORTED_SET)),
+    row("zrangebyscore",         -4, READ,                                First,         Forward,      Refused(SORTED_SET)),
+    row("zrangestore",           -5, GROW,                                TWO,           Forward,      Refused(SORTED_SET)),
+    row("zrank",                  3, READ | FAST,                         First,         Forward,      Refused(SORTED_SET)),
+    row("zrem",                  -3, WRITE | FAST,                        First,         Forward,      Refused(SORTED_SET)),
+    row("zremrangebylex",         4, WRITE,                               First,         Forward,      Refused(SORTED_SET)),
+    row("zremrangebyrank",        4, WRITE,                               First,         Forward,      Refused(SORTED_SET)),
+    row("zremrangebyscore",       4, WRITE,                               First,         Forward,      Refused(SORTED_SET)),
+    row("zrevrange",             -4, READ,                                First,         Forward,      Refused(SORTED_SET)),
+    row("zrevrangebylex",        -4, READ,                                First,         Forward,      Refused(SORTED_SET)),
+    row("zrevrangebyscore",      -4, READ,                                First,         Forward,      Refused(SORTED_SET)),
+    row("zrevrank",               3, READ | FAST,                         First,         Forward,      Refused(SORTED_SET)),
+    row("zscan",                 -3, READ,                                First,         Forward,      Refused(SORTED_SET)),
+    row("zscore",                 3, READ | FAST,                         First,         Forward,      Refused(SORTED_SET)),
+    row("zunion",                -3, READ,                                counted(1),    Forward,      Refused(SORTED_SET)),
+    row("zunionstore",           -4, GROW,                                STORE_COUNTED, Forward,      Refused(SORTED_SET)),
+    // Places
+    row("geoadd",                -5, GROW,                                First,         Forward,      Refused(SORTED_SET)),
+    row("geodist",               -4, READ,                                First,         Forward,      Refused(SORTED_SET)),
+    row("geohash",               -2, READ,                                First,         Forward,      Refused(SORTED_SET)),
+    row("geopos",                -2, READ,                                First,         Forward,      Refused(SORTED_SET)),
+    row("georadius",             -6, GROW,                                GeoRadius,     Forward,      Refused(SORTED_SET)),
+    row("georadius_ro",          -6, READ,                                First,         Forward,      Refused(SORTED_SET)),
+    row("georadiusbymember",     -5, GROW,                                GeoRadius,     Forward,      Refused(SORTED_SET)),
+    row("georadiusbymember_ro",  -5, READ,                                First,         Forward,      Refused(SORTED_SET)),
+    row("geosearch",             -7, READ,                                First,         Forward,      Refused(SORTED_SET)),
+    row("geosearchstore",        -8, GROW,                                TWO,           Forward,      Refused(SORTED_SET)),
+    // Streams
+    row("xack",                  -4, WRITE | FAST,                        First,         Forward,      Refused(STREAM)),
+    row("xadd",                  -5, GROW | FAST,                         First,         Forward,      Refused(STREAM)),
+    row("xautoclaim",            -6, WRITE | FAST,                        First,         Forward,      Refused(STREAM)),
+    row("xclaim",                -6, WRITE | FAST,                        First,         Forward,      Refused(STREAM)),
+    row("xdel",                  -3, WRITE | FAST,                        First,         Forward,      Refused(STREAM)),
+    row("xgroup",                -2, NONE,                                SECOND,        Forward,      Refused(STREAM)),
+    row("xinfo",                 -2, NONE,                                SECOND,        Forward,      Refused(STREAM)),
+    row("xlen",                   2, READ | FAST,                         First,         Forward,      Refused(STREAM)),
+    row("xpending",              -3, READ,                                First,         Forward,      Refused(STREAM)),
+    row("xrange",                -4, READ,                                First,         Forward,      Refused(STREAM)),
+    row("xread",                 -4, READ | BLOCKING,                     Streams,       Blocking,     Refused(STREAM)),
+    row("xreadgroup",            -7, WRITE | BLOCKING,                    Streams,       Blocking,     Refused(STREAM)),
+    row("xrevrange",             -4, READ,                                First,         Forward,      Refused(STREAM)),
+    row("xsetid",                -3, GROW | FAST,                         First,         Forward,      Refused(STREAM)),
+    row("xtrim",                 -4, WRITE,                               First,         Forward,      Refused(STREAM)),
+    // HyperLogLogs
+    row("pfadd",                 -2, GROW | FAST,                         First,         Forward,      Refused(STRING)),
+    row("pfcount",               -2, READ,                                ALL,           Forward,      Refused(STRING)),
+    row("pfdebug",                3, GROW | ADMIN,                        SECOND,        Forward,      Refused(STRING)),
+    row("pfmerge",               -2, GROW,                                ALL,           Forward,      Refused(STRING)),
+    row("pfselftest",             1, ADMIN,                               None,          Forward,      NotApplicable),
+    // Publish and subscribe
+    row("psubscribe",            -2, PUBSUB | ANY_TIME,                   None,          Subscription, NotApplicable),
+    row("publish",                3, FAST | PUBSUB | LOADING | STALE,     None,          Forward,      NotApplicable),
+    row("pubsub",                -2, NONE,                                None,          Forward,      NotApplicable),
+    row("punsubscribe",          -1, PUBSUB | ANY_TIME,                   None,          Subscription, NotApplicable),
+    row("spublish",               3, FAST | PUBSUB | LOADING | STALE,     None,          Forward,      NotApplicable),
+    row("ssubscribe",            -2, PUBSUB | ANY_TIME,                   None,          Subscription, NotApplicable),
+    row("subscribe",             -2, PUBSUB | ANY_TIME,                   None,          Subscription, NotApplicable),
+    row("sunsubscribe",          -1, PUBSUB | ANY_TIME,                   None,          Subscription, NotApplicable),
+    row("unsubscribe",           -1, PUBSUB | ANY_TIME,                   None,          Subscription, NotApplicable),
+    // Transactions
+    row("discard",                1, FAST | ALLOW_BUSY | ANY_TIME,        None,          Transaction,  NotApplicable),
+    row("exec",                   1, SKIP_SLOWLOG | ANY_TIME,             None,          Transaction,  NotApplicable),
+    row("multi",                  1, FAST | ALLOW_BUSY | ANY_TIME,        None,          Transaction,  NotApplicable),
+    row("unwatch",                1, FAST | ALLOW_BUSY | ANY_TIME,        None,          Transaction,  NotApplicable),
+    row("watch",                 -2, FAST | ALLOW_BUSY | ANY_TIME,        ALL,           Transaction,  Refused(LATER)),
+    // Scripts
+    row("eval",                  -3, RUN_SCRIPT,                          counted(2),    Forward,      Refused(SCRIPT)),
+    row("eval_ro",               -3, READ | RUN_SCRIPT,                   counted(2),    Forward,      Refused(SCRIPT)),
+    row("evalsha",               -3, RUN_SCRIPT,                          counted(2),    Forward,      Refused(SCRIPT)),
+    row("evalsha_ro",            -3, READ | RUN_SCRIPT,                   counted(2),    Forward,      Refused(SCRIPT)),
+    row("fcall",                 -3, RUN_SCRIPT,                          counted(2),    Forward,      Refused(SCRIPT)),
+    row("fcall_ro",              -3, READ | RUN_SCRIPT,                   counted(2),    Forward,      Refused(SCRIPT)),
+    row("function",              -2, NONE,                                None,          Forward,      NotApplicable),
+    row("script",                -2, NONE,                                None,          Forward,      NotApplicable),
+    // Connections
+    row("asking",                 1, FAST,                                None,          Forward,      NotApplicable),
+    row("auth",                  -2, FAST | HANDSHAKE,                    None,          Local,        NotApplicable),
+    row("client",                -2, NONE,                                None,          Local,        NotApplicable),
+    row("echo",                   2, FAST | LOADING | STALE,              None,          Forward,      NotApplicable),
+    row("hello",                 -1, FAST | HANDSHAKE,                    None,          Local,        NotApplicable),
+    row("ping",                  -1, FAST,                                None,          Forward,      NotApplicable),
+    row("quit",                  -1, FAST | HANDSHAKE,                    None,          Local,        NotApplicable),
+    row("readonly",               1, FAST | LOADING | STALE,              None,          Forward,      NotApplicable),
+    row("readwrite",              1, FAST | LOADING | STALE,              None,          Forward,      NotApplicable),
+    row("reset",                  1, FAST | HANDSHAKE,                    None,          Local,        NotApplicable),
+    row("select",                 2, FAST | LOADING | STALE,              None,          Local,        NotApplicable),
+    // Keyspace
+    row("dbsize",                 1, READ | FAST,                         None,          Forward,      NotApplicable),
+    row("flushall",              -1, WRITE,                               None,          Flush,        NotApplicable),
+    row("flushdb",               -1, WRITE,                               None,          Flush,        NotApplicable),
+    row("keys",                   2, READ,                                None,          Forward,      NotApplicable),
+    row("randomkey",              1, READ,                                None,          Forward,      NotApplicable),
+    row("scan",                  -2, READ,                                None,          Forward,      NotApplicable),
+    row("swapdb",                 3, WRITE | FAST,                        None,          Flush,        NotApplicable),
+    // Server
+    row("acl",                   -2, NONE,                                None,          Forward,      NotApplicable),
+    row("bgrewriteaof",           1, ADMIN | WHEN_LOADED,                 None,          Forward,      NotApplicable),
+    row("bgsave",                -1, ADMIN | WHEN_LOADED,                 None,          Forward,      NotApplicable),
+    row("cluster",               -2, NONE,                                None,          Forward,      NotApplicable),
+    row("command",               -1, LOADING | STALE,                     None,          Forward,      NotApplicable),
+    row("config",                -2, NONE,                                None,          Forward,      NotApplicable),
+    row("debug",                 -2, ADMIN | ANY_TIME,                    None,          Forward,      NotApplicable),
+    row("failover",              -1, ADMIN | NO_SCRIPT | STALE,           None,          Forward,      NotApplicable),
+    row("info",                  -1, LOADING | STALE,                     None,          Info,         NotApplicable),
+    row("lastsave",               1, FAST | LOADING | STALE,              None,          Forward,      NotApplicable),
+    row("latency",               -2, NONE,                                None,          Forward,      NotApplicable),
+    row("lolwut",                -1, READ | FAST,                         None,          Forward,      NotApplicable),
+    row("memory",                -2, NONE,                                SECOND,        Forward,      Refused(LATER)),
+    row("module",                -2, NONE,                                None,          Forward,      NotApplicable),
+    row("monitor",                1, ADMIN | ANY_TIME,                    None,          Stream,       NotApplicable),
+    row("psync",                 -3, ADMIN | WHEN_LOADED | NO_MULTI,      None,          NO_REPLICAS,  NotApplicable),
+    row("replconf",              -1, ADMIN | ALLOW_BUSY | ANY_TIME,       None,          NO_REPLICAS,  NotApplicable),
+    row("replicaof",              3, ADMIN | STALE | WHEN_LOADED,         None,          Forward,      NotApplicable),
+    row("role",                   1, FAST | ANY_TIME,                     None,          Forward,      NotApplicable),
+    row("save",                   1, ADMIN | WHEN_LOADED | NO_MULTI,      None,          Forward,      NotApplicable),
+    row("shutdown",              -1, ADMIN | NO_MULTI | ALLOW_BUSY | ANY_TIME, None,          Forward,      NotApplicable),
+    row("slaveof",                3, ADMIN | STALE | WHEN_LOADED,         None,          Forward,      NotApplicable),
+    row("slowlog",               -2, NONE,                                None,          Forward,      NotApplicable),
+    row("sync",                   1, ADMIN | WHEN_LOADED | NO_MULTI,      None,          NO_REPLICAS,  NotApplicable),
+    row("time",                   1, FAST | LOADING | STALE,              None,          Forward,      NotApplicable),
+    row("wait",                   3, NO_SCRIPT,                           None,          Blocking,     NotApplicable),
+    // Newer than Redis 7.0: expiry and options of single fields
+    row("hexpire",               -6, GROW | FAST,                         First,         Forward,      Refused(FIELDS)),
+    row("hexpireat",             -6, GROW | FAST,                         First,         Forward,      Refused(FIELDS)),
+    row("hexpiretime",           -5, READ | FAST,                         First,         Forward,      Refused(FIELDS)),
+    row("hgetdel",               -5, WRITE | FAST,                        First,         Forward,      Refused(FIELDS)),
+    row("hgetex",                -5, WRITE | FAST,                        First,         Forward,      Refused(FIELDS)),
+    row("hpersist",              -5, WRITE | FAST,                        First,         Forward,      Refused(FIELDS)),
+    row("hpexpire",              -6, GROW | FAST,                         First,         Forward,      Refused(FIELDS)),
+    row("hpexpireat",            -6, GROW | FAST,                         First,         Forward,      Refused(FIELDS)),
+    row("hpexpiretime",          -5, READ | FAST,                         First,         Forward,      Refused(FIELDS)),
+    row("hpttl",                 -5, READ | FAST,                         First,         Forward,      Refused(FIELDS)),
+    row("hsetex",                -6, GROW | FAST,                         First,         Forward,      Refused(FIELDS)),
+    row("httl",                  -5, READ | FAST,                         First,         Forward,      Refused(FIELDS)),
+    // Newer than Redis 7.0: strings and streams
+    row("delex",                 -2, WRITE | FAST,                        First,         Forward,      Refused(STRING)),
+    row("delifeq",                3, WRITE | FAST,                        First,         Forward,      Refused(STRING)),
+    row("digest",                 2, READ | FAST,                         First,         Forward,      Refused(STRING)),
+    row("msetex",                -4, GROW,                                MSETEX,        Forward,      Refused(STRING)),
+    row("xackdel",               -6, WRITE | FAST,                        First,         Forward,      Refused(STREAM)),
+    row("xcfgset",               -2, WRITE | FAST,                        First,         Forward,      Refused(STREAM)),
+    row("xdelex",                -5, WRITE | FAST,                        First,         Forward,      Refused(STREAM)),
+    // Newer than Redis 7.0: vector sets
+    row("vadd",                  -5, GROW,                                First,         Forward,      Refused(VECTOR_SET)),
+    row("vcard",                  2, READ | FAST,                         First,         Forward,      Refused(VECTOR_SET)),
+    row("vdim",                   2, READ | FAST,                         First,         Forward,      Refused(VECTOR_SET)),
+    row("vemb",                  -3, READ | FAST,                         First,         Forward,      Refused(VECTOR_SET)),
+    row("vgetattr",               3, READ | FAST,                         First,         Forward,      Refused(VECTOR_SET)),
+    row("vinfo",                  2, READ | FAST,                         First,         Forward,      Refused(VECTOR_SET)),
+    row("vismember",              3, READ,                                First,         Forward,      Refused(VECTOR_SET)),
+    row("vlinks",                -4, READ | FAST,                         First,         Forward,      Refused(VECTOR_SET)),
+    row("vrandmember",           -2, READ,                                First,         Forward,      Refused(VECTOR_SET)),
+    row("vrange",                -4, READ,                                First,         Forward,      Refused(VECTOR_SET)),
+    row("vrem",                   3, WRITE,                               First,         Forward,      Refused(VECTOR_SET)),
+    row("vsetattr",               4, WRITE | FAST,                        First,         Forward,      Refused(VECTOR_SET)),
+    row("vsim",                  -4, READ,                                First,         Forward,      Refused(VECTOR_SET)),
+    // Newer than Redis 7.0: the server
+    row("waitaof",                4, BLOCKING | NO_SCRIPT,                None,          Blocking,     NotApplicable),
+];
+
+const fn row(
+    name: &'static str,
+    arity: i32,
+    flags: u32,
+    keys: Keys,
+    path: Path,
+    mapped: Mapped,
+) -> Command {
+    Command { name, arity, flags: Flags(flags), keys, path, mapped }
 }
+
+// === flags ===
+
+const NONE: u32 = 0;
+const READ: u32 = Flags::READ.0;
+const WRITE: u32 = Flags::WRITE.0;
+const DENY_OOM: u32 = Flags::DENY_OOM.0;
+const FAST: u32 = Flags::FAST.0;
+const ADMIN: u32 = Flags::ADMIN.0;
+const PUBSUB: u32 = Flags::PUBSUB.0;
+const BLOCKING: u32 = Flags::BLOCKING.0;
+const NO_SCRIPT: u32 = Flags::NO_SCRIPT.0;
+const LOADING: u32 = Flags::LOADING.0;
+const STALE: u32 = Flags::STALE.0;
+const SKIP_SLOWLOG: u32 = Flags::SKIP_SLOWLOG.0;
+const ASKING: u32 = Flags::ASKING.0;
+const NO_ASYNC_LOADING: u32 = Flags::NO_ASYNC_LOADING.0;
+const NO_MULTI: u32 = Flags::NO_MULTI.0;
+const ALLOW_BUSY: u32 = Flags::ALLOW_BUSY.0;
+
+/// A write that may need more memory.
+const GROW: u32 = WRITE | DENY_OOM;
+/// Not from a script, and not while Redis replaces its data.
+const WHEN_LOADED: u32 = NO_SCRIPT | NO_ASYNC_LOADING;
+const ANY_TIME: u32 = NO_SCRIPT | LOADING | STALE;
+/// What a client may say before anything else.
+const HANDSHAKE: u32 = Flags::NO_AUTH.0 | ALLOW_BUSY | ANY_TIME;
+const RUN_SCRIPT: u32 = NO_SCRIPT | STALE | Flags::SKIP_MONITOR.0 | Flags::NO_MANDATORY_KEYS.0;
+
+// === keys ===
+
+const ALL: Keys = Range { first: 1, last: -1, step: 1 };
+const ALL_BUT_LAST: Keys = Range { first: 1, last: -2, step: 1 };
+const PAIRS: Keys = Range { first: 1, last: -1, step: 2 };
+const TWO: Keys = Range { first: 1, last: 2, step: 1 };
+const SECOND: Keys = Range { first: 2, last: 2, step: 1 };
+const FROM_SECOND: Keys = Range { first: 2, last: -1, step: 1 };
+const MSETEX: Keys = Range { first: 2, last: -1, step: 2 };
+/// A destination, then a count and that many keys.
+const STORE_COUNTED: Keys = Counted { count: 2, also: 1 };
+
+/// The count at this argument, then that many keys.
+const fn counted(count: u8) -> Keys {
+    Counted { count, also: 0 }
+}
+
+// === why a mapped key is refused ===
+
+const LATER: &str = "not supported on mapped keys yet";
+const FIELDS: &str = "expiry and conditions of single fields are not mapped";
+const STRING: &str = "the key holds a hash, and this command works on strings";
+const LIST: &str = "lists are not mapped";
+const SET: &str = "sets are not mapped yet";
+const SORTED_SET: &str = "sorted sets are not mapped";
+const STREAM: &str = "streams are not mapped";
+const VECTOR_SET: &str = "vector sets are not mapped";
+const SCRIPT: &str = "scripts with mapped keys are not supported yet";
+
+const NO_REPLICAS: Path = Path::Refused("a replica must connect to the Redis server itself");

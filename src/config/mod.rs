@@ -1,12 +1,29 @@
 //! What the configuration file says: plain values with their defaults, every problem at once.
 //!
 //! What respgres runs on (patterns, layouts) is made of it elsewhere: see `mapping`.
+//!
+//! Invariants
+//! - Every setting is one row of the table in `settings`; reader, printed defaults, documentation and
+//!   environment names are made of it.
+//! - No secret appears in a problem or in `Debug`.
 
+mod check;
+mod file;
+mod print;
 pub mod problem;
+mod quantity;
+mod settings;
+mod spelling;
+pub mod url;
+mod words;
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
 
+pub use print::{print_config, print_documentation};
 pub use problem::{Problem, Problems};
+pub use url::RedisUrl;
 
 /// The whole file.
 #[derive(Clone, Debug)]
@@ -33,7 +50,7 @@ pub struct Server {
 }
 
 /// `[auth]`: who may connect. Without a password and without users everybody may.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Auth {
     /// As Redis' `requirepass`: the password of the user `default`.
     pub password: Option<String>,
@@ -41,7 +58,7 @@ pub struct Auth {
 }
 
 /// `[[auth.user]]`
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct User {
     pub name: String,
     pub password: String,
@@ -64,7 +81,7 @@ pub struct Limits {
 }
 
 /// `[upstream]`: the Redis behind us.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Upstream {
     /// `redis://[user[:password]@]host[:port]`, `unix:/path`. Default `redis://127.0.0.1:6379`.
     pub url: String,
@@ -91,10 +108,10 @@ pub enum Flush {
 }
 
 /// `[postgres]`: the store.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Postgres {
     /// `postgres://user:password@host:port/database`, also with `?host=/run/postgresql`. Default
-    /// `postgres://localhost/respgres`. Needed only when there are mappings.
+    /// `postgres://localhost/respgres`. Has to be said when there are mappings.
     pub url: String,
     /// Connections that combine writes. Default 1.
     pub writers: usize,
@@ -187,11 +204,174 @@ pub struct FieldColumn {
     pub column_type: Option<String>,
 }
 
+// === impl Config ===
+
+impl Config {
+    /// Reads a file, and the overrides in the environment of the process.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn load(path: &Path) -> Result<Self, Problems> {
+        Self::load_with(path, |_| Ok(())).map(|(config, ())| config)
+    }
+
+    /// As `load`, and lets `further` make something of it, so that its problems are told together
+    /// with those of the file. `further` may be given a configuration with problems: what could not be
+    /// read has its default, or is empty.
+    ///
+    /// # Errors
+    /// Everything that is wrong.
+    pub fn load_with<T>(
+        path: &Path,
+        further: impl FnOnce(&Config) -> Result<T, Vec<Problem>>,
+    ) -> Result<(Self, T), Problems> {
+        let file = path.display().to_string();
+        let text = std::fs::read_to_string(path).map_err(|error| Problems {
+            file: file.clone(),
+            problems: vec![Problem::new("", format!("the file cannot be read: {error}"))],
+        })?;
+        let environment = std::env::vars_os().filter_map(|(name, value)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        });
+        let (config, mut problems) = Self::read(&text, environment);
+        match further(&config) {
+            Ok(made) if problems.is_empty() => return Ok((config, made)),
+            Ok(_) => {}
+            Err(more) => problems.extend(more),
+        }
+        Err(Problems { file, problems })
+    }
+
+    /// Reads the text of a file with these variables of an environment, those that do not begin with
+    /// `RESPGRES__` being ignored.
+    ///
+    /// # Errors
+    /// Everything that is wrong; the file is called `respgres.toml`.
+    pub fn from_toml(
+        text: &str,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, Problems> {
+        let (config, problems) = Self::read(text, environment);
+        if problems.is_empty() {
+            Ok(config)
+        } else {
+            Err(Problems { file: "respgres.toml".to_owned(), problems })
+        }
+    }
+
+    /// What can be read, and everything that is wrong.
+    fn read(
+        text: &str,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> (Self, Vec<Problem>) {
+        let mut reading = file::Reading::new(text, environment);
+        check::check(&mut reading);
+        (reading.config, reading.problems)
+    }
+
+    /// Nothing said at all; not valid.
+    fn blank() -> Self {
+        Self {
+            server: Server { listen: String::new(), threads: 0, max_clients: 0 },
+            auth: Auth::default(),
+            limits: Limits {
+                max_argument_bytes: 0,
+                max_request_bytes: 0,
+                client_backlog_bytes: 0,
+                client_backlog_max_bytes: 0,
+                client_requests: 0,
+            },
+            upstream: Upstream {
+                url: String::new(),
+                database: 0,
+                connect_timeout_ms: 0,
+                request_timeout_ms: 0,
+                reconnect_min_ms: 0,
+                reconnect_max_ms: 0,
+                flush: Flush::Refuse,
+            },
+            postgres: Postgres {
+                url: String::new(),
+                writers: 0,
+                readers: 0,
+                batch_operations: 0,
+                connect_timeout_ms: 0,
+                statement_timeout_ms: 0,
+            },
+            log: Log { format: LogFormat::Text, level: String::new() },
+            defaults: Defaults {
+                strategy: Strategy::DualWrite,
+                cache_ttl_ms: 0,
+                negative_ttl_ms: 0,
+                lease_ms: 0,
+            },
+            mappings: Vec::new(),
+        }
+    }
+}
+
+impl Default for Config {
+    /// What an empty file says.
+    fn default() -> Self {
+        let mut config = Self::blank();
+        for setting in settings::SECTIONS.iter().flat_map(|section| section.settings) {
+            file::apply_default(setting, &mut config);
+        }
+        config
+    }
+}
+
+// === impl Debug, without secrets ===
+
+impl fmt::Debug for Auth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let password = self.password.as_ref().map(|_| "…");
+        f.debug_struct("Auth").field("password", &password).field("users", &self.users).finish()
+    }
+}
+
+impl fmt::Debug for User {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("User").field("name", &self.name).field("password", &"…").finish()
+    }
+}
+
+impl fmt::Debug for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Upstream")
+            .field("url", &url::without_secrets(&self.url))
+            .field("database", &self.database)
+            .field("connect_timeout_ms", &self.connect_timeout_ms)
+            .field("request_timeout_ms", &self.request_timeout_ms)
+            .field("reconnect_min_ms", &self.reconnect_min_ms)
+            .field("reconnect_max_ms", &self.reconnect_max_ms)
+            .field("flush", &self.flush)
+            .finish()
+    }
+}
+
+impl fmt::Debug for Postgres {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Postgres")
+            .field("url", &url::without_secrets(&self.url))
+            .field("writers", &self.writers)
+            .field("readers", &self.readers)
+            .field("batch_operations", &self.batch_operations)
+            .field("connect_timeout_ms", &self.connect_timeout_ms)
+            .field("statement_timeout_ms", &self.statement_timeout_ms)
+            .finish()
+    }
+}
+
 // === impl Mapping ===
 
 impl Mapping {
     /// How problems name the mapping: `mapping[3] "usage"`. `index`: its place in the file, from 0.
     pub fn path(&self, index: usize) -> String {
-        format!("mapping[{index}] {:?}", self.name)
+        if self.name.is_empty() {
+            format!("mapping[{index}]")
+        } else {
+            format!("mapping[{index}] {:?}", self.name)
+        }
     }
 }

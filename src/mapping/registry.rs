@@ -62,6 +62,7 @@ pub fn plan(config: &Config) -> Result<Vec<Plan>, Vec<Problem>> {
             };
             problems.push(Problem::new(format!("{path}.key_columns.{name}"), text));
         }
+        problems.extend(shared_columns(mapping, &pattern, &path));
         let globs = mapping.exclude.iter().map(|glob| Glob::new(glob.as_bytes()));
         let pattern = pattern.excluding(globs);
         for other in &plans {
@@ -80,6 +81,39 @@ pub fn plan(config: &Config) -> Result<Vec<Plan>, Vec<Problem>> {
         plans.push(Plan { index, config: mapping.clone(), pattern });
     }
     if problems.is_empty() { Ok(plans) } else { Err(problems) }
+}
+
+/// Columns that a capture shares with a field, with the expiry, with `extra` or with another capture.
+fn shared_columns(mapping: &config::Mapping, pattern: &KeyPattern, path: &str) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    let mut keys: Vec<(&str, &str)> = Vec::new();
+    for name in pattern.capture_names() {
+        let column = mapping.key_columns.get(name).unwrap_or(name).as_str();
+        let own = |setting: &Option<String>| setting.as_deref() == Some(column);
+        let field = mapping.columns.iter().find(|field| field.column == column);
+        let other = if let Some((other, _)) = keys.iter().find(|(_, used)| *used == column) {
+            Some(format!("the capture {{{other}}}"))
+        } else if own(&mapping.expires_at) {
+            Some("expires_at".to_owned())
+        } else if own(&mapping.extra) {
+            Some("extra".to_owned())
+        } else {
+            field.map(|field| format!("the field {:?}", field.field))
+        };
+        // Key columns that are written down are seen by the reader of the file, but for these.
+        let is_told = mapping.key_columns.contains_key(name) && !keys.iter().any(|k| k.1 == column);
+        if let Some(other) = other.filter(|_| !is_told) {
+            problems.push(Problem::new(
+                format!("{path}.key"),
+                format!(
+                    "the column {column:?} of the capture {{{name}}} is that of {other} too; give one of \
+                     them another column (captures: key_columns = {{ {name} = \"…\" }})"
+                ),
+            ));
+        }
+        keys.push((name, column));
+    }
+    problems
 }
 
 // === impl Registry ===
@@ -306,6 +340,128 @@ mod tests {
 
     fn tree(patterns: &[KeyPattern]) -> PrefixTree {
         PrefixTree::new(&patterns.iter().collect::<Vec<_>>())
+    }
+
+    /// Asserts all that is wrong with the keys of these mappings.
+    fn check(text: &str, expected: &[&str]) {
+        let text = format!("[postgres]\nurl = \"postgres://h/d\"\n{text}");
+        let config = Config::from_toml(&text, []).unwrap_or_else(|problems| panic!("{problems}"));
+        let problems = plan(&config).err().unwrap_or_default();
+        let problems: Vec<_> = problems.iter().map(Problem::to_string).collect();
+        assert_eq!(problems, expected);
+    }
+
+    #[test]
+    fn everything_that_is_wrong_with_keys_is_told_at_once() {
+        check(
+            r#"
+            [[mapping]]
+            name = "first"
+            key = "usage:{id:uuid"
+            table = "t"
+            extra = "extra"
+            [[mapping]]
+            name = "hash_map"
+            key = "usage:{any:slug}"
+            table = "t"
+            extra = "extra"
+            key_columns = { id = "a", any = "b" }
+            [[mapping]]
+            name = "total"
+            key = "usage:total"
+            table = "t"
+            extra = "extra"
+            key_columns = { id = "a" }
+            [[mapping]]
+            name = "usage"
+            key = "usage:{id:text}"
+            table = "t"
+            extra = "id"
+            [[mapping]]
+            name = "again"
+            key = "other:{id:int}:{n:int}:{name:text}"
+            table = "t"
+            key_columns = { n = "id" }
+            columns = { name = "name" }
+            "#,
+            &[
+                "mapping[0] \"first\".key: '{' at byte 6 is never closed; a literal brace is written '{{'",
+                "mapping[1] \"hash_map\".key_columns.id: the key has no capture \"id\"; it has any",
+                "mapping[2] \"total\".key_columns.id: the key \"usage:total\" has no captures",
+                "mapping[3] \"usage\".key: the column \"id\" of the capture {id} is that of extra too; \
+                 give one of them another column (captures: key_columns = { id = \"…\" })",
+                "mapping[3] \"usage\".key: \"usage:{id:text}\" and mapping[1] \"hash_map\".key can both \
+                 match \"usage:x\"; narrow a capture, or let one of them exclude such keys",
+                "mapping[4] \"again\".key: the column \"id\" of the capture {n} is that of the capture \
+                 {id} too; give one of them another column (captures: key_columns = { n = \"…\" })",
+                "mapping[4] \"again\".key: the column \"name\" of the capture {name} is that of the field \
+                 \"name\" too; give one of them another column (captures: key_columns = { name = \"…\" })",
+            ],
+        );
+    }
+
+    #[test]
+    fn problems_of_the_file_and_of_its_keys_are_told_together() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let text = r#"
+            [postgres]
+            url = "postgres://h/d"
+            writers = 0
+            [[mapping]]
+            name = "keys"
+            key = "apikey:{id}"
+            table = "keys"
+            extra = "extra"
+            [[mapping]]
+            name = "no key"
+            table = "keys"
+            extra = "extra"
+        "#;
+        std::fs::write(file.path(), text).unwrap();
+        let problems = Config::load_with(file.path(), plan).unwrap_err();
+        let paths: Vec<_> = problems.problems.iter().map(|problem| problem.path.as_str()).collect();
+        assert_eq!(
+            paths,
+            [
+                "postgres.writers",
+                "mapping[1] \"no key\".name",
+                "mapping[1] \"no key\".key",
+                "mapping[0] \"keys\".key",
+            ]
+        );
+        let text = text.replace("{id}", "{id:uuid}").replace("writers = 0", "");
+        let text = text.replace("\"no key\"", "\"other\"\nkey = \"other\"");
+        std::fs::write(file.path(), text).unwrap();
+        let (config, plans) = Config::load_with(file.path(), plan).unwrap();
+        assert_eq!(config.mappings.len(), 2);
+        assert_eq!(plans[1].pattern.as_str(), "other");
+        assert_eq!((plans[1].index, plans[1].config.name.as_str()), (1, "other"));
+    }
+
+    #[test]
+    fn excluding_settles_a_conflict() {
+        check(
+            r#"
+            [[mapping]]
+            name = "daily"
+            key = "usage:model:daily:{model:path}:{day:date}"
+            exclude = ["usage:*:index:*"]
+            table = "daily"
+            extra = "extra"
+            [[mapping]]
+            name = "index"
+            key = "usage:model:{period:slug}:index:{day:date}"
+            table = "index"
+            extra = "extra"
+            [[mapping]]
+            name = "anything"
+            key = "{kind:text}:model:{rest:rest}"
+            exclude = ["usage:*"]
+            table = "index"
+            extra = "extra"
+            "#,
+            &[],
+        );
     }
 
     #[test]

@@ -1,0 +1,41 @@
+//! The Redis side: clients' connections, each served by one event loop.
+//!
+//! An event loop is a thread with a single-threaded runtime. It owns its clients, its connections
+//! to the upstream and one read buffer, and shares nothing with the other loops but the engine and
+//! the roster of clients, so that the path of a request takes no lock.
+
+mod client;
+mod client_command;
+mod conversation;
+mod event_loop;
+mod expect;
+mod info;
+mod listener;
+mod local;
+mod pin;
+mod roster;
+mod subscription;
+mod users;
+
+use std::sync::Arc;
+
+use crate::config::{self, RedisUrl};
+use crate::engine::Engine;
+
+pub use listener::{Server, ServerError};
+pub use roster::Roster;
+pub use users::Users;
+
+/// What the event loops share.
+pub struct Shared {
+    pub engine: Arc<Engine>,
+    pub roster: Roster,
+    pub users: Users,
+    pub limits: config::Limits,
+    pub upstream: config::Upstream,
+    pub upstream_address: RedisUrl,
+    pub max_clients: usize,
+    pub started: std::time::Instant,
+    /// The upstream's version, as its INFO told at start; HELLO shows it.
+    pub redis_version: String,
+}

@@ -1,0 +1,11 @@
+//! The Redis behind us: shared and private connections for clients' requests, a control
+//! connection for our own scripts. Knows nothing of Postgres.
+
+pub mod control;
+pub mod lane;
+pub mod link;
+pub mod scripts;
+
+pub use control::Control;
+pub use lane::{Lane, Receiver};
+pub use link::UpstreamError;

@@ -15,6 +15,10 @@ mod traffic;
 
 use std::time::Duration;
 
+use respgres::mapping::KeyPattern;
+use respgres::mapping::glob::Glob;
+use respgres::mapping::overlap::overlap;
+
 use difference::{Difference, SLACK};
 use replay::Replay;
 use stack::{Client, Redis, Server, Stack, Value};
@@ -46,6 +50,48 @@ async fn a_reply_that_differs_is_found() {
     let has = |text: &str| report.faults.iter().any(|fault| fault.contains(text));
     assert!(has("hgetall apikey:hash_map: another reply"), "{:?}", report.faults);
     assert!(has("hincrby usage:global:total"), "{:?}", report.faults);
+}
+
+#[test]
+fn the_example_maps_the_hashes_that_it_says_it_maps() {
+    let config: toml::Table = CONFIG.parse().expect("the example is TOML");
+    let mappings = config["mapping"].as_array().expect("the example has mappings");
+    let patterns: Vec<KeyPattern> = mappings.iter().map(pattern).collect();
+    for (at, one) in patterns.iter().enumerate() {
+        for other in &patterns[..at] {
+            assert_eq!(overlap(other, one), None, "{} and {}", other.as_str(), one.as_str());
+        }
+    }
+    let mut used = vec![false; patterns.len()];
+    let difference = Difference::load();
+    for recorded in recorded() {
+        let key = recorded.argument(1);
+        let matching: Vec<usize> =
+            (0..patterns.len()).filter(|&at| patterns[at].matches(key)).collect();
+        let expected = match recorded.name().as_str() {
+            "hset" | "hmset" | "hincrby" => usize::from(difference.is_mapped(key)),
+            "sadd" | "set" | "setex" | "zadd" | "lpush" | "incrbyfloat" => 0,
+            _ => continue,
+        };
+        assert_eq!(matching.len(), expected, "{}: {matching:?}", show(key));
+        matching.into_iter().for_each(|at| used[at] = true);
+    }
+    for (pattern, used) in patterns.iter().zip(used) {
+        assert!(used, "the record has no key for {}", pattern.as_str());
+    }
+}
+
+fn pattern(mapping: &toml::Value) -> KeyPattern {
+    let text = |value: &toml::Value| value.as_str().expect("text").to_owned();
+    let exclude = mapping.get("exclude").map_or(Vec::new(), |globs| {
+        globs
+            .as_array()
+            .expect("a list")
+            .iter()
+            .map(|glob| Glob::new(text(glob).as_bytes()))
+            .collect()
+    });
+    KeyPattern::parse(&text(&mapping["key"])).expect("a valid pattern").excluding(exclude)
 }
 
 #[tokio::test]

@@ -51,8 +51,9 @@ impl Cluster {
         let mut initdb = Command::new(program("initdb"));
         initdb.args(["--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C.UTF-8"]);
         initdb.args(["--no-sync", "--no-instructions", "-D"]).arg(directory.path().join("data"));
-        let output = account.runs(&mut initdb, directory.path()).output().expect("initdb starts");
-        assert!(output.status.success(), "initdb: {}", String::from_utf8_lossy(&output.stderr));
+        let initdb = account.runs(&mut initdb, directory.path());
+        let (status, log) = Process::start_ending("initdb", initdb, End::Quit).finish().await;
+        assert!(status.success(), "initdb: {}", log.join("\n"));
         let cluster = Self {
             process: std::sync::Mutex::new(None),
             directory,
@@ -87,6 +88,11 @@ impl Cluster {
         if let Some(mut process) = self.process.lock().expect("no panic while held").take() {
             process.kill();
         }
+    }
+
+    /// What psql takes for its host: the directory of the socket.
+    pub fn host(&self) -> String {
+        self.directory.path().display().to_string()
     }
 
     /// For `[postgres] url`.

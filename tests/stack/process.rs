@@ -109,14 +109,18 @@ impl Process {
     /// Asks the process to end with `signal` and waits for it.
     pub async fn stop(&mut self, signal: &str) -> (ExitStatus, Vec<String>) {
         self.signal(signal);
+        self.finish().await
+    }
+
+    /// Waits until the process ends by itself; gives its whole log.
+    pub async fn finish(&mut self) -> (ExitStatus, Vec<String>) {
         let start = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().expect("the child is ours") {
                 return (status, self.end());
             }
             if start.elapsed() > DEADLINE {
-                let log = self.log().join("\n");
-                panic!("{} did not stop on SIG{signal}:\n{log}", self.name);
+                panic!("{} does not end:\n{}", self.name, self.log().join("\n"));
             }
             tokio::time::sleep(Duration::from_millis(2)).await;
         }

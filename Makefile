@@ -1,0 +1,36 @@
+# What there is to do with a checkout. See README.md.
+
+.PHONY: help run test fuzz bench bench-mapped check-coherence
+
+help:
+	@echo 'make run              respgres over a Redis and a Postgres of its own, to try it out'
+	@echo 'make test             format, lints, all tests'
+	@echo 'make fuzz             10 million odd requests for the protocol scanner'
+	@echo 'make bench            pass-through beside direct Redis and twemproxy'
+	@echo 'make bench-mapped     mapped writes beside one SQL statement a write'
+	@echo 'make check-coherence  two proxies, 200 clients, 60 s, twice; looks for stale reads'
+
+run:
+	@exec scripts/run
+
+test:
+	@exec scripts/test
+
+fuzz:
+	RESPGRES_FUZZ_REQUESTS=$${RESPGRES_FUZZ_REQUESTS:-10000000} \
+	    cargo test --release --locked --test fuzz_scanner -- --nocapture
+
+bench:
+	@scripts/tools nutcracker
+	cargo bench --locked --bench load
+
+bench-mapped:
+	@scripts/tools
+	cargo bench --locked --bench mapped
+
+check-coherence:
+	@scripts/tools
+	RESPGRES_COHERENCE_CLIENTS=$${RESPGRES_COHERENCE_CLIENTS:-200} \
+	RESPGRES_COHERENCE_SECONDS=$${RESPGRES_COHERENCE_SECONDS:-60} \
+	RESPGRES_COHERENCE_KEYS=$${RESPGRES_COHERENCE_KEYS:-50} \
+	    cargo test --release --locked --test coherence -- --nocapture --test-threads 1

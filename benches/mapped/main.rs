@@ -1,0 +1,182 @@
+//! Mapped hashes under load: respgres' combined writes beside one sqlx statement a write.
+//!
+//! `cargo bench --bench mapped -- --help`. It has a Redis and a Postgres of its own; Postgres runs
+//! with fsync and synchronous_commit on, as in production. Both sides write the same kinds of
+//! values to tables of the same shape with 100,000 rows, in interleaved rounds. Reads through the
+//! mapping are compared with reads of the same hashes under keys that no mapping matches.
+//!
+//! The goal: with 200 clients, mapped HSET does at least 3 times as many writes as the pool does. At the end
+//! the hot counter in Postgres must hold every acknowledged increment, so that nobody measures a
+//! proxy that wrote nothing. All raw figures go to `target/tmp/mapped.json`.
+
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "it talks to a terminal")]
+
+mod drive;
+mod report;
+#[path = "../rig/mod.rs"]
+mod rig;
+mod table;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use sqlx::postgres::PgPoolOptions;
+use sqlx::{Executor, PgPool};
+
+use drive::{Measurement, Operation, Servers, Side, Workload};
+use rig::cluster::Cluster;
+use rig::process::{self, Process};
+use rig::{Failure, interrupted};
+
+/// Connections of the baseline's pool.
+const POOL: u32 = 16;
+
+/// Measures mapped writes against one statement a write, and mapped reads against pass-through.
+#[derive(Parser)]
+struct Options {
+    /// Rounds; each measures both sides of every workload once.
+    #[arg(long, default_value_t = 5)]
+    rounds: u32,
+    /// Two rounds of half a second a run, to see that everything works.
+    #[arg(long)]
+    quick: bool,
+    /// Only workloads whose name contains this, such as `hset` or `c200`.
+    #[arg(long)]
+    only: Option<String>,
+    /// Seconds of one run, after half a second that does not count.
+    #[arg(long, default_value_t = 2.0)]
+    seconds: f64,
+    /// The respgres to measure.
+    #[arg(long, default_value = env!("CARGO_BIN_EXE_respgres"))]
+    binary: PathBuf,
+    /// Seconds after which no further run is started; the table then shows what there is.
+    #[arg(long, default_value_t = 900)]
+    limit: u64,
+    /// Given by `cargo bench`.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+fn main() -> Result<(), Failure> {
+    let options = Options::parse();
+    if !options.bench {
+        println!("mapped: run it with `cargo bench --bench mapped`");
+        return Ok(());
+    }
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(async {
+        tokio::select! {
+            result = measure(&options) => result,
+            result = interrupted() => result,
+        }
+    })
+}
+
+async fn measure(options: &Options) -> Result<(), Failure> {
+    let (rounds, seconds) =
+        if options.quick { (2, 0.5) } else { (options.rounds, options.seconds) };
+    let wanted = options.only.as_deref().unwrap_or_default();
+    let workloads: Vec<Workload> =
+        Workload::all().into_iter().filter(|workload| workload.name().contains(wanted)).collect();
+    if workloads.is_empty() {
+        return Err(format!("no workload's name contains {wanted:?}").into());
+    }
+    let directory = tempfile::tempdir()?;
+    let cluster = Cluster::start().await?;
+    let pool = PgPoolOptions::new().max_connections(POOL).connect(cluster.url()).await?;
+    table::create(&pool).await?;
+    let settings = durability(&pool).await?;
+    let (_redis, redis_port) = process::start_redis(directory.path()).await?;
+    let (_respgres, port) = start_respgres(options, &cluster, redis_port, directory.path()).await?;
+    let servers = Servers { port, pool };
+    if workloads.iter().any(|workload| workload.operation.is_read()) {
+        drive::warm(&servers).await?;
+    }
+
+    let start = Instant::now();
+    let length = Duration::from_secs_f64(seconds);
+    let mut measurements: Vec<Measurement> = Vec::new();
+    'rounds: for round in 0..rounds {
+        eprintln!("round {} of {rounds}, {} s so far", round + 1, start.elapsed().as_secs());
+        for workload in &workloads {
+            let mut sides = [Side::Mapped, Side::Baseline];
+            // Neither is always first.
+            sides.rotate_left(round as usize % 2);
+            for side in sides {
+                if start.elapsed() > Duration::from_secs(options.limit) {
+                    eprintln!("stopped after {} s: see --limit", options.limit);
+                    break 'rounds;
+                }
+                let run = workload.measure(round, side, &servers, length);
+                let measurement = run
+                    .await
+                    .map_err(|error| format!("{} ({}): {error}", workload.name(), side.name()))?;
+                measurements.push(measurement);
+            }
+        }
+    }
+    let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("mapped.json");
+    report::save(&measurements, &file)?;
+    println!("{}", report::table(&workloads, &measurements));
+    println!("Postgres: {settings}. Raw figures: {}", file.display());
+    check_counter(&servers.pool, &measurements).await
+}
+
+async fn start_respgres(
+    options: &Options,
+    cluster: &Cluster,
+    redis_port: u16,
+    directory: &Path,
+) -> Result<(Process, u16), Failure> {
+    let port = process::free_port()?;
+    let text = format!(
+        "[server]\nlisten = \"127.0.0.1:{port}\"\n\n\
+         [upstream]\nurl = \"redis://127.0.0.1:{redis_port}\"\n\n\
+         [postgres]\nurl = \"{}\"\n\n{}",
+        cluster.url(),
+        table::mapping()
+    );
+    let file = directory.join("schema.toml");
+    std::fs::write(&file, &text)?;
+    let file = file.display().to_string();
+    process::run(&options.binary, &["schema", "--config", &file, "--apply"], None)?;
+    Ok((process::start_respgres(&options.binary, &text, port, directory).await?, port))
+}
+
+/// # Errors
+/// When Postgres does not run as the comparison demands.
+async fn durability(pool: &PgPool) -> Result<String, Failure> {
+    let mut shown = Vec::new();
+    for setting in ["fsync", "synchronous_commit", "full_page_writes"] {
+        let query = format!("SELECT current_setting('{setting}')");
+        let value: String = sqlx::query_scalar(sqlx::AssertSqlSafe(query)).fetch_one(pool).await?;
+        if value != "on" {
+            return Err(format!("{setting} is {value}; the comparison needs it on").into());
+        }
+        shown.push(format!("{setting} {value}"));
+    }
+    pool.execute("CHECKPOINT").await?;
+    Ok(shown.join(", "))
+}
+
+/// The rows must say what the clients were told.
+async fn check_counter(pool: &PgPool, measurements: &[Measurement]) -> Result<(), Failure> {
+    for side in [Side::Mapped, Side::Baseline] {
+        let acknowledged: u64 = measurements
+            .iter()
+            .filter(|one| one.operation == Operation::HotIncrement && one.side == side)
+            .map(|one| one.acknowledged)
+            .sum();
+        let held = table::hot_counter(pool, side.table()).await?;
+        if i64::try_from(acknowledged)? != held {
+            return Err(format!(
+                "{}: {acknowledged} increments were acknowledged, Postgres holds {held}",
+                side.name()
+            )
+            .into());
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,252 @@
+//! Start and stop: the configuration becomes stores, engine and server, and they end in the
+//! opposite order.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use thiserror::Error;
+use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{self, Config, LogFormat, Problem, Problems, RedisUrl, Strategy};
+use crate::engine::{Engine, EngineSettings};
+use crate::mapping::registry::{Plan, plan};
+use crate::mapping::shape::TableName;
+use crate::mapping::{Layout, Mapping, Registry};
+use crate::server::{Roster, Server, ServerError, Shared, Users};
+use crate::store::{Session, StoreError};
+use crate::tasks::Tasks;
+use crate::upstream::control::{Control, ControlSettings, Frame};
+
+/// What HELLO says of the upstream while nobody has been able to ask it.
+const ASSUMED_REDIS_VERSION: &str = "7.0.0";
+
+/// How long the workers may take at shutdown to bring to Postgres what is under way.
+const FAREWELL: Duration = Duration::from_secs(10);
+
+/// A configuration and what is made of it without asking anybody.
+#[derive(Debug)]
+pub struct Setup {
+    pub config: Config,
+    pub plans: Vec<Plan>,
+}
+
+/// Why respgres does not run. The text is for the operator.
+#[derive(Debug, Error)]
+pub enum AppError {
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+    #[error(transparent)]
+    Server(#[from] ServerError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("the upstream's url: {0}")]
+    Upstream(String),
+    #[error("the log filter: {0}")]
+    Log(String),
+    #[error("the mappings do not fit the database:{}", list(.0))]
+    Mappings(Vec<Problem>),
+}
+
+fn list(problems: &[Problem]) -> String {
+    problems.iter().map(|problem| format!("\n  {problem}")).collect()
+}
+
+// === impl Setup ===
+
+impl Setup {
+    /// Reads a configuration file, and the key patterns in it.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn load(path: &Path) -> Result<Self, Problems> {
+        let (config, plans) = Config::load_with(path, plan)?;
+        Ok(Self { config, plans })
+    }
+
+    /// Whether any mapping has a side in Postgres.
+    pub fn needs_postgres(&self) -> bool {
+        self.plans.iter().any(|plan| plan.config.strategy != Strategy::RedisOnly)
+    }
+
+    fn upstream_url(&self) -> Result<RedisUrl, AppError> {
+        RedisUrl::parse(&self.config.upstream.url).map_err(AppError::Upstream)
+    }
+}
+
+/// Runs the proxy until it is told to stop.
+///
+/// # Errors
+/// When something that it cannot do without is missing.
+pub fn run(setup: Setup) -> Result<(), AppError> {
+    start_log(&setup.config.log)?;
+    raise_file_limit();
+    let runtime = worker_runtime()?;
+    runtime.block_on(async {
+        // Wanted from the first moment, so that none is missed.
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+
+        let settings = engine_settings(&setup)?;
+        let mappings = mappings(&setup).await?;
+        let mapped = mappings.len();
+        let engine = Arc::new(Engine::new(Registry::new(mappings), &settings));
+        let redis_version = ask_redis_version(&settings.control).await;
+        let config = setup.config;
+        let shared = Arc::new(Shared {
+            engine: Arc::clone(&engine),
+            roster: Roster::default(),
+            users: Users::new(&config.auth),
+            limits: config.limits,
+            upstream_address: settings.control.address.clone(),
+            upstream: config.upstream,
+            max_clients: config.server.max_clients,
+            started: Instant::now(),
+            redis_version,
+        });
+        let (workers, loops) = (Tasks::new(), Tasks::new());
+        engine.start(&settings, &workers);
+        let threads = event_loops(config.server.threads);
+        let server = Server::start(&shared, &config.server.listen, threads, &loops)?;
+        tracing::info!(address = %server.address, threads, mapped, "listening");
+
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        tracing::info!("stopping");
+        loops.stop();
+        // The workers go on meanwhile: clients still get their answers.
+        if tokio::task::spawn_blocking(move || server.join()).await.is_err() {
+            tracing::error!("the event loops could not be waited for");
+        }
+        workers.stop();
+        if tokio::time::timeout(FAREWELL, workers.ended()).await.is_err() {
+            tracing::warn!("writes that were under way may or may not have happened");
+        }
+        Ok(())
+    })
+}
+
+/// Checks that the mappings fit the database.
+///
+/// # Errors
+/// Everything that does not fit, or that the database is out of reach.
+pub fn check(setup: &Setup) -> Result<(), AppError> {
+    worker_runtime()?.block_on(async {
+        let mut session = Session::connect(&setup.config.postgres).await?;
+        bind(&mut session, &setup.plans).await.map(drop)
+    })
+}
+
+/// Makes the tables of the mappings and respgres' own.
+///
+/// # Errors
+/// When the database is out of reach or refuses.
+pub fn apply_schema(setup: &Setup, statements: &str) -> Result<(), AppError> {
+    worker_runtime()?.block_on(async {
+        let mut session = Session::connect(&setup.config.postgres).await?;
+        session.migrate().await?;
+        session.apply(statements).await?;
+        Ok(())
+    })
+}
+
+fn worker_runtime() -> Result<Runtime, AppError> {
+    Ok(Builder::new_current_thread().enable_all().build()?)
+}
+
+fn engine_settings(setup: &Setup) -> Result<EngineSettings, AppError> {
+    let Config { upstream, postgres, defaults, .. } = &setup.config;
+    let control = ControlSettings {
+        address: setup.upstream_url()?,
+        database: upstream.database,
+        connect_timeout_ms: upstream.connect_timeout_ms,
+        request_timeout_ms: upstream.request_timeout_ms,
+    };
+    Ok(EngineSettings { postgres: postgres.clone(), control, lease_ms: defaults.lease_ms })
+}
+
+/// The mappings that have a side in Postgres, bound to their tables.
+async fn mappings(setup: &Setup) -> Result<Vec<Arc<Mapping>>, AppError> {
+    if !setup.needs_postgres() {
+        return Ok(Vec::new());
+    }
+    let mut session = Session::connect(&setup.config.postgres).await?;
+    session.migrate().await?;
+    let mappings = bind(&mut session, &setup.plans).await?;
+    session.close().await;
+    Ok(mappings)
+}
+
+async fn bind(session: &mut Session, plans: &[Plan]) -> Result<Vec<Arc<Mapping>>, AppError> {
+    let (mut mappings, mut problems) = (Vec::new(), Vec::new());
+    for plan in plans.iter().filter(|plan| plan.config.strategy != Strategy::RedisOnly) {
+        let shape = session.table_shape(&TableName::parse(&plan.config.table)).await?;
+        match Layout::bind(plan, shape.as_ref()) {
+            Ok(layout) => mappings.push(Arc::new(Mapping {
+                index: plan.index,
+                name: plan.config.name.clone(),
+                pattern: plan.pattern.clone(),
+                strategy: plan.config.strategy,
+                cache_ttl_ms: milliseconds(plan.config.cache_ttl_ms),
+                negative_ttl_ms: milliseconds(plan.config.negative_ttl_ms),
+                layout,
+            })),
+            Err(mut more) => problems.append(&mut more),
+        }
+    }
+    if problems.is_empty() { Ok(mappings) } else { Err(AppError::Mappings(problems)) }
+}
+
+fn milliseconds(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+/// Event loops: as configured, or all cores but one, which Redis needs.
+fn event_loops(configured: usize) -> usize {
+    if configured > 0 {
+        return configured;
+    }
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    cores.saturating_sub(1).max(1)
+}
+
+async fn ask_redis_version(settings: &ControlSettings) -> String {
+    let mut control = Control::new(settings.clone());
+    let words = [Bytes::from_static(b"INFO"), Bytes::from_static(b"server")];
+    match control.command(&words).await {
+        Ok(Frame::BulkString(text)) => {
+            let text = String::from_utf8_lossy(&text);
+            let version = text.lines().find_map(|line| line.strip_prefix("redis_version:"));
+            return version.unwrap_or(ASSUMED_REDIS_VERSION).to_owned();
+        }
+        Ok(_) => tracing::warn!("the upstream does not tell its version"),
+        Err(error) => tracing::warn!(%error, "the upstream is not there yet"),
+    }
+    ASSUMED_REDIS_VERSION.to_owned()
+}
+
+fn start_log(log: &config::Log) -> Result<(), AppError> {
+    let filter =
+        EnvFilter::try_new(&log.level).map_err(|error| AppError::Log(error.to_string()))?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match log.format {
+        LogFormat::Text => builder.with_ansi(false).init(),
+        LogFormat::Json => builder.json().init(),
+    }
+    Ok(())
+}
+
+/// Each client is an open file: takes as many as the system allows, as Redis does.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, wanted) {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
+}

@@ -1,0 +1,87 @@
+//! docs/commands.md, printed from the command table.
+
+use std::fmt::Write as _;
+
+use super::{COMMANDS, Command, Mapped, Path};
+
+const HEAD: &str = "\
+# Commands
+
+What respgres does with each command. This page is printed from the command table by
+`respgres print-commands > docs/commands.md`; a test compares the two.
+
+Two things decide: whether one of the command's keys matches a mapping of kind `hash`, and if
+none does, which way the request takes to the upstream Redis.
+
+Without a mapped key:
+
+- *forwarded*: as it came, over a connection that many clients share.
+- *forwarded, own connection*: as it came, over a connection that this client alone has while it
+  waits, subscribes, watches or is in a transaction.
+- *answered by respgres*: it concerns the client's connection, which ends at respgres.
+- *refused*: never answered through a proxy.
+
+With a mapped key:
+
+- *served, read* and *served, write*: with the replies and error texts of Redis 7.0; where the value
+  is read from and written to is the mapping's strategy.
+- anything else is an error that names the command, the mapping and the reason. Neither store is
+  touched.
+
+Commands that are not listed are unknown to respgres.
+
+| command | without a mapped key | on a mapped hash |
+| --- | --- | --- |
+";
+
+/// The text of docs/commands.md.
+pub fn document() -> String {
+    let mut commands: Vec<&Command> = COMMANDS.iter().collect();
+    commands.sort_by_key(|command| command.name);
+    let mut text = HEAD.to_owned();
+    for command in commands {
+        let name = command.name.to_uppercase();
+        let (unmapped, mapped) = (unmapped(command.path), mapped(command.mapped));
+        writeln!(text, "| {name} | {unmapped} | {mapped} |").expect("a String takes any text");
+    }
+    text
+}
+
+fn unmapped(path: Path) -> String {
+    let way = match path {
+        Path::Forward => "forwarded",
+        Path::Blocking => "forwarded, own connection while it waits",
+        Path::Transaction => "forwarded, own connection until the transaction ends",
+        Path::Subscription => "forwarded, own connection while subscribed",
+        Path::Stream => "forwarded, own connection until the client leaves",
+        Path::Local => "answered by respgres",
+        Path::Info => "forwarded, a `respgres` section added",
+        Path::Flush => "refused while there are mappings, unless `upstream.flush` allows it",
+        Path::Refused(why) => return format!("refused: {why}"),
+    };
+    way.to_owned()
+}
+
+fn mapped(mapped: Mapped) -> String {
+    match mapped {
+        Mapped::NotApplicable => "no keys".to_owned(),
+        Mapped::Read(_) => "served, read".to_owned(),
+        Mapped::Write(_) => "served, write".to_owned(),
+        Mapped::Refused(why) => format!("refused: {why}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_is_what_the_table_says() {
+        let page = include_str!("../../docs/commands.md");
+        let printed = document();
+        for (written, expected) in page.lines().zip(printed.lines()) {
+            assert_eq!(written, expected, "docs/commands.md is old; see its head");
+        }
+        assert_eq!(page, printed, "docs/commands.md is old; see its head");
+    }
+}

@@ -1,0 +1,238 @@
+//! The table of settings: every setting once, with its default, its bounds and what it is for.
+//!
+//! The reader, the printed default file, the documentation and the environment's names are all made
+//! of these rows, so that they cannot disagree.
+
+use std::ops::RangeInclusive;
+
+use super::url::{RedisUrl, check_listen, check_postgres};
+use super::words;
+use super::{Config, FieldColumn, Mapping, User};
+
+/// One setting of `T`.
+pub(super) struct Setting<T> {
+    pub(super) name: &'static str,
+    pub(super) presence: Presence,
+    pub(super) slot: Slot<T>,
+    /// For people; sentences, Markdown's backquotes.
+    pub(super) about: &'static str,
+}
+
+/// What holds when the file does not say. All texts are TOML values.
+#[derive(Clone, Copy)]
+pub(super) enum Presence {
+    Default(&'static str),
+    /// There need not be one; with an example.
+    Optional(&'static str),
+    /// There has to be one; with an example.
+    Required(&'static str),
+    /// Known, and refused: with why and the way out.
+    NotYet(&'static str),
+}
+
+/// What kind of value a setting has, and how it gets into `T`.
+pub(super) enum Slot<T> {
+    /// A text; `Err` says what is wrong with it and the way out.
+    Text(fn(&mut T, &str) -> Result<(), String>),
+    Number(RangeInclusive<u64>, fn(&mut T, u64)),
+    /// Bytes, at least 1.
+    Size(fn(&mut T, usize)),
+    /// Milliseconds, at least 1.
+    Duration(fn(&mut T, u64)),
+    /// A list of texts; the check is made for each.
+    Texts(fn(&mut T, &str) -> Result<(), String>),
+    /// A table of texts.
+    Names(fn(&mut T, &str, &str) -> Result<(), String>),
+    /// A table whose values are texts (the first setting of a column) or tables.
+    Columns(fn(&mut T, FieldColumn)),
+}
+
+/// A table of the file that stands in it once.
+pub(super) struct Section {
+    pub(super) name: &'static str,
+    pub(super) about: &'static str,
+    pub(super) settings: &'static [Setting<Config>],
+}
+
+use Presence::{Default, NotYet, Optional, Required};
+
+const fn row<T>(
+    name: &'static str,
+    presence: Presence,
+    slot: Slot<T>,
+    about: &'static str,
+) -> Setting<T> {
+    Setting { name, presence, slot, about }
+}
+
+/// A number that its row's bounds keep small.
+fn count(number: u64) -> usize {
+    usize::try_from(number).expect("the bounds of counts are far below 2^32")
+}
+
+/// All sections, in the order in which they are printed.
+#[rustfmt::skip]
+pub(super) static SECTIONS: &[Section] = &[
+    Section { name: "server", about: "Where clients connect.", settings: &[
+        row("listen", Default("\"127.0.0.1:6380\""),
+            Slot::Text(|c, v| { check_listen(v)?; c.server.listen = v.to_owned(); Ok(()) }),
+            "Address and port; port 0 takes a free one, which the log tells."),
+        row("threads", Default("0"), Slot::Number(0..=1024, |c, v| c.server.threads = count(v)),
+            "Event loops, each with its own upstream connections. 0: the machine's cores minus one, \
+             at least 1. One loop batches best as long as one core suffices."),
+        row("max_clients", Default("10000"), Slot::Number(1..=1_000_000, |c, v| c.server.max_clients = count(v)),
+            "Clients at a time; one more is told `-ERR max number of clients reached`."),
+    ]},
+    Section { name: "auth", about: "Who may connect. Without a password and without users everybody may.", settings: &[
+        row("password", Optional("\"…\""),
+            Slot::Text(|c, v| { words::not_empty(v)?; c.auth.password = Some(v.to_owned()); Ok(()) }),
+            "The password of the user `default`, as Redis' `requirepass`."),
+    ]},
+    Section { name: "limits", about: "Bounds on what one client can make respgres hold.", settings: &[
+        row("max_argument_bytes", Default("\"512mb\""), Slot::Size(|c, v| c.limits.max_argument_bytes = v),
+            "Longest argument of a command (Redis: `proto-max-bulk-len`)."),
+        row("max_request_bytes", Default("\"1gb\""), Slot::Size(|c, v| c.limits.max_request_bytes = v),
+            "Longest request that is still incomplete (Redis: `client-query-buffer-limit`)."),
+        row("client_backlog_bytes", Default("\"1mb\""), Slot::Size(|c, v| c.limits.client_backlog_bytes = v),
+            "Replies that wait for a client before respgres stops reading from it."),
+        row("client_backlog_max_bytes", Default("\"256mb\""), Slot::Size(|c, v| c.limits.client_backlog_max_bytes = v),
+            "Replies that wait for a client before it is closed."),
+        row("client_requests", Default("8192"), Slot::Number(1..=1_000_000, |c, v| c.limits.client_requests = count(v)),
+            "Requests of one client under way before respgres stops reading from it."),
+    ]},
+    Section { name: "upstream", about: "The Redis behind respgres: all unmapped keys, and the cached copies of mapped ones.", settings: &[
+        row("url", Default("\"redis://127.0.0.1:6379\""),
+            Slot::Text(|c, v| { RedisUrl::parse(v)?; c.upstream.url = v.to_owned(); Ok(()) }),
+            "`redis://[user[:password]@]host[:port]` or `unix:/path`; special characters in user and \
+             password are percent-encoded."),
+        row("database", Default("0"), Slot::Number(0..=65_535, |c, v| c.upstream.database = u16::try_from(v).unwrap_or(u16::MAX)),
+            "The database whose keys are mapped; the others pass through."),
+        row("connect_timeout", Default("\"1s\""), Slot::Duration(|c, v| c.upstream.connect_timeout_ms = v),
+            "Longest wait for a connection."),
+        row("request_timeout", Default("\"5s\""), Slot::Duration(|c, v| c.upstream.request_timeout_ms = v),
+            "Longest wait for the reply to a request of respgres' own."),
+        row("reconnect_min", Default("\"50ms\""), Slot::Duration(|c, v| c.upstream.reconnect_min_ms = v),
+            "First pause before connecting again; doubled at each failure."),
+        row("reconnect_max", Default("\"2s\""), Slot::Duration(|c, v| c.upstream.reconnect_max_ms = v),
+            "Longest pause before connecting again."),
+        row("flush", Default("\"refuse\""),
+            Slot::Text(|c, v| { c.upstream.flush = words::flush(v)?; Ok(()) }),
+            "FLUSHALL, FLUSHDB and SWAPDB while there are mappings. `refuse`: an error. `cache`: they \
+             empty the upstream alone, and mapped keys come back from Postgres."),
+    ]},
+    Section { name: "postgres", about: "The store of mapped keys.", settings: &[
+        row("url", Default("\"postgres://localhost/respgres\""),
+            Slot::Text(|c, v| { check_postgres(v)?; c.postgres.url = v.to_owned(); Ok(()) }),
+            "`postgres://user:password@host:port/database`, or `postgres:///database?host=/run/postgresql` \
+             for a Unix socket. Has to be said when there are mappings, and is not used otherwise."),
+        row("writers", Default("1"), Slot::Number(1..=64, |c, v| c.postgres.writers = count(v)),
+            "Connections that write. Each combines what has queued up into one transaction, so few are \
+             faster than many."),
+        row("readers", Default("2"), Slot::Number(1..=64, |c, v| c.postgres.readers = count(v)),
+            "Connections that read what the cache lacks; they combine in the same way."),
+        row("batch_operations", Default("1000"), Slot::Number(1..=100_000, |c, v| c.postgres.batch_operations = count(v)),
+            "Most operations in one transaction."),
+        row("connect_timeout", Default("\"3s\""), Slot::Duration(|c, v| c.postgres.connect_timeout_ms = v),
+            "Longest wait for a connection."),
+        row("statement_timeout", Default("\"5s\""), Slot::Duration(|c, v| c.postgres.statement_timeout_ms = v),
+            "Longest statement, its waits for locks included."),
+    ]},
+    Section { name: "log", about: "The log.", settings: &[
+        row("format", Default("\"text\""),
+            Slot::Text(|c, v| { c.log.format = words::log_format(v)?; Ok(()) }),
+            "`text` for people, `json` for programs."),
+        row("level", Default("\"info\""),
+            Slot::Text(|c, v| { words::log_level(v)?; c.log.level = v.to_owned(); Ok(()) }),
+            "`error`, `warn`, `info`, `debug`, `trace`, or a filter by module such as \
+             `info,respgres::engine=debug`."),
+    ]},
+    Section { name: "defaults", about: "What holds for mappings that do not say otherwise.", settings: &[
+        row("strategy", Default("\"dual_write\""),
+            Slot::Text(|c, v| { c.defaults.strategy = words::strategy(v)?; Ok(()) }),
+            "Who is written first, and who is read first. `dual_write`: Postgres, then Redis; read from \
+             Redis, else Postgres. `database_first`: written likewise, read from Postgres. `redis_only`, \
+             `postgres_only`: that one alone."),
+        row("cache_ttl", Default("\"24h\""), Slot::Duration(|c, v| c.defaults.cache_ttl_ms = v),
+            "Life of a cached copy in Redis; not what TTL shows."),
+        row("negative_ttl", Default("\"5s\""), Slot::Duration(|c, v| c.defaults.negative_ttl_ms = v),
+            "How long it is remembered that a key has no row."),
+        row("lease", Default("\"10s\""), Slot::Duration(|c, v| c.defaults.lease_ms = v),
+            "Life of a reader's or writer's mark in Redis; a matter of speed only."),
+    ]},
+];
+
+/// `[[auth.user]]`
+#[rustfmt::skip]
+pub(super) static USER: &[Setting<User>] = &[
+    row("name", Required("\"app\""),
+        Slot::Text(|u, v| { words::user_name(v)?; u.name = v.to_owned(); Ok(()) }),
+        "What the client gives to `AUTH name password`."),
+    row("password", Required("\"…\""),
+        Slot::Text(|u, v| { words::not_empty(v)?; u.password = v.to_owned(); Ok(()) }),
+        "Its password."),
+];
+
+/// `[[mapping]]`
+#[rustfmt::skip]
+pub(super) static MAPPING: &[Setting<Mapping>] = &[
+    row("name", Required("\"api_keys\""),
+        Slot::Text(|m, v| { m.name = v.to_owned(); words::mapping_name(v) }),
+        "What logs, metrics and errors call the mapping."),
+    row("key", Required("\"apikey:{id:uuid}\""),
+        Slot::Text(|m, v| { words::not_empty(v)?; m.key = v.to_owned(); Ok(()) }),
+        "Which keys: a text with captures `{name:kind}`; the kinds are `text`, `path`, `rest`, `uuid`, `int`, \
+         `date`, `month` and `slug`."),
+    row("exclude", Optional("[\"apikey:test:*\"]"),
+        Slot::Texts(|m, v| { words::not_empty(v)?; m.exclude.push(v.to_owned()); Ok(()) }),
+        "Keys that the pattern shall leave alone: globs as KEYS and SCAN take them."),
+    row("kind", Default("\"hash\""),
+        Slot::Text(|m, v| { m.kind = words::kind(v)?; Ok(()) }),
+        "What the keys hold. `hash`: one row a key, one column a field."),
+    row("table", Required("\"api_keys\""),
+        Slot::Text(|m, v| { words::table(v)?; m.table = v.to_owned(); Ok(()) }),
+        "`table` or `schema.table`, in the spelling of the database's catalog."),
+    row("strategy", Optional("\"database_first\""),
+        Slot::Text(|m, v| { m.strategy = words::strategy(v)?; Ok(()) }),
+        "Where it differs from `[defaults]`."),
+    row("cache_ttl", Optional("\"1h\""), Slot::Duration(|m, v| m.cache_ttl_ms = v),
+        "Where it differs from `[defaults]`."),
+    row("negative_ttl", Optional("\"1s\""), Slot::Duration(|m, v| m.negative_ttl_ms = v),
+        "Where it differs from `[defaults]`."),
+    row("expires_at", Optional("\"key_expires_at\""),
+        Slot::Text(|m, v| { words::column(v)?; m.expires_at = Some(v.to_owned()); Ok(()) }),
+        "Column (`timestamptz`) of the key's own expiry: EXPIRE, TTL. Without one it is kept in the table \
+         `respgres.expiry`."),
+    row("extra", Optional("\"extra\""),
+        Slot::Text(|m, v| { words::column(v)?; m.extra = Some(v.to_owned()); Ok(()) }),
+        "Column (`jsonb`) for fields without a column of their own, and for bytes that a column of its type \
+         could not give back as they were. Without one such a write is refused."),
+    row("key_columns", Optional("{ id = \"key_id\" }"),
+        Slot::Names(|m, k, v| { words::column(v)?; m.key_columns.insert(k.to_owned(), v.to_owned()); Ok(()) }),
+        "Capture to column, for captures whose column is not called as they are."),
+    row("columns", Optional("{ name = \"name\", isActive = { column = \"is_active\", type = \"boolean\" } }"),
+        Slot::Columns(|m, v| m.columns.push(v)),
+        "Field to column; mostly written as a table of its own, `[mapping.columns]`."),
+    row("on_expire", NotYet("not available yet: an expired row is deleted; remove it"),
+        Slot::Text(|_, _| Ok(())), ""),
+    row("on_postgres_down", NotYet("not available yet: without Postgres a mapped key gets an error; remove it"),
+        Slot::Text(|_, _| Ok(())), ""),
+];
+
+/// `field = { column = …, … }` of `[mapping.columns]`
+#[rustfmt::skip]
+pub(super) static COLUMN: &[Setting<FieldColumn>] = &[
+    row("column", Required("\"is_active\""),
+        Slot::Text(|c, v| { words::column(v)?; c.column = v.to_owned(); Ok(()) }),
+        "The column's name; alone it can be written without braces: `field = \"column\"`."),
+    row("format", Optional("\"yes/no\""),
+        Slot::Text(|c, v| { words::format(v)?; c.format = Some(v.to_owned()); Ok(()) }),
+        "How clients spell the value, where that is not the usual way of the column's type. `boolean`: \
+         `true/false` (usual), `1/0`, `yes/no`, any `a/b`. `timestamptz`: `iso8601-ms` (usual, \
+         `2026-11-20T22:20:30.783Z`), `iso8601`, `epoch-s`, `epoch-ms`, `postgres`."),
+    row("type", Optional("\"boolean\""),
+        Slot::Text(|c, v| { words::column_type(v)?; c.column_type = Some(v.to_owned()); Ok(()) }),
+        "The column's type for `respgres schema`, which makes it `text` where nothing is said. The running \
+         proxy takes the types from the database."),
+    row("encrypt", NotYet("not available yet; remove it, and let the application encrypt the value"),
+        Slot::Text(|_, _| Ok(())), ""),
+];

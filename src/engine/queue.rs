@@ -1,0 +1,42 @@
+//! Operations on their way to a worker: any thread adds, one worker takes whatever has come.
+
+use std::sync::{Mutex, PoisonError};
+
+use tokio::sync::Notify;
+
+use super::operation::Operation;
+
+/// A queue without a bound of its own: clients are bounded in what they may have under way.
+#[derive(Debug, Default)]
+pub struct Queue {
+    waiting: Mutex<Vec<Operation>>,
+    arrived: Notify,
+}
+
+impl Queue {
+    pub fn push(&self, operation: Operation) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.push(operation);
+        let first = waiting.len() == 1;
+        drop(waiting);
+        if first {
+            self.arrived.notify_one();
+        }
+    }
+
+    /// Waits for operations and takes all that are there, oldest first.
+    pub async fn take(&self) -> Vec<Operation> {
+        loop {
+            let taken = self.take_now();
+            if !taken.is_empty() {
+                return taken;
+            }
+            self.arrived.notified().await;
+        }
+    }
+
+    /// Takes all that are there now.
+    pub fn take_now(&self) -> Vec<Operation> {
+        std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}

@@ -1,0 +1,70 @@
+//! What a client is told when an operation on a mapped key fails. Never addresses, SQL or causes:
+//! those are in the log.
+
+use crate::protocol::Reply;
+use crate::store::StoreError;
+
+/// How far a failed write got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Happened {
+    No,
+    Maybe,
+}
+
+/// The reply to a write that the store did not take.
+pub fn write_failed(error: &StoreError, mapping: &str) -> Reply {
+    let text = match error {
+        StoreError::Refused { constraint, column, message, .. } => {
+            let place = match (column, constraint) {
+                (Some(column), Some(constraint)) => {
+                    format!(", column \"{column}\", constraint \"{constraint}\"")
+                }
+                (Some(column), None) => format!(", column \"{column}\""),
+                (None, Some(constraint)) => format!(", constraint \"{constraint}\""),
+                (None, None) => String::new(),
+            };
+            format!(
+                "ERR mapping \"{mapping}\"{place}: Postgres refused the write ({message}); nothing was written"
+            )
+        }
+        StoreError::Unencodable(error) => format!("ERR {error}"),
+        StoreError::InDoubt(_) => {
+            "ERR the connection to Postgres was lost during COMMIT; the write may have happened"
+                .to_owned()
+        }
+        StoreError::LayoutChanged { .. } => format!(
+            "ERR mapping \"{mapping}\": its table no longer fits the mapping; nothing was written"
+        ),
+        StoreError::Timeout(_) => {
+            "ERR Postgres did not answer in time; nothing was written".to_owned()
+        }
+        StoreError::Raced | StoreError::Retryable { .. } => {
+            "ERR other writers were faster, several times over; nothing was written".to_owned()
+        }
+        StoreError::Unreachable(_) => {
+            "ERR Postgres is out of reach; nothing was written".to_owned()
+        }
+    };
+    Reply::Error(text)
+}
+
+/// The reply to a write for which the cache could not be made safe.
+pub fn upstream_failed(happened: Happened) -> Reply {
+    Reply::Error(match happened {
+        Happened::No => "ERR the upstream Redis is out of reach; nothing was written".into(),
+        Happened::Maybe => {
+            "ERR the upstream Redis is out of reach; a part of the write may have happened".into()
+        }
+    })
+}
+
+/// The reply to a read that the store did not answer.
+pub fn read_failed(error: &StoreError, mapping: &str) -> Reply {
+    Reply::Error(match error {
+        StoreError::LayoutChanged { .. } | StoreError::Refused { .. } => {
+            format!("ERR mapping \"{mapping}\": its table no longer fits the mapping")
+        }
+        StoreError::Timeout(_) => "ERR Postgres did not answer in time".into(),
+        _ => "ERR Postgres is out of reach".into(),
+    })
+}

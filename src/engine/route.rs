@@ -1,0 +1,178 @@
+//! Which way a request goes: decided from the command table and the mappings alone.
+
+use bytes::Bytes;
+
+use super::Engine;
+use super::mailbox::ReplyTo;
+use super::operation::Operation;
+use crate::command::{Command, Keys, Mapped, Proof};
+use crate::config::Strategy;
+use crate::mapping::MappedKey;
+use crate::upstream::scripts::RESERVED_PREFIX;
+
+/// What a request's keys mean for its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Touch {
+    /// No key is mapped: the upstream answers.
+    Nothing,
+    /// At least one key is mapped.
+    Mapped,
+    /// A key is one of our own.
+    Reserved,
+}
+
+/// The way of a command with mapped keys.
+#[derive(Debug)]
+pub enum MappedRoute {
+    /// Ask Redis with the request as it came; the reply is final when it proves the key was there.
+    AskRedis(Proof, Box<Operation>),
+    /// To a reading worker.
+    Read(Box<Operation>),
+    /// To a writing worker.
+    Write(Box<Operation>),
+    /// Tell the client this.
+    Refuse(String),
+}
+
+impl Engine {
+    /// Whether a request touches a mapped key. `argument` gives the request's arguments (0 is the
+    /// name), of which there are `count`.
+    pub fn touch<'a>(
+        &self,
+        command: &Command,
+        count: usize,
+        argument: impl Fn(usize) -> &'a [u8],
+    ) -> Touch {
+        let mut touch = Touch::Nothing;
+        if command.keys == Keys::First {
+            if count > 1 {
+                self.touch_key(argument(1), &mut touch);
+            }
+            return touch;
+        }
+        command.for_each_key(count, &argument, |at| self.touch_key(argument(at), &mut touch));
+        touch
+    }
+
+    /// The same for a command that is not in the table: any argument may be a key.
+    pub fn touch_of_unknown<'a>(
+        &self,
+        count: usize,
+        argument: impl Fn(usize) -> &'a [u8],
+    ) -> Touch {
+        let mut touch = Touch::Nothing;
+        for at in 1..count {
+            self.touch_key(argument(at), &mut touch);
+        }
+        touch
+    }
+
+    fn touch_key(&self, key: &[u8], touch: &mut Touch) {
+        if key.starts_with(RESERVED_PREFIX) {
+            *touch = Touch::Reserved;
+        } else if *touch == Touch::Nothing && self.registry().find(key).is_some() {
+            *touch = Touch::Mapped;
+        }
+    }
+
+    /// The way of a request that touches a mapped key; its arity has been checked.
+    pub fn route_mapped(
+        &self,
+        command: &'static Command,
+        arguments: Vec<Bytes>,
+        reply_to: ReplyTo,
+    ) -> MappedRoute {
+        let mut keys: Vec<MappedKey> = Vec::new();
+        let mut others = Vec::new();
+        command.for_each_key(
+            arguments.len(),
+            |at| &arguments[at][..],
+            |at| match self.registry().mapped_key(&arguments[at]) {
+                Some(key) => keys.push(key),
+                None => others.push(arguments[at].clone()),
+            },
+        );
+        let refuse = |keys: &[MappedKey]| {
+            let mapping = keys.first().map_or("", |key| key.mapping.name.as_str());
+            MappedRoute::Refuse(command.refusal(mapping))
+        };
+        let strategy = keys.first().map(|key| key.mapping.strategy);
+        let alone = keys.len() == 1 && others.is_empty();
+        let operation = Operation { command, arguments, keys, others, reply_to };
+        match command.mapped {
+            Mapped::Read(read) => {
+                let asks_redis =
+                    alone && read.proof != Proof::Never && strategy == Some(Strategy::DualWrite);
+                if asks_redis {
+                    MappedRoute::AskRedis(read.proof, Box::new(operation))
+                } else {
+                    MappedRoute::Read(Box::new(operation))
+                }
+            }
+            Mapped::Write(_) => MappedRoute::Write(Box::new(operation)),
+            Mapped::Refused(_) | Mapped::NotApplicable => refuse(&operation.keys),
+        }
+    }
+}
+
+/// Whether a reply of Redis, as it came, proves that the key was there. Errors are final too.
+pub fn proves(proof: Proof, reply: &[u8]) -> bool {
+    let Some((&kind, rest)) = reply.split_first() else { return false };
+    if kind == b'-' || kind == b'!' {
+        return true;
+    }
+    let is_nil = kind == b'_' || (matches!(kind, b'$' | b'*') && rest.starts_with(b"-1\r"));
+    match proof {
+        Proof::NonNil => !is_nil,
+        Proof::NonZero => kind == b':' && !rest.starts_with(b"0\r"),
+        Proof::NonEmpty => !is_nil && !rest.starts_with(b"0\r"),
+        Proof::AnyNonNil => any_non_nil(rest),
+        Proof::NotNone => !rest.starts_with(b"none\r"),
+        Proof::Never => false,
+    }
+}
+
+/// Whether an array of bulk strings (what follows its `*`) has an element that is not nil.
+fn any_non_nil(mut rest: &[u8]) -> bool {
+    let mut next_line = || {
+        let end = memchr::memchr(b'\n', rest)?;
+        let (line, after) = rest.split_at(end + 1);
+        rest = after;
+        Some(line)
+    };
+    let _count = next_line();
+    while let Some(line) = next_line() {
+        if line != b"$-1\r\n" && line != b"_\r\n" {
+            return true;
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_reply_that_shows_the_key_is_final() {
+        let check = |proof, reply: &str, expected| {
+            assert_eq!(proves(proof, reply.as_bytes()), expected, "{proof:?} {reply:?}");
+        };
+        check(Proof::NonNil, "$1\r\na\r\n", true);
+        check(Proof::NonNil, "$0\r\n\r\n", true);
+        check(Proof::NonNil, "$-1\r\n", false);
+        check(Proof::NonNil, "_\r\n", false);
+        check(Proof::NonZero, ":1\r\n", true);
+        check(Proof::NonZero, ":0\r\n", false);
+        check(Proof::NonEmpty, "*0\r\n", false);
+        check(Proof::NonEmpty, "%0\r\n", false);
+        check(Proof::NonEmpty, "*2\r\n$1\r\na\r\n$1\r\nb\r\n", true);
+        check(Proof::AnyNonNil, "*2\r\n$-1\r\n$-1\r\n", false);
+        check(Proof::AnyNonNil, "*2\r\n_\r\n_\r\n", false);
+        check(Proof::AnyNonNil, "*2\r\n$-1\r\n$0\r\n\r\n", true);
+        check(Proof::NotNone, "+none\r\n", false);
+        check(Proof::NotNone, "+hash\r\n", true);
+        check(Proof::NonZero, "-WRONGTYPE x\r\n", true);
+        check(Proof::Never, ":5\r\n", false);
+    }
+}

@@ -1,0 +1,295 @@
+//! One event loop: its clients, its connections to the upstream, and the way between them.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use slab::Slab;
+use tokio::net::tcp::OwnedWriteHalf;
+use tokio::sync::Notify;
+
+use super::Shared;
+use super::client::Client;
+use super::expect::{Inspected, Inspection};
+use super::info;
+use super::roster::Entry;
+use crate::config::RedisUrl;
+use crate::engine::route::proves;
+use crate::engine::{Mailbox, Operation};
+use crate::protocol::{Reply, Version};
+use crate::tasks::Tasks;
+use crate::upstream::lane::{LaneSettings, Owner, ReadBuffer, Receiver};
+use crate::upstream::{Lane, UpstreamError};
+
+/// Bytes that all connections of a loop are read through.
+const READ_BUFFER_BYTES: usize = 256 << 10;
+
+/// Private connections kept for the next client that needs one, per database and version.
+const KEPT_PRIVATE_LANES: usize = 16;
+
+pub(super) struct EventLoop {
+    me: Weak<Self>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) mailbox: Arc<Mailbox>,
+    pub(super) tasks: Tasks,
+    pub(super) read_buffer: ReadBuffer,
+    address: Rc<RedisUrl>,
+    clients: RefCell<Slab<Rc<Client>>>,
+    /// A client has left.
+    left: Notify,
+    generation: Cell<u32>,
+    lanes: RefCell<HashMap<LaneKey, Rc<Lane<Self>>>>,
+    kept: RefCell<HashMap<LaneKey, Vec<Rc<Lane<Self>>>>>,
+}
+
+/// Requests of one database and protocol version share a lane.
+type LaneKey = (u16, Version);
+
+// === impl EventLoop ===
+
+impl EventLoop {
+    pub(super) fn new(shared: Arc<Shared>, tasks: Tasks) -> Rc<Self> {
+        let address = Rc::new(shared.upstream_address.clone());
+        let read_buffer = vec![0; READ_BUFFER_BYTES].into_boxed_slice();
+        Rc::new_cyclic(|me| Self {
+            me: me.clone(),
+            shared,
+            mailbox: Arc::default(),
+            tasks,
+            read_buffer: Rc::new(RefCell::new(read_buffer)),
+            address,
+            clients: RefCell::default(),
+            left: Notify::new(),
+            generation: Cell::new(0),
+            lanes: RefCell::default(),
+            kept: RefCell::default(),
+        })
+    }
+
+    fn me(&self) -> Rc<Self> {
+        self.me.upgrade().expect("an event loop lives as long as it is called")
+    }
+
+    /// Hands answers of the workers to their clients, for as long as the loop lives.
+    pub(super) async fn deliver_answers(&self) {
+        let mut told: Vec<Rc<Client>> = Vec::new();
+        loop {
+            for answer in self.mailbox.take().await {
+                let Some(client) = self.client(answer.owner) else { continue };
+                client.fill(answer.slot, answer.reply);
+                if !told.last().is_some_and(|last| Rc::ptr_eq(last, &client)) {
+                    told.push(client);
+                }
+            }
+            for client in told.drain(..) {
+                client.flush();
+            }
+        }
+    }
+
+    // --- clients ---
+
+    pub(super) fn enter(&self, entry: Arc<Entry>, socket: OwnedWriteHalf) -> Rc<Client> {
+        let generation = self.generation.get().wrapping_add(1);
+        self.generation.set(generation);
+        let mut clients = self.clients.borrow_mut();
+        let place = clients.vacant_entry();
+        let owner = Owner(u64::from(generation) << 32 | place.key() as u64);
+        let authenticated = !self.shared.users.must_authenticate();
+        let most = self.shared.limits.client_backlog_max_bytes;
+        Rc::clone(place.insert(Client::new(owner, entry, socket, authenticated, most)))
+    }
+
+    pub(super) fn leave(&self, client: &Client) {
+        self.clients.borrow_mut().try_remove(place_of(client.owner));
+        self.shared.roster.leave(client.entry.id);
+        self.left.notify_one();
+        if let Some(pin) = client.session.borrow_mut().pin.take() {
+            pin.lane.close();
+        }
+    }
+
+    /// Lets every client have the replies that are under way, then closes it.
+    pub(super) async fn say_farewell(&self) {
+        for (_, client) in self.clients.borrow().iter() {
+            client.leave_when_told();
+        }
+        while !self.clients.borrow().is_empty() {
+            self.left.notified().await;
+        }
+    }
+
+    fn client(&self, owner: Owner) -> Option<Rc<Client>> {
+        let clients = self.clients.borrow();
+        clients.get(place_of(owner)).filter(|client| client.owner == owner).cloned()
+    }
+
+    // --- lanes ---
+
+    /// The shared lane of a database and protocol version; opened at the first request for it.
+    pub(super) fn shared_lane(&self, database: u16, version: Version) -> Rc<Lane<Self>> {
+        let mut lanes = self.lanes.borrow_mut();
+        let lane = lanes.entry((database, version)).or_insert_with(|| {
+            let settings = self.lane_settings(database, version);
+            let lane = Lane::shared(settings, self.me(), Rc::clone(&self.read_buffer));
+            self.tasks.spawn_local(Rc::clone(&lane).run());
+            lane
+        });
+        Rc::clone(lane)
+    }
+
+    /// Forgets a lane whose database the upstream does not have.
+    pub(super) fn forget_lane(&self, lane: &Lane<Self>) {
+        if self.lanes.borrow_mut().remove(&(lane.database(), lane.version())).is_some() {
+            lane.close();
+        }
+    }
+
+    /// A connection for this client alone: one that was kept, or a new one.
+    pub(super) fn private_lane(&self, client: &Client) -> Rc<Lane<Self>> {
+        let session = client.session.borrow();
+        let key = (session.database, session.version);
+        while let Some(lane) = self.kept.borrow_mut().get_mut(&key).and_then(Vec::pop) {
+            if lane.is_open() {
+                lane.give_to(Some(client.owner));
+                return lane;
+            }
+        }
+        let settings = self.lane_settings(key.0, key.1);
+        let lane = Lane::private(settings, self.me(), Rc::clone(&self.read_buffer), client.owner);
+        self.tasks.spawn_local(Rc::clone(&lane).run());
+        lane
+    }
+
+    /// Takes back a private connection on which nothing is under way.
+    pub(super) fn keep_lane(&self, lane: Rc<Lane<Self>>) {
+        let mut kept = self.kept.borrow_mut();
+        let lanes = kept.entry((lane.database(), lane.version())).or_default();
+        if lane.is_open() && lanes.len() < KEPT_PRIVATE_LANES {
+            lane.give_to(None);
+            lanes.push(lane);
+        } else {
+            lane.close();
+        }
+    }
+
+    fn lane_settings(&self, database: u16, version: Version) -> LaneSettings {
+        let upstream = &self.shared.upstream;
+        LaneSettings {
+            address: Rc::clone(&self.address),
+            database,
+            version,
+            connect_timeout_ms: upstream.connect_timeout_ms,
+            reconnect_min_ms: upstream.reconnect_min_ms,
+            reconnect_max_ms: upstream.reconnect_max_ms,
+        }
+    }
+
+    // --- replies that are looked at ---
+
+    fn look_at(&self, client: &Client, inspected: Inspected) {
+        let Inspected { slot, inspection, reply } = inspected;
+        match inspection {
+            Inspection::Read(proof, operation) => {
+                if proves(proof, &reply) {
+                    client.fill(slot, Bytes::from(reply));
+                } else {
+                    self.read_slowly(operation, slot);
+                    return;
+                }
+            }
+            Inspection::Info => {
+                let section = info::section(&self.shared);
+                client.fill(slot, Bytes::from(info::with_section(&reply, &section)));
+            }
+        }
+        client.flush();
+    }
+
+    fn read_slowly(&self, mut operation: Box<Operation>, slot: u32) {
+        operation.reply_to.slot = slot;
+        self.shared.engine.read(*operation);
+    }
+}
+
+fn place_of(owner: Owner) -> usize {
+    (owner.0 & u64::from(u32::MAX)) as usize
+}
+
+impl Receiver for EventLoop {
+    fn deliver(&self, owner: Owner, bytes: &[u8], ended: u32) {
+        let Some(client) = self.client(owner) else { return };
+        if let Some(inspected) = client.deliver(bytes, ended) {
+            self.look_at(&client, inspected);
+        }
+    }
+
+    fn unasked(&self, owner: Owner, frame: &[u8]) {
+        let Some(client) = self.client(owner) else { return };
+        let mut over = false;
+        if let Some(pin) = &mut client.session.borrow_mut().pin
+            && let Some(subscriptions) = &mut pin.subscriptions
+        {
+            subscriptions.received(frame);
+            over = subscriptions.is_over();
+        }
+        client.push(frame);
+        if over {
+            client.wake();
+        }
+    }
+
+    fn failed(&self, owner: Owner, requests: u32, error: &UpstreamError) {
+        let Some(client) = self.client(owner) else { return };
+        let text = match error {
+            UpstreamError::Refused(text) => {
+                format!("ERR the upstream Redis refuses connections: {text}")
+            }
+            UpstreamError::Connect { .. } => {
+                "ERR the upstream Redis is out of reach; the command was not run".to_owned()
+            }
+            _ => "ERR the connection to the upstream Redis was lost; the command may have been run"
+                .to_owned(),
+        };
+        let mut reply = BytesMut::new();
+        Reply::Error(text).write(client.version(), &mut reply);
+        for _ in 0..requests {
+            match client.deliver(&reply, 1) {
+                // A mapped key: Postgres knows it too.
+                Some(Inspected { slot, inspection: Inspection::Read(_, operation), .. }) => {
+                    self.read_slowly(operation, slot);
+                }
+                Some(inspected) => {
+                    client.fill(inspected.slot, Bytes::from(inspected.reply));
+                    client.flush();
+                }
+                None => {}
+            }
+        }
+    }
+
+    fn cut_off(&self, owner: Owner) {
+        if let Some(client) = self.client(owner) {
+            client.leave();
+        }
+    }
+
+    fn lane_lost(&self, owner: Owner) {
+        let Some(client) = self.client(owner) else { return };
+        let pin = client.session.borrow_mut().pin.take();
+        if pin.is_some_and(|pin| pin.has_state()) {
+            // As when Redis itself goes away: its transaction or subscriptions are gone.
+            client.leave_when_told();
+        }
+    }
+
+    fn room(&self, owner: Owner) {
+        if let Some(client) = self.client(owner)
+            && client.without_room.replace(false)
+        {
+            client.wake();
+        }
+    }
+}

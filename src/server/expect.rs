@@ -1,0 +1,276 @@
+//! What one client still has to be told, in the order of its requests.
+//!
+//! Most requests are answered by one lane, in order: those are only counted, and their replies go
+//! out as they come. Where another reply has to come first (a slot that a worker fills), the bytes
+//! are held until it is there.
+//!
+//! Invariants
+//! - All elements before `lane_at` need nothing more from the lane.
+//! - The first element is never complete: complete ones leave at once.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+use crate::command::Proof;
+use crate::engine::Operation;
+
+/// One client's requests under way.
+#[derive(Debug, Default)]
+pub(super) struct Expected {
+    elements: VecDeque<Element>,
+    /// The first element that the lane still owes something.
+    lane_at: usize,
+    /// Requests under way, slots included.
+    requests: usize,
+    last_slot: u32,
+}
+
+#[derive(Debug)]
+enum Element {
+    /// Replies of the lane that go out as they come.
+    Replies { count: u32, held: Vec<u8>, muted: bool },
+    /// One reply of the lane that has to be looked at as a whole.
+    Inspect { inspection: Inspection, gathered: Vec<u8>, muted: bool },
+    /// A reply from elsewhere.
+    Slot { number: u32, reply: Option<Bytes>, muted: bool },
+}
+
+/// Why a reply of the lane is looked at.
+#[derive(Debug)]
+pub(super) enum Inspection {
+    /// It is final only if it proves that the key was there.
+    Read(Proof, Box<Operation>),
+    /// INFO: our own section is added.
+    Info,
+}
+
+/// What has to be done about a reply that was looked at; its slot is waiting.
+#[derive(Debug)]
+pub(super) struct Inspected {
+    pub slot: u32,
+    pub inspection: Inspection,
+    pub reply: Vec<u8>,
+}
+
+/// Where delivered bytes belong.
+pub(super) enum Delivery {
+    /// Out to the client, now.
+    Now,
+    /// They are kept, or dropped.
+    Kept,
+    /// A reply is complete that has to be looked at.
+    Inspect(Inspected),
+}
+
+// === impl Expected ===
+
+impl Expected {
+    pub(super) fn is_empty(&self) -> bool {
+        self.elements.is_empty()
+    }
+
+    pub(super) fn requests(&self) -> usize {
+        self.requests
+    }
+
+    /// Whether a reply of the lane is the next thing the client gets: then one more request of the
+    /// same run may join the last element.
+    fn can_join(&self, muted: bool) -> bool {
+        matches!(self.elements.back(), Some(Element::Replies { count, muted: same, .. })
+            if *count > 0 && *same == muted)
+    }
+
+    /// Expects `count` replies of the lane; true when they join the last run (so that the lane may
+    /// merge them too).
+    pub(super) fn replies(&mut self, count: u32, muted: bool) -> bool {
+        self.requests += count as usize;
+        if self.can_join(muted)
+            && let Some(Element::Replies { count: run, .. }) = self.elements.back_mut()
+        {
+            *run += count;
+            return true;
+        }
+        self.elements.push_back(Element::Replies { count, held: Vec::new(), muted });
+        false
+    }
+
+    /// Expects one reply of the lane that is to be looked at.
+    pub(super) fn inspect(&mut self, inspection: Inspection, muted: bool) {
+        self.requests += 1;
+        self.elements.push_back(Element::Inspect { inspection, gathered: Vec::new(), muted });
+    }
+
+    /// Expects a reply from elsewhere; its number.
+    pub(super) fn slot(&mut self, muted: bool) -> u32 {
+        self.requests += 1;
+        self.last_slot = self.last_slot.wrapping_add(1);
+        self.elements.push_back(Element::Slot { number: self.last_slot, reply: None, muted });
+        self.last_slot
+    }
+
+    /// The lane has sent bytes in which `ended` replies end. They all belong to one element.
+    pub(super) fn deliver(&mut self, bytes: &[u8], ended: u32, out: &mut Vec<u8>) -> Delivery {
+        while matches!(self.elements.get(self.lane_at), Some(Element::Slot { .. })) {
+            self.lane_at += 1;
+        }
+        self.requests = self.requests.saturating_sub(ended as usize);
+        let is_first = self.lane_at == 0;
+        match self.elements.get_mut(self.lane_at) {
+            Some(Element::Replies { count, held, muted }) => {
+                debug_assert!(*count >= ended, "the lane and the client count alike");
+                *count = count.saturating_sub(ended);
+                let done = *count == 0;
+                let muted = *muted;
+                if !muted && !is_first {
+                    held.extend_from_slice(bytes);
+                }
+                if done && !is_first {
+                    self.lane_at += 1;
+                } else if done {
+                    self.elements.pop_front();
+                    if !self.elements.is_empty() {
+                        if !muted {
+                            out.extend_from_slice(bytes);
+                        }
+                        self.release(out);
+                        return Delivery::Kept;
+                    }
+                }
+                if is_first && !muted { Delivery::Now } else { Delivery::Kept }
+            }
+            Some(Element::Inspect { gathered, .. }) => {
+                gathered.extend_from_slice(bytes);
+                if ended == 0 {
+                    return Delivery::Kept;
+                }
+                self.requests += 1;
+                self.last_slot = self.last_slot.wrapping_add(1);
+                let slot = self.last_slot;
+                let element = &mut self.elements[self.lane_at];
+                let Element::Inspect { muted, .. } = *element else { return Delivery::Kept };
+                let waiting = Element::Slot { number: slot, reply: None, muted };
+                let Element::Inspect { inspection, gathered, .. } =
+                    std::mem::replace(element, waiting)
+                else {
+                    return Delivery::Kept;
+                };
+                Delivery::Inspect(Inspected { slot, inspection, reply: gathered })
+            }
+            Some(Element::Slot { .. }) | None => Delivery::Kept,
+        }
+    }
+
+    /// A slot's reply is there; whatever can go out now is appended to `out`.
+    pub(super) fn fill(&mut self, slot: u32, bytes: Bytes, out: &mut Vec<u8>) {
+        let found = self.elements.iter_mut().find_map(|element| match element {
+            Element::Slot { number, reply, .. } if *number == slot => Some(reply),
+            _ => None,
+        });
+        if let Some(reply @ None) = found {
+            *reply = Some(bytes);
+            self.requests = self.requests.saturating_sub(1);
+            self.release(out);
+        }
+    }
+
+    /// Moves what is complete at the front to `out`.
+    fn release(&mut self, out: &mut Vec<u8>) {
+        loop {
+            match self.elements.front_mut() {
+                Some(Element::Slot { reply: Some(reply), muted, .. }) => {
+                    if !*muted {
+                        out.extend_from_slice(reply);
+                    }
+                }
+                Some(Element::Replies { count, held, .. }) => {
+                    out.append(held);
+                    if *count > 0 {
+                        break;
+                    }
+                }
+                Some(Element::Slot { reply: None, .. } | Element::Inspect { .. }) | None => break,
+            }
+            self.elements.pop_front();
+            self.lane_at = self.lane_at.saturating_sub(1);
+        }
+    }
+
+    /// Bytes that wait for an earlier reply.
+    pub(super) fn held_bytes(&self) -> usize {
+        let held = |element: &Element| match element {
+            Element::Replies { held, .. } => held.len(),
+            Element::Inspect { gathered, .. } => gathered.len(),
+            Element::Slot { reply, .. } => reply.as_ref().map_or(0, Bytes::len),
+        };
+        if self.elements.len() <= 1 { 0 } else { self.elements.iter().map(held).sum() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn deliver(expected: &mut Expected, bytes: &[u8], ended: u32, out: &mut Vec<u8>) {
+        if let Delivery::Now = expected.deliver(bytes, ended, out) {
+            out.extend_from_slice(bytes);
+        }
+    }
+
+    #[test]
+    fn replies_of_the_lane_wait_for_a_slot_before_them() {
+        let (mut expected, mut out) = (Expected::default(), Vec::new());
+        assert!(!expected.replies(1, false));
+        let slot = expected.slot(false);
+        assert!(!expected.replies(1, false));
+        assert!(expected.replies(1, false));
+        deliver(&mut expected, b"+1\r\n", 1, &mut out);
+        deliver(&mut expected, b"+3\r\n+", 1, &mut out);
+        assert_eq!(out, b"+1\r\n");
+        expected.fill(slot, Bytes::from_static(b"+2\r\n"), &mut out);
+        assert_eq!(out, b"+1\r\n+2\r\n+3\r\n+");
+        deliver(&mut expected, b"4\r\n", 1, &mut out);
+        assert_eq!(out, b"+1\r\n+2\r\n+3\r\n+4\r\n");
+        assert!(expected.is_empty());
+        assert_eq!(expected.requests(), 0);
+    }
+
+    #[test]
+    fn slots_filled_out_of_order_go_out_in_order() {
+        let (mut expected, mut out) = (Expected::default(), Vec::new());
+        let (first, second) = (expected.slot(false), expected.slot(false));
+        expected.fill(second, Bytes::from_static(b"b"), &mut out);
+        assert_eq!(out, b"");
+        expected.fill(first, Bytes::from_static(b"a"), &mut out);
+        assert_eq!(out, b"ab");
+        assert!(expected.is_empty());
+    }
+
+    #[test]
+    fn an_inspected_reply_becomes_a_slot_that_later_replies_wait_for() {
+        let (mut expected, mut out) = (Expected::default(), Vec::new());
+        expected.inspect(Inspection::Info, false);
+        expected.replies(1, false);
+        assert!(matches!(expected.deliver(b"$1\r", 0, &mut out), Delivery::Kept));
+        let Delivery::Inspect(inspected) = expected.deliver(b"\nx\r\n", 1, &mut out) else {
+            panic!("the reply is complete");
+        };
+        assert_eq!(inspected.reply, b"$1\r\nx\r\n");
+        deliver(&mut expected, b":1\r\n", 1, &mut out);
+        assert_eq!(out, b"");
+        expected.fill(inspected.slot, Bytes::from_static(b"!"), &mut out);
+        assert_eq!(out, b"!:1\r\n");
+        assert!(expected.is_empty());
+    }
+
+    #[test]
+    fn muted_requests_are_counted_but_not_told() {
+        let (mut expected, mut out) = (Expected::default(), Vec::new());
+        expected.replies(2, true);
+        assert!(!expected.replies(1, false));
+        deliver(&mut expected, b"+1\r\n+2\r\n", 2, &mut out);
+        deliver(&mut expected, b"+3\r\n", 1, &mut out);
+        assert_eq!(out, b"+3\r\n");
+        assert!(expected.is_empty());
+    }
+}

@@ -1,0 +1,256 @@
+//! Commands about the connection itself: AUTH, HELLO, SELECT, RESET, QUIT. (CLIENT has a file of
+//! its own.)
+
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+
+use super::client::Replies;
+use super::conversation::{Flow, Request, Talk};
+use crate::command::Command;
+use crate::protocol::{Reply, Version};
+use crate::upstream::UpstreamError;
+use crate::value::number::parse_i64;
+
+const WRONG_PASSWORD: &str = "WRONGPASS invalid username-password pair or user is disabled.";
+const NO_PASSWORD_SET: &str = "ERR AUTH <password> called without any password configured for the \
+     default user. Are you sure your configuration is correct?";
+const HELLO_UNAUTHENTICATED: &str = "NOAUTH HELLO must be called with the client already \
+     authenticated, otherwise the HELLO <proto> AUTH <user> <pass> option can be used to \
+     authenticate the client and select the RESP protocol version at the same time";
+
+/// What HELLO asks for, once it is understood.
+struct Hello<'a> {
+    version: Option<Version>,
+    credentials: Option<(&'a [u8], &'a [u8])>,
+    name: Option<&'a [u8]>,
+}
+
+// === impl Talk ===
+
+impl Talk {
+    /// A command that respgres answers itself.
+    pub(super) fn local(&self, command: &'static Command, request: &Request<'_>) -> Flow {
+        if !command.arity_ok(request.count()) {
+            self.refuse(&Reply::Error(command.arity_error()));
+            return Flow::Done;
+        }
+        let in_multi = self.client.session.borrow().pin.as_ref().is_some_and(|pin| pin.multi);
+        if in_multi && !matches!(command.name, "quit" | "reset") {
+            self.refuse(&Reply::Error(format!(
+                "ERR {} is not supported inside MULTI",
+                command.name.to_ascii_uppercase()
+            )));
+            return Flow::Done;
+        }
+        match command.name {
+            "auth" => self.auth(request),
+            "hello" => return self.hello(request),
+            "select" => return self.select(request),
+            "reset" => return self.reset(),
+            "quit" => {
+                self.client.answer(&Reply::OK);
+                self.client.leave_when_told();
+            }
+            _ => return self.client_command(request),
+        }
+        Flow::Done
+    }
+
+    fn auth(&self, request: &Request<'_>) {
+        let users = &self.event_loop.shared.users;
+        let (name, password) = match request.count() {
+            2 if !users.default_has_password() => {
+                return self.client.answer(&Reply::Error(NO_PASSWORD_SET.to_owned()));
+            }
+            2 => (&b"default"[..], request.argument(1)),
+            3 => (request.argument(1), request.argument(2)),
+            _ => return self.client.answer(&Reply::Error("ERR syntax error".to_owned())),
+        };
+        if self.authenticate(name, password) {
+            self.client.answer(&Reply::OK);
+        } else {
+            self.client.answer(&Reply::Error(WRONG_PASSWORD.to_owned()));
+        }
+    }
+
+    fn authenticate(&self, name: &[u8], password: &[u8]) -> bool {
+        let granted = self.event_loop.shared.users.check(name, password);
+        if granted {
+            self.client.session.borrow_mut().authenticated = true;
+            self.client.entry.set_user(&String::from_utf8_lossy(name));
+        }
+        granted
+    }
+
+    fn hello(&self, request: &Request<'_>) -> Flow {
+        let hello = match read_hello(request) {
+            Ok(hello) => hello,
+            Err(text) => {
+                self.client.answer(&Reply::Error(text));
+                return Flow::Done;
+            }
+        };
+        let version = hello.version.unwrap_or(self.client.version());
+        let changes = version != self.client.version();
+        if changes && self.client.session.borrow().pin.is_some() {
+            self.refuse(&Reply::err(
+                "HELLO cannot change the protocol while the connection is subscribed, watching, \
+                 tracking or monitoring",
+            ));
+            return Flow::Done;
+        }
+        // Replies to what is under way are in the old version.
+        if changes && !self.drained() {
+            return Flow::Wait;
+        }
+        if let Some((name, password)) = hello.credentials
+            && !self.authenticate(name, password)
+        {
+            self.client.answer(&Reply::Error(WRONG_PASSWORD.to_owned()));
+            return Flow::Done;
+        }
+        if !self.client.session.borrow().authenticated {
+            self.client.answer(&Reply::Error(HELLO_UNAUTHENTICATED.to_owned()));
+            return Flow::Done;
+        }
+        if let Some(name) = hello.name {
+            self.client.entry.set_name(Bytes::copy_from_slice(name));
+        }
+        self.client.session.borrow_mut().version = version;
+        let number = if version == Version::Resp3 { 3 } else { 2 };
+        self.client.entry.protocol.store(number, Ordering::Relaxed);
+        let text = |text: &'static str| Reply::Bulk(Bytes::from_static(text.as_bytes()));
+        let redis_version = self.event_loop.shared.redis_version.clone();
+        self.client.answer(&Reply::Map(vec![
+            (text("server"), text("redis")),
+            (text("version"), Reply::bulk(redis_version)),
+            (text("proto"), Reply::Integer(i64::from(number))),
+            (text("id"), Reply::Integer(self.client.entry.id.cast_signed())),
+            (text("mode"), text("standalone")),
+            (text("role"), text("master")),
+            (text("modules"), Reply::Array(Vec::new())),
+        ]));
+        Flow::Done
+    }
+
+    fn select(&self, request: &Request<'_>) -> Flow {
+        let out_of_range = || Reply::err("DB index is out of range");
+        let database = match parse_i64(request.argument(1)).map(u16::try_from) {
+            None => {
+                self.refuse(&Reply::err("value is not an integer or out of range"));
+                return Flow::Done;
+            }
+            Some(Err(_)) => {
+                self.refuse(&out_of_range());
+                return Flow::Done;
+            }
+            Some(Ok(database)) => database,
+        };
+        let (current, version, pinned) = {
+            let session = self.client.session.borrow();
+            (session.database, session.version, session.pin.is_some())
+        };
+        if database == current {
+            self.client.answer(&Reply::OK);
+            return Flow::Done;
+        }
+        if pinned {
+            self.refuse(&Reply::err(
+                "SELECT is not supported while the connection is subscribed, watching, tracking \
+                 or monitoring",
+            ));
+            return Flow::Done;
+        }
+        // Two databases are two lanes, and lanes do not wait for each other.
+        if !self.drained() {
+            return Flow::Wait;
+        }
+        let lane = self.event_loop.shared_lane(database, version);
+        let slot = self.client.expected.borrow_mut().slot(self.client.take_muted());
+        self.drained();
+        let (event_loop, client) = (self.event_loop.clone(), self.client.clone());
+        self.event_loop.tasks.spawn_local(async move {
+            let reply = match lane.ready().await {
+                Ok(()) => {
+                    client.session.borrow_mut().database = database;
+                    client.entry.database.store(database, Ordering::Relaxed);
+                    Reply::OK
+                }
+                Err(UpstreamError::Refused(text)) => {
+                    event_loop.forget_lane(&lane);
+                    Reply::Error(text)
+                }
+                Err(_) => Reply::err("the upstream Redis is out of reach; nothing was selected"),
+            };
+            let mut bytes = bytes::BytesMut::new();
+            reply.write(version, &mut bytes);
+            client.fill(slot, bytes.freeze());
+            client.flush();
+        });
+        Flow::Done
+    }
+
+    fn reset(&self) -> Flow {
+        let waits = self.client.session.borrow().pin.as_ref().is_none_or(|pin| pin.is_over());
+        if waits && !self.drained() {
+            return Flow::Wait;
+        }
+        let mut session = self.client.session.borrow_mut();
+        if let Some(pin) = session.pin.take() {
+            pin.lane.close();
+        }
+        session.version = Version::Resp2;
+        session.database = 0;
+        session.replies = Replies::On;
+        session.authenticated = !self.event_loop.shared.users.must_authenticate();
+        drop(session);
+        let entry = &self.client.entry;
+        entry.database.store(0, Ordering::Relaxed);
+        entry.protocol.store(2, Ordering::Relaxed);
+        entry.set_name(Bytes::new());
+        entry.set_user("default");
+        self.client.answer(&Reply::Status("RESET"));
+        Flow::Done
+    }
+}
+
+fn read_hello<'a>(request: &Request<'a>) -> Result<Hello<'a>, String> {
+    let count = request.count();
+    let mut hello = Hello { version: None, credentials: None, name: None };
+    if count == 1 {
+        return Ok(hello);
+    }
+    hello.version = Some(match parse_i64(request.argument(1)) {
+        None => return Err("ERR Protocol version is not an integer or out of range".to_owned()),
+        Some(2) => Version::Resp2,
+        Some(3) => Version::Resp3,
+        Some(_) => return Err("NOPROTO unsupported protocol version".to_owned()),
+    });
+    let mut at = 2;
+    while at < count {
+        let option = request.argument(at);
+        let more = count - at - 1;
+        if option.eq_ignore_ascii_case(b"auth") && more >= 2 {
+            hello.credentials = Some((request.argument(at + 1), request.argument(at + 2)));
+            at += 3;
+        } else if option.eq_ignore_ascii_case(b"setname") && more >= 1 {
+            let name = request.argument(at + 1);
+            check_name(name)?;
+            hello.name = Some(name);
+            at += 2;
+        } else {
+            let option = String::from_utf8_lossy(option);
+            return Err(format!("ERR Syntax error in HELLO option '{option}'"));
+        }
+    }
+    Ok(hello)
+}
+
+/// A connection's name may hold no spaces and no control characters (Redis: `CLIENT SETNAME`).
+pub(super) fn check_name(name: &[u8]) -> Result<(), String> {
+    if name.iter().all(|byte| (b'!'..=b'~').contains(byte)) {
+        return Ok(());
+    }
+    Err("ERR Client names cannot contain spaces, newlines or special characters.".to_owned())
+}

@@ -1,0 +1,274 @@
+//! A client's own connection to the upstream, while it has state there that a shared one cannot
+//! carry: a transaction, watched keys, subscriptions, a blocking command, tracking, MONITOR.
+
+use std::fmt;
+use std::rc::Rc;
+
+use super::conversation::{Flow, Request, Talk};
+use super::event_loop::EventLoop;
+use super::subscription::Subscriptions;
+use crate::command::{Command, Path};
+use crate::protocol::{Reply, Version};
+use crate::upstream::Lane;
+
+pub(super) struct Pin {
+    pub(super) lane: Rc<Lane<EventLoop>>,
+    /// Between MULTI and EXEC or DISCARD.
+    pub(super) multi: bool,
+    /// A command of the transaction was refused: EXEC has to fail.
+    pub(super) aborted: bool,
+    pub(super) watching: bool,
+    /// Until the reply of a blocking command is there.
+    pub(super) blocking: bool,
+    pub(super) subscriptions: Option<Subscriptions>,
+    /// MONITOR, CLIENT TRACKING: until the client leaves or resets.
+    pub(super) sticky: bool,
+    /// The connection carries state that cannot be taken back: it is closed, not kept.
+    pub(super) spoiled: bool,
+}
+
+// === impl Pin ===
+
+impl Pin {
+    pub(super) fn new(lane: Rc<Lane<EventLoop>>) -> Self {
+        Self {
+            lane,
+            multi: false,
+            aborted: false,
+            watching: false,
+            blocking: false,
+            subscriptions: None,
+            sticky: false,
+            spoiled: false,
+        }
+    }
+
+    /// Whether the connection may be given back once nothing is under way on it.
+    pub(super) fn is_over(&self) -> bool {
+        !self.multi && !self.watching && !self.sticky && self.subscriptions.is_none()
+    }
+
+    /// Whether the client loses something with the connection.
+    pub(super) fn has_state(&self) -> bool {
+        !self.is_over()
+    }
+}
+
+impl fmt::Debug for Pin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pin")
+            .field("multi", &self.multi)
+            .field("watching", &self.watching)
+            .field("sticky", &self.sticky)
+            .finish_non_exhaustive()
+    }
+}
+
+// === impl Talk ===
+
+impl Talk {
+    /// A request that needs, or whose client has, a connection of its own.
+    pub(super) fn pinned(&self, command: &'static Command, request: &Request<'_>) -> Flow {
+        let over = self.client.session.borrow().pin.as_ref().is_some_and(Pin::is_over);
+        if over {
+            // The last reply of the state before is still to come.
+            if !self.drained() {
+                return Flow::Wait;
+            }
+            self.give_back_lane();
+            return self.go(self.way(request), request);
+        }
+        if let Some(flow) = self.unaccounted(command, request) {
+            return flow;
+        }
+        match command.path {
+            Path::Transaction => self.transaction(command, request),
+            Path::Subscription => self.subscription(command, request),
+            Path::Stream => self.with_pin(request, |pin| {
+                pin.sticky = true;
+                pin.lane.set_accounted(false);
+            }),
+            Path::Blocking => self.with_pin(request, |pin| pin.blocking = true),
+            _ => self.forward_apart(request),
+        }
+    }
+
+    /// Makes sure of a connection of its own, changes its state and forwards the request there.
+    pub(super) fn with_pin(&self, request: &Request<'_>, change: impl FnOnce(&mut Pin)) -> Flow {
+        if !self.pin() {
+            return Flow::Wait;
+        }
+        let mut session = self.client.session.borrow_mut();
+        let Some(pin) = &mut session.pin else { return Flow::Wait };
+        change(pin);
+        let is_accounted = pin.lane.is_accounted();
+        let lane = Rc::clone(&pin.lane);
+        drop(session);
+        if is_accounted {
+            self.forward_run(request.bytes, 1);
+        } else if !lane.append_unanswered(request.bytes) {
+            self.client.leave_when_told();
+        }
+        Flow::Done
+    }
+
+    /// Forwards one request among those of its lane.
+    fn forward_apart(&self, request: &Request<'_>) -> Flow {
+        if !self.may_forward() {
+            return Flow::Wait;
+        }
+        self.forward_run(request.bytes, 1);
+        Flow::Done
+    }
+
+    /// Gets a connection of its own for the client; false when requests are under way elsewhere.
+    fn pin(&self) -> bool {
+        if self.client.session.borrow().pin.is_some() {
+            return self.may_forward();
+        }
+        if !self.drained() {
+            return false;
+        }
+        let lane = self.event_loop.private_lane(&self.client);
+        self.client.session.borrow_mut().pin = Some(Pin::new(lane));
+        true
+    }
+
+    /// Gives the client's own connection back when it carries no state any more.
+    pub(super) fn give_back_lane(&self) {
+        if !self.client.expected.borrow().is_empty() {
+            return;
+        }
+        let mut session = self.client.session.borrow_mut();
+        let Some(pin) = &mut session.pin else { return };
+        pin.blocking = false;
+        if pin.subscriptions.as_ref().is_some_and(Subscriptions::is_over) {
+            pin.subscriptions = None;
+            pin.lane.set_accounted(true);
+        }
+        if !pin.is_over() {
+            return;
+        }
+        if let Some(pin) = session.pin.take() {
+            drop(session);
+            if pin.spoiled {
+                pin.lane.close();
+            } else {
+                self.event_loop.keep_lane(pin.lane);
+            }
+        }
+    }
+
+    /// A RESP2 client that is subscribed, or that monitors: everything goes to its connection, and
+    /// everything that comes from there goes to it.
+    fn unaccounted(&self, command: &Command, request: &Request<'_>) -> Option<Flow> {
+        let mut session = self.client.session.borrow_mut();
+        let pin = session.pin.as_mut().filter(|pin| !pin.lane.is_accounted())?;
+        if let Some(subscriptions) = &mut pin.subscriptions {
+            subscriptions.sent(command.name, request.count() - 1, true);
+        }
+        if !pin.lane.append_unanswered(request.bytes) {
+            drop(session);
+            self.client.leave_when_told();
+        }
+        Some(Flow::Done)
+    }
+
+    fn subscription(&self, command: &'static Command, request: &Request<'_>) -> Flow {
+        let session = self.client.session.borrow();
+        let version = session.version;
+        if session.pin.as_ref().is_some_and(|pin| pin.multi) {
+            drop(session);
+            self.refuse(&Reply::Error(format!(
+                "ERR {} is not supported inside MULTI",
+                command.name.to_ascii_uppercase()
+            )));
+            return Flow::Done;
+        }
+        drop(session);
+        if !command.arity_ok(request.count()) {
+            self.refuse(&Reply::Error(command.arity_error()));
+            return Flow::Done;
+        }
+        // In RESP2 the confirmations are replies like any other: what is under way comes first.
+        if version == Version::Resp2 && !self.drained() {
+            return Flow::Wait;
+        }
+        if !self.pin() {
+            return Flow::Wait;
+        }
+        let mut session = self.client.session.borrow_mut();
+        let Some(pin) = &mut session.pin else { return Flow::Wait };
+        if version == Version::Resp2 {
+            pin.lane.set_accounted(false);
+        }
+        let subscriptions = pin.subscriptions.get_or_insert_default();
+        subscriptions.sent(command.name, request.count() - 1, version == Version::Resp2);
+        if !pin.lane.append_unanswered(request.bytes) {
+            drop(session);
+            self.client.leave_when_told();
+        }
+        Flow::Done
+    }
+
+    fn transaction(&self, command: &'static Command, request: &Request<'_>) -> Flow {
+        let (in_multi, aborted) = {
+            let session = self.client.session.borrow();
+            session.pin.as_ref().map_or((false, false), |pin| (pin.multi, pin.aborted))
+        };
+        if !command.arity_ok(request.count()) {
+            self.refuse(&Reply::Error(command.arity_error()));
+            return Flow::Done;
+        }
+        match command.name {
+            "multi" => self.with_pin(request, |pin| pin.multi = true),
+            "watch" if !in_multi => self.with_pin(request, |pin| pin.watching = true),
+            "unwatch" if !in_multi => self.ending(request, |pin| pin.watching = false),
+            "exec" if in_multi && aborted => {
+                let flow = self.end_aborted();
+                if flow == Flow::Done {
+                    let text = "EXECABORT Transaction discarded because of previous errors.";
+                    self.client.answer(&Reply::Error(text.to_owned()));
+                }
+                flow
+            }
+            "exec" | "discard" if in_multi => self.ending(request, |pin| {
+                pin.multi = false;
+                pin.aborted = false;
+                pin.watching = false;
+            }),
+            _ => self.forward_apart(request),
+        }
+    }
+
+    /// Forwards a request that ends a state of the client's own connection, if it has one.
+    fn ending(&self, request: &Request<'_>, change: impl FnOnce(&mut Pin)) -> Flow {
+        if !self.may_forward() {
+            return Flow::Wait;
+        }
+        self.forward_run(request.bytes, 1);
+        if let Some(pin) = &mut self.client.session.borrow_mut().pin {
+            change(pin);
+        }
+        // The next request, on a shared lane, may only go when this one is answered.
+        self.drained();
+        Flow::Done
+    }
+
+    /// Ends a transaction of which a command was refused, without a word from Redis.
+    fn end_aborted(&self) -> Flow {
+        if !self.drained() {
+            return Flow::Wait;
+        }
+        let mut session = self.client.session.borrow_mut();
+        let Some(pin) = &mut session.pin else { return Flow::Done };
+        pin.multi = false;
+        pin.aborted = false;
+        pin.watching = false;
+        // Redis forgets the queued commands and the watched keys with the connection.
+        pin.spoiled = true;
+        drop(session);
+        self.give_back_lane();
+        Flow::Done
+    }
+}

@@ -1,0 +1,229 @@
+//! A connection to the upstream for commands of our own, used by one task at a time.
+//!
+//! Calls that nobody waits for (`post`) are written at once; their replies are read, and their
+//! errors logged, before those of the next call. After an error the connection is opened anew by the
+//! next call; scripts are loaded whenever it is opened.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use redis_protocol::resp2::decode::decode_bytes;
+use redis_protocol::resp2::types::BytesFrame;
+use tokio::io::AsyncWriteExt;
+
+use super::link::{Link, UpstreamError, read_frame};
+use super::scripts::{Call, Script};
+use crate::config::RedisUrl;
+use crate::protocol::Version;
+use crate::protocol::inline::encode_request;
+
+pub use redis_protocol::resp2::types::BytesFrame as Frame;
+
+/// How to reach the upstream.
+#[derive(Clone, Debug)]
+pub struct ControlSettings {
+    pub address: RedisUrl,
+    pub database: u16,
+    pub connect_timeout_ms: u64,
+    pub request_timeout_ms: u64,
+}
+
+#[derive(Debug)]
+pub struct Control {
+    settings: ControlSettings,
+    connection: Option<Connection>,
+}
+
+#[derive(Debug)]
+struct Connection {
+    link: Link,
+    buffer: BytesMut,
+    out: BytesMut,
+    /// Replies to posted calls, still to be read.
+    unread: usize,
+    /// SHA-1 of each script, in the order of `Script::ALL`.
+    hashes: Vec<Bytes>,
+}
+
+// === impl Control ===
+
+impl Control {
+    pub fn new(settings: ControlSettings) -> Self {
+        Self { settings, connection: None }
+    }
+
+    /// Runs scripts in order and waits for their replies. A call that Redis answers with an error
+    /// has `Frame::Error` in its place.
+    ///
+    /// Every script may be run twice without harm, so a lost connection is tried once more.
+    ///
+    /// # Errors
+    /// When the upstream is out of reach; the scripts may or may not have run.
+    pub async fn call(&mut self, calls: &[Call]) -> Result<Vec<Frame>, UpstreamError> {
+        let fresh = self.connection.is_none();
+        let mut replies = match self.exchange(calls).await {
+            Err(UpstreamError::Lost(_)) if !fresh => self.exchange(calls).await?,
+            other => other?,
+        };
+        // Somebody has flushed the scripts (SCRIPT FLUSH): those calls have not run.
+        if replies.iter().any(is_script_missing) {
+            self.connection = None;
+            let missing: Vec<usize> =
+                (0..replies.len()).filter(|&at| is_script_missing(&replies[at])).collect();
+            let again: Vec<Call> = missing.iter().map(|&at| calls[at].clone()).collect();
+            for (at, reply) in missing.into_iter().zip(self.exchange(&again).await?) {
+                replies[at] = reply;
+            }
+        }
+        Ok(replies)
+    }
+
+    /// Runs scripts in order, before all later calls, without waiting. An upstream out of reach is
+    /// noticed by the next call.
+    pub async fn post(&mut self, calls: &[Call]) {
+        let timeout = Duration::from_millis(self.settings.request_timeout_ms);
+        let Some(connection) = &mut self.connection else { return };
+        let posted = tokio::time::timeout(timeout, connection.send(calls)).await;
+        if let Ok(Ok(())) = posted {
+            connection.unread += calls.len();
+        } else {
+            self.connection = None;
+        }
+    }
+
+    /// Runs one command, once.
+    ///
+    /// # Errors
+    /// When the upstream is out of reach; the command may or may not have run.
+    pub async fn command(&mut self, words: &[Bytes]) -> Result<Frame, UpstreamError> {
+        let timeout_ms = self.settings.request_timeout_ms;
+        let result = with_timeout(timeout_ms, async {
+            let connection = self.connected().await?;
+            encode_request(words, &mut connection.out);
+            connection.flush().await?;
+            connection.receive(1).await
+        })
+        .await;
+        match result {
+            Ok(mut replies) => Ok(replies.remove(0)),
+            Err(error) => {
+                self.connection = None;
+                Err(error)
+            }
+        }
+    }
+
+    async fn exchange(&mut self, calls: &[Call]) -> Result<Vec<Frame>, UpstreamError> {
+        let timeout_ms = self.settings.request_timeout_ms;
+        let result = with_timeout(timeout_ms, async {
+            let connection = self.connected().await?;
+            connection.send(calls).await?;
+            connection.receive(calls.len()).await
+        })
+        .await;
+        if result.is_err() {
+            self.connection = None;
+        }
+        result
+    }
+
+    async fn connected(&mut self) -> Result<&mut Connection, UpstreamError> {
+        if self.connection.is_none() {
+            self.connection = Some(Connection::open(&self.settings).await?);
+        }
+        Ok(self.connection.as_mut().expect("it was opened just now"))
+    }
+}
+
+async fn with_timeout<T>(
+    timeout_ms: u64,
+    work: impl Future<Output = Result<T, UpstreamError>>,
+) -> Result<T, UpstreamError> {
+    tokio::time::timeout(Duration::from_millis(timeout_ms), work)
+        .await
+        .unwrap_or(Err(UpstreamError::Timeout(timeout_ms)))
+}
+
+fn is_script_missing(frame: &Frame) -> bool {
+    matches!(frame, BytesFrame::Error(text) if text.starts_with("NOSCRIPT"))
+}
+
+// === impl Connection ===
+
+impl Connection {
+    async fn open(settings: &ControlSettings) -> Result<Self, UpstreamError> {
+        let link = Link::open(
+            &settings.address,
+            settings.database,
+            Version::Resp2,
+            settings.connect_timeout_ms,
+        )
+        .await?;
+        let mut connection = Self {
+            link,
+            buffer: BytesMut::new(),
+            out: BytesMut::new(),
+            unread: 0,
+            hashes: Vec::new(),
+        };
+        for script in Script::ALL {
+            let words =
+                ["SCRIPT", "LOAD", script.text()].map(|word| Bytes::from_static(word.as_bytes()));
+            encode_request(&words, &mut connection.out);
+        }
+        connection.flush().await?;
+        for reply in connection.receive(Script::ALL.len()).await? {
+            match reply {
+                BytesFrame::BulkString(hash) => connection.hashes.push(hash),
+                BytesFrame::Error(text) => return Err(UpstreamError::Refused(text.to_string())),
+                _ => return Err(UpstreamError::Protocol("no hash for SCRIPT LOAD".into())),
+            }
+        }
+        Ok(connection)
+    }
+
+    async fn send(&mut self, calls: &[Call]) -> Result<(), UpstreamError> {
+        let mut words = Vec::new();
+        for call in calls {
+            words.clear();
+            words.push(Bytes::from_static(b"EVALSHA"));
+            words.push(self.hashes[call.script as usize].clone());
+            words.push(Bytes::from(call.keys.len().to_string()));
+            words.extend_from_slice(&call.keys);
+            words.extend_from_slice(&call.arguments);
+            encode_request(&words, &mut self.out);
+        }
+        self.flush().await
+    }
+
+    async fn flush(&mut self) -> Result<(), UpstreamError> {
+        let written = self.link.writer.write_all(&self.out).await;
+        self.out.clear();
+        written.map_err(|error| UpstreamError::Lost(error.to_string()))
+    }
+
+    /// Reads the replies to posted calls, then `count` more.
+    async fn receive(&mut self, count: usize) -> Result<Vec<Frame>, UpstreamError> {
+        while self.unread > 0 {
+            let frame = self.frame().await?;
+            self.unread -= 1;
+            if let BytesFrame::Error(text) = frame {
+                tracing::warn!(error = %text, "a step of the cache protocol failed");
+            }
+        }
+        let mut replies = Vec::with_capacity(count);
+        for _ in 0..count {
+            replies.push(self.frame().await?);
+        }
+        Ok(replies)
+    }
+
+    async fn frame(&mut self) -> Result<Frame, UpstreamError> {
+        let bytes = read_frame(&mut self.link.reader, &mut self.buffer).await?;
+        match decode_bytes(&bytes) {
+            Ok(Some((frame, _))) => Ok(frame),
+            Ok(None) => Err(UpstreamError::Protocol("an incomplete reply".into())),
+            Err(error) => Err(UpstreamError::Protocol(error.to_string())),
+        }
+    }
+}

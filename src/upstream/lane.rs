@@ -1,0 +1,510 @@
+//! A connection to the upstream that carries clients' requests: shared by all clients of an event
+//! loop (a multiplexer), or private to one while it has state of its own in Redis.
+//!
+//! Requests are appended as they came and written in one go once every client that was ready has
+//! appended; replies are handed on as they come, in pieces if they come in pieces. One entry of the
+//! queue of owners stands for any number of requests that one client sent in a row.
+//!
+//! Invariants
+//! - Every request appended gets exactly one reply, or one `failed`, in the order of appending.
+//! - A client that went away keeps its entries: their replies are counted and dropped by the
+//!   receiver, which no longer knows the owner.
+//! - A private lane hands on whole frames only, so that pushes can stand between replies.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Notify;
+
+use super::link::{Link, LinkReader, LinkWriter, UpstreamError};
+use crate::config::RedisUrl;
+use crate::protocol::Version;
+use crate::protocol::scan::{ReplyScanner, Step};
+
+/// Whose request it is: the event loop's name for a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Owner(pub u64);
+
+/// Who gets the replies: an event loop.
+pub trait Receiver: 'static {
+    /// Bytes of replies to `owner`; `ended` whole replies end within them.
+    fn deliver(&self, owner: Owner, bytes: &[u8], ended: u32);
+    /// A whole frame that answers no request: a RESP3 push, or anything on an unaccounted lane.
+    fn unasked(&self, owner: Owner, frame: &[u8]);
+    /// This many requests of `owner` will not be answered.
+    fn failed(&self, owner: Owner, requests: u32, error: &UpstreamError);
+    /// The rest of a reply of which `owner` already has a part will not come.
+    fn cut_off(&self, owner: Owner);
+    /// A private lane is gone for good.
+    fn lane_lost(&self, owner: Owner);
+    /// A lane that had no room has room again.
+    fn room(&self, owner: Owner);
+}
+
+/// The read buffer that all connections of an event loop use in turn.
+pub type ReadBuffer = Rc<RefCell<Box<[u8]>>>;
+
+/// Bytes waiting to be written to the upstream before clients stop being read.
+const BACKLOG_BYTES: usize = 4 << 20;
+
+/// Buffers that grew beyond this are given back once they are empty.
+const KEPT_BUFFER_BYTES: usize = 1 << 20;
+
+/// How a lane is to connect.
+#[derive(Clone, Debug)]
+pub struct LaneSettings {
+    pub address: Rc<RedisUrl>,
+    pub database: u16,
+    pub version: Version,
+    pub connect_timeout_ms: u64,
+    pub reconnect_min_ms: u64,
+    pub reconnect_max_ms: u64,
+}
+
+pub struct Lane<R: Receiver> {
+    settings: LaneSettings,
+    receiver: Rc<R>,
+    read_buffer: ReadBuffer,
+    /// The only client of a private lane.
+    private_to: Cell<Option<Owner>>,
+    is_private: bool,
+    accounted: Cell<bool>,
+    out: RefCell<Vec<u8>>,
+    pending: RefCell<VecDeque<Pending>>,
+    without_room: RefCell<Vec<Owner>>,
+    /// Of the reply under way, a part has been handed on.
+    within_reply: Cell<bool>,
+    state: Cell<State>,
+    last_error: RefCell<Option<UpstreamError>>,
+    /// Something to write, or the lane is to close.
+    wake: Notify,
+    /// The state has changed.
+    changed: Notify,
+}
+
+struct Pending {
+    owner: Owner,
+    requests: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Requests are taken and wait for the connection.
+    Connecting,
+    Ready,
+    /// The last attempt failed: requests are refused until the next one succeeds.
+    Down,
+    Closed,
+}
+
+// === impl Lane ===
+
+impl<R: Receiver> Lane<R> {
+    /// A lane for all clients of the loop.
+    pub fn shared(settings: LaneSettings, receiver: Rc<R>, read_buffer: ReadBuffer) -> Rc<Self> {
+        Self::new(settings, receiver, read_buffer, None, false)
+    }
+
+    /// A lane for one client at a time.
+    pub fn private(
+        settings: LaneSettings,
+        receiver: Rc<R>,
+        read_buffer: ReadBuffer,
+        owner: Owner,
+    ) -> Rc<Self> {
+        Self::new(settings, receiver, read_buffer, Some(owner), true)
+    }
+
+    fn new(
+        settings: LaneSettings,
+        receiver: Rc<R>,
+        read_buffer: ReadBuffer,
+        private_to: Option<Owner>,
+        is_private: bool,
+    ) -> Rc<Self> {
+        Rc::new(Self {
+            settings,
+            receiver,
+            read_buffer,
+            private_to: Cell::new(private_to),
+            is_private,
+            accounted: Cell::new(true),
+            out: RefCell::default(),
+            pending: RefCell::default(),
+            without_room: RefCell::default(),
+            within_reply: Cell::new(false),
+            state: Cell::new(State::Connecting),
+            last_error: RefCell::default(),
+            wake: Notify::new(),
+            changed: Notify::new(),
+        })
+    }
+
+    pub fn database(&self) -> u16 {
+        self.settings.database
+    }
+
+    pub fn version(&self) -> Version {
+        self.settings.version
+    }
+
+    /// Hands a private lane that has no state left to another client, or to nobody.
+    pub fn give_to(&self, owner: Option<Owner>) {
+        debug_assert!(self.is_private && self.pending.borrow().is_empty());
+        self.private_to.set(owner);
+    }
+
+    /// Whether replies are matched with requests (the usual), or all frames are `unasked`: a RESP2
+    /// connection that subscribes or monitors.
+    pub fn set_accounted(&self, accounted: bool) {
+        self.accounted.set(accounted);
+    }
+
+    pub fn is_accounted(&self) -> bool {
+        self.accounted.get()
+    }
+
+    pub fn is_open(&self) -> bool {
+        matches!(self.state.get(), State::Connecting | State::Ready)
+    }
+
+    /// Why the lane is down.
+    pub fn last_error(&self) -> UpstreamError {
+        let error = self.last_error.borrow().clone();
+        error.unwrap_or_else(|| UpstreamError::Lost("closed".into()))
+    }
+
+    /// Appends whole requests; false when the lane is down and they were not taken. Replies to
+    /// requests that were appended with `joins` may be delivered together with those of the owner's
+    /// requests before them.
+    #[must_use]
+    pub fn append(&self, owner: Owner, bytes: &[u8], requests: u32, joins: bool) -> bool {
+        if !self.append_bytes(bytes) {
+            return false;
+        }
+        if self.accounted.get() {
+            let mut pending = self.pending.borrow_mut();
+            match pending.back_mut() {
+                Some(last) if joins && last.owner == owner => last.requests += requests,
+                _ => pending.push_back(Pending { owner, requests }),
+            }
+        }
+        true
+    }
+
+    /// Appends a request that is answered by unasked frames only.
+    #[must_use]
+    pub fn append_unanswered(&self, bytes: &[u8]) -> bool {
+        self.append_bytes(bytes)
+    }
+
+    fn append_bytes(&self, bytes: &[u8]) -> bool {
+        if !self.is_open() {
+            return false;
+        }
+        let mut out = self.out.borrow_mut();
+        if out.is_empty() {
+            self.wake.notify_one();
+        }
+        out.extend_from_slice(bytes);
+        true
+    }
+
+    /// Whether more may be appended now; if not, `Receiver::room` tells when.
+    pub fn has_room(&self, owner: Owner) -> bool {
+        if self.out.borrow().len() < BACKLOG_BYTES {
+            return true;
+        }
+        self.without_room.borrow_mut().push(owner);
+        false
+    }
+
+    /// Closes the connection; requests under way are dropped without a word.
+    pub fn close(&self) {
+        self.private_to.set(None);
+        self.state.set(State::Closed);
+        self.wake.notify_one();
+        self.changed.notify_waiters();
+    }
+
+    /// Completes once the lane is connected.
+    ///
+    /// # Errors
+    /// When the attempt under way fails.
+    pub async fn ready(&self) -> Result<(), UpstreamError> {
+        loop {
+            let changed = self.changed.notified();
+            match self.state.get() {
+                State::Ready => return Ok(()),
+                State::Connecting => changed.await,
+                State::Down | State::Closed => return Err(self.last_error()),
+            }
+        }
+    }
+
+    /// Connects and serves until closed; a shared lane connects again when the connection is lost.
+    pub async fn run(self: Rc<Self>) {
+        let mut pause_ms = self.settings.reconnect_min_ms;
+        loop {
+            let error = match self.open().await {
+                Ok(link) => {
+                    if self.state.get() == State::Closed {
+                        return;
+                    }
+                    pause_ms = self.settings.reconnect_min_ms;
+                    self.set_state(State::Ready);
+                    if self.last_error.take().is_some() {
+                        tracing::info!(upstream = %self.settings.address.endpoint, "upstream is back");
+                    }
+                    let error = self.serve(link).await;
+                    if self.state.get() == State::Closed {
+                        return;
+                    }
+                    tracing::warn!(upstream = %self.settings.address.endpoint, %error, "upstream lost");
+                    self.set_state(State::Connecting);
+                    error
+                }
+                Err(error) => {
+                    if self.state.get() == State::Closed {
+                        return;
+                    }
+                    if self.last_error.borrow().is_none() {
+                        tracing::warn!(upstream = %self.settings.address.endpoint, %error, "upstream down");
+                    }
+                    self.set_state(State::Down);
+                    error
+                }
+            };
+            self.last_error.replace(Some(error.clone()));
+            self.fail_pending(&error);
+            if self.is_private {
+                self.state.set(State::Closed);
+                if let Some(owner) = self.private_to.get() {
+                    self.receiver.lane_lost(owner);
+                }
+                self.changed.notify_waiters();
+                return;
+            }
+            self.changed.notify_waiters();
+            if self.state.get() == State::Down {
+                tokio::time::sleep(Duration::from_millis(pause_ms)).await;
+                pause_ms = (pause_ms * 2).min(self.settings.reconnect_max_ms);
+            }
+        }
+    }
+
+    fn set_state(&self, state: State) {
+        self.state.set(state);
+        self.changed.notify_waiters();
+    }
+
+    async fn open(&self) -> Result<Link, UpstreamError> {
+        let LaneSettings { address, database, version, connect_timeout_ms, .. } = &self.settings;
+        Link::open(address, *database, *version, *connect_timeout_ms).await
+    }
+
+    fn fail_pending(&self, error: &UpstreamError) {
+        self.out.take();
+        let pending = self.pending.take();
+        if let Some(first) = pending.front()
+            && self.within_reply.replace(false)
+        {
+            self.receiver.cut_off(first.owner);
+        }
+        for entry in pending {
+            self.receiver.failed(entry.owner, entry.requests, error);
+        }
+        self.tell_room();
+    }
+
+    fn tell_room(&self) {
+        for owner in self.without_room.take() {
+            self.receiver.room(owner);
+        }
+    }
+
+    async fn serve(&self, link: Link) -> UpstreamError {
+        let Link { reader, writer } = link;
+        let (error, ()) = tokio::select! {
+            error = self.read(reader) => (error, ()),
+            error = self.write(writer) => (error, ()),
+        };
+        error
+    }
+
+    async fn write(&self, mut writer: LinkWriter) -> UpstreamError {
+        let mut writing: Vec<u8> = Vec::new();
+        let mut at = 0;
+        loop {
+            if at == writing.len() {
+                writing.clear();
+                at = 0;
+                if writing.capacity() > KEPT_BUFFER_BYTES {
+                    writing = Vec::new();
+                }
+                std::mem::swap(&mut writing, &mut self.out.borrow_mut());
+                if !self.without_room.borrow().is_empty() {
+                    self.tell_room();
+                }
+                if writing.is_empty() {
+                    if self.state.get() == State::Closed {
+                        return UpstreamError::Lost("closed by respgres".into());
+                    }
+                    self.wake.notified().await;
+                    continue;
+                }
+            }
+            let written = poll_fn(|cx| Pin::new(&mut writer).poll_write(cx, &writing[at..])).await;
+            match written {
+                Ok(0) => return UpstreamError::Lost("closed by the upstream".into()),
+                Ok(count) => at += count,
+                Err(error) => return UpstreamError::Lost(error.to_string()),
+            }
+        }
+    }
+
+    async fn read(&self, mut reader: LinkReader) -> UpstreamError {
+        let mut scanner = ReplyScanner::new();
+        let mut partial = BytesMut::new();
+        poll_fn(|cx| {
+            loop {
+                let mut shared = self.read_buffer.borrow_mut();
+                let mut buffer = ReadBuf::new(&mut shared);
+                match Pin::new(&mut reader).poll_read(cx, &mut buffer) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Err(error)) => {
+                        return Poll::Ready(UpstreamError::Lost(error.to_string()));
+                    }
+                    Poll::Ready(Ok(())) => {}
+                }
+                let bytes = buffer.filled();
+                if bytes.is_empty() {
+                    let text = "closed by the upstream".into();
+                    return Poll::Ready(UpstreamError::Lost(text));
+                }
+                let handed_on = if self.is_private {
+                    self.hand_on_frames(&mut scanner, &mut partial, bytes)
+                } else {
+                    self.hand_on(&mut scanner, bytes)
+                };
+                if let Err(text) = handed_on {
+                    return Poll::Ready(UpstreamError::Protocol(text));
+                }
+            }
+        })
+        .await
+    }
+
+    /// A shared lane: bytes go to their owners as they come, one call for all that an owner gets.
+    fn hand_on(&self, scanner: &mut ReplyScanner, bytes: &[u8]) -> Result<(), String> {
+        let mut from = 0;
+        let mut at = 0;
+        let mut ended = 0;
+        while at < bytes.len() {
+            match scanner.next(&bytes[at..]) {
+                Step::End(length) => {
+                    at += length;
+                    if scanner.is_push() {
+                        return Err("a push on a shared connection".into());
+                    }
+                    ended += 1;
+                    let mut pending = self.pending.borrow_mut();
+                    let Some(first) = pending.front_mut() else {
+                        return Err("a reply that nobody asked for".into());
+                    };
+                    if first.requests == ended {
+                        let owner = first.owner;
+                        pending.pop_front();
+                        drop(pending);
+                        self.receiver.deliver(owner, &bytes[from..at], ended);
+                        from = at;
+                        ended = 0;
+                    }
+                }
+                Step::Partial => at = bytes.len(),
+                Step::Error(text) => return Err(text.to_string()),
+            }
+        }
+        self.within_reply.set(!scanner.is_between_frames());
+        self.hand_on_run(&bytes[from..], ended)
+    }
+
+    /// Hands on the beginning of what the first owner waits for.
+    fn hand_on_run(&self, bytes: &[u8], ended: u32) -> Result<(), String> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let owner = match self.pending.borrow_mut().front_mut() {
+            Some(first) => {
+                first.requests -= ended;
+                first.owner
+            }
+            None => return Err("a reply that nobody asked for".into()),
+        };
+        self.receiver.deliver(owner, bytes, ended);
+        Ok(())
+    }
+
+    /// A private lane: whole frames, each with its meaning.
+    fn hand_on_frames(
+        &self,
+        scanner: &mut ReplyScanner,
+        partial: &mut BytesMut,
+        mut bytes: &[u8],
+    ) -> Result<(), String> {
+        while !bytes.is_empty() {
+            match scanner.next(bytes) {
+                Step::End(length) => {
+                    let (end, rest) = bytes.split_at(length);
+                    bytes = rest;
+                    let is_push = scanner.is_push();
+                    if partial.is_empty() {
+                        self.hand_on_frame(end, is_push)?;
+                    } else {
+                        partial.extend_from_slice(end);
+                        self.hand_on_frame(&partial.split(), is_push)?;
+                    }
+                }
+                Step::Partial => {
+                    partial.extend_from_slice(bytes);
+                    bytes = &[];
+                }
+                Step::Error(text) => return Err(text.to_string()),
+            }
+        }
+        Ok(())
+    }
+
+    fn hand_on_frame(&self, frame: &[u8], is_push: bool) -> Result<(), String> {
+        if is_push || !self.accounted.get() {
+            if let Some(owner) = self.private_to.get() {
+                self.receiver.unasked(owner, frame);
+            }
+            return Ok(());
+        }
+        let mut pending = self.pending.borrow_mut();
+        let Some(first) = pending.front_mut() else {
+            // A SUBSCRIBE of a RESP3 client that Redis refused.
+            drop(pending);
+            if let Some(owner) = self.private_to.get() {
+                self.receiver.unasked(owner, frame);
+            }
+            return Ok(());
+        };
+        let owner = first.owner;
+        first.requests -= 1;
+        if first.requests == 0 {
+            pending.pop_front();
+        }
+        drop(pending);
+        self.receiver.deliver(owner, frame, 1);
+        Ok(())
+    }
+}

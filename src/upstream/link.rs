@@ -1,0 +1,202 @@
+//! One connection to the upstream: opened, authenticated, on its database and protocol version.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::{TcpStream, UnixStream, tcp, unix};
+
+use crate::config::RedisUrl;
+use crate::config::url::Endpoint;
+use crate::protocol::Version;
+use crate::protocol::inline::encode_request;
+use crate::protocol::scan::{ReplyScanner, Step};
+
+/// Why the upstream cannot be used.
+#[derive(Clone, Debug, Error)]
+pub enum UpstreamError {
+    #[error("cannot connect to the upstream Redis at {address}: {cause}")]
+    Connect { address: String, cause: String },
+    /// The upstream answered the handshake with this error (its text, without the `-`).
+    #[error("the upstream Redis refused the connection: {0}")]
+    Refused(String),
+    #[error("the connection to the upstream Redis was lost: {0}")]
+    Lost(String),
+    #[error("the upstream Redis did not answer within {0} ms")]
+    Timeout(u64),
+    #[error("the upstream Redis sent bytes that are no reply: {0}")]
+    Protocol(String),
+}
+
+/// An open connection, in two halves.
+#[derive(Debug)]
+pub struct Link {
+    pub reader: LinkReader,
+    pub writer: LinkWriter,
+}
+
+#[derive(Debug)]
+pub enum LinkReader {
+    Tcp(tcp::OwnedReadHalf),
+    Unix(unix::OwnedReadHalf),
+}
+
+#[derive(Debug)]
+pub enum LinkWriter {
+    Tcp(tcp::OwnedWriteHalf),
+    Unix(unix::OwnedWriteHalf),
+}
+
+// === impl Link ===
+
+impl Link {
+    /// Connects, authenticates, and selects the protocol version and the database.
+    ///
+    /// # Errors
+    /// When the upstream is out of reach within `timeout_ms` or refuses a step.
+    pub async fn open(
+        address: &RedisUrl,
+        database: u16,
+        version: Version,
+        timeout_ms: u64,
+    ) -> Result<Self, UpstreamError> {
+        let opening = async {
+            let mut link =
+                Self::connect(address).await.map_err(|error| UpstreamError::Connect {
+                    address: address.endpoint.to_string(),
+                    cause: error.to_string(),
+                })?;
+            link.shake_hands(address, database, version).await?;
+            Ok(link)
+        };
+        tokio::time::timeout(Duration::from_millis(timeout_ms), opening)
+            .await
+            .unwrap_or(Err(UpstreamError::Timeout(timeout_ms)))
+    }
+
+    async fn connect(address: &RedisUrl) -> io::Result<Self> {
+        Ok(match &address.endpoint {
+            Endpoint::Tcp(host, port) => {
+                let stream = TcpStream::connect((host.as_str(), *port)).await?;
+                stream.set_nodelay(true)?;
+                let (reader, writer) = stream.into_split();
+                Self { reader: LinkReader::Tcp(reader), writer: LinkWriter::Tcp(writer) }
+            }
+            Endpoint::Unix(path) => {
+                let (reader, writer) = UnixStream::connect(path).await?.into_split();
+                Self { reader: LinkReader::Unix(reader), writer: LinkWriter::Unix(writer) }
+            }
+        })
+    }
+
+    async fn shake_hands(
+        &mut self,
+        address: &RedisUrl,
+        database: u16,
+        version: Version,
+    ) -> Result<(), UpstreamError> {
+        let select = database.to_string();
+        let mut steps: Vec<Vec<&str>> = Vec::new();
+        match (&address.user, &address.password) {
+            (Some(user), Some(password)) => steps.push(vec!["AUTH", user, password]),
+            (None, Some(password)) => steps.push(vec!["AUTH", password]),
+            (_, None) => {}
+        }
+        if version == Version::Resp3 {
+            steps.push(vec!["HELLO", "3"]);
+        }
+        if database != 0 {
+            steps.push(vec!["SELECT", &select]);
+        }
+        if steps.is_empty() {
+            // Makes sure that somebody answers, and is willing to: NOAUTH, max clients reached.
+            steps.push(vec!["PING"]);
+        }
+        let mut requests = BytesMut::new();
+        for step in &steps {
+            encode_request(step, &mut requests);
+        }
+        self.writer.write_all(&requests).await.map_err(lost)?;
+        let mut buffer = BytesMut::with_capacity(4096);
+        for _ in &steps {
+            let reply = read_frame(&mut self.reader, &mut buffer).await?;
+            if reply.first() == Some(&b'-') {
+                let text = String::from_utf8_lossy(&reply[1..]).trim_end().to_owned();
+                return Err(UpstreamError::Refused(text));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Reads one whole reply frame.
+///
+/// # Errors
+/// When the connection is lost, or the bytes are no reply.
+pub async fn read_frame(
+    reader: &mut LinkReader,
+    buffer: &mut BytesMut,
+) -> Result<Bytes, UpstreamError> {
+    let mut scanner = ReplyScanner::new();
+    let mut seen = 0;
+    loop {
+        match scanner.next(&buffer[seen..]) {
+            Step::End(length) => return Ok(buffer.split_to(seen + length).freeze()),
+            Step::Partial => seen = buffer.len(),
+            Step::Error(text) => return Err(UpstreamError::Protocol(text.to_string())),
+        }
+        if reader.read_buf(buffer).await.map_err(lost)? == 0 {
+            return Err(UpstreamError::Lost("closed by the upstream".into()));
+        }
+    }
+}
+
+fn lost(error: io::Error) -> UpstreamError {
+    UpstreamError::Lost(error.to_string())
+}
+
+// === impl LinkReader, LinkWriter ===
+
+impl AsyncRead for LinkReader {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(half) => Pin::new(half).poll_read(cx, buffer),
+            Self::Unix(half) => Pin::new(half).poll_read(cx, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for LinkWriter {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(half) => Pin::new(half).poll_write(cx, bytes),
+            Self::Unix(half) => Pin::new(half).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(half) => Pin::new(half).poll_flush(cx),
+            Self::Unix(half) => Pin::new(half).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(half) => Pin::new(half).poll_shutdown(cx),
+            Self::Unix(half) => Pin::new(half).poll_shutdown(cx),
+        }
+    }
+}

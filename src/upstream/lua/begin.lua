@@ -1,0 +1,23 @@
+#!lua flags=allow-oom
+-- A through-writer is about to commit: nobody may read or fill these keys from now on.
+-- KEYS: value, mark, aside; and so on for each key. ARGV: mark of the writer, lease in ms.
+-- Answers the numbers (from 0) of the keys that are dirty; if there is one, nothing was begun.
+local dirty = {}
+for i = 1, #KEYS, 3 do
+  local mark = redis.call('GET', KEYS[i + 1])
+  if mark and (string.sub(mark, 1, 2) == 'd:' or string.sub(mark, 1, 5) == 'gone:') then
+    dirty[#dirty + 1] = (i - 1) / 3
+  end
+end
+if #dirty > 0 then
+  return dirty
+end
+for i = 1, #KEYS, 3 do
+  redis.call('DEL', KEYS[i + 2])
+  if redis.call('EXISTS', KEYS[i]) == 1 then
+    redis.call('RENAME', KEYS[i], KEYS[i + 2])
+    redis.call('PEXPIRE', KEYS[i + 2], ARGV[2])
+  end
+  redis.call('SET', KEYS[i + 1], ARGV[1], 'PX', ARGV[2])
+end
+return dirty

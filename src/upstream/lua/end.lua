@@ -1,0 +1,39 @@
+#!lua flags=allow-oom
+-- The writer is done: the values set aside come back with its changes, where its mark still stands.
+-- KEYS: value, mark, aside; and so on. ARGV: mark of the writer; then for each key 'drop' or
+-- 'keep', time to live in ms, count of fields to set, field, value …, count of fields to remove,
+-- field …
+local at = 2
+for i = 1, #KEYS, 3 do
+  local value, mark, aside = KEYS[i], KEYS[i + 1], KEYS[i + 2]
+  local mode, ttl, set = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2])
+  local first_set = at + 3
+  local removed = tonumber(ARGV[first_set + 2 * set])
+  local first_removed = first_set + 2 * set + 1
+  at = first_removed + removed
+  if redis.call('GET', mark) == ARGV[1] then
+    redis.call('DEL', mark)
+    if redis.call('EXISTS', aside) == 1 then
+      local applied = mode == 'keep'
+      for j = first_set, first_set + 2 * set - 1, 2 do
+        if applied then
+          local reply = redis.pcall('HSET', aside, ARGV[j], ARGV[j + 1])
+          applied = not (type(reply) == 'table' and reply['err'])
+        end
+      end
+      for j = first_removed, first_removed + removed - 1 do
+        if applied then
+          local reply = redis.pcall('HDEL', aside, ARGV[j])
+          applied = not (type(reply) == 'table' and reply['err'])
+        end
+      end
+      if not applied then
+        redis.call('DEL', aside)
+      elseif redis.call('EXISTS', aside) == 1 then
+        redis.call('RENAME', aside, value)
+        redis.call('PEXPIRE', value, ttl)
+      end
+    end
+  end
+end
+return 0

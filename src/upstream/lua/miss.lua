@@ -1,0 +1,22 @@
+#!lua
+-- A reader did not find what it wanted: is the key itself there, known to be absent, or may this
+-- reader fill it?
+-- KEYS: value, mark. ARGV: mark of the reader, lease in ms, what it needs: 'whole', 'existence', or
+-- 'fields' and their names.
+if redis.call('EXISTS', KEYS[1]) == 1 then
+  if ARGV[3] == 'whole' then
+    return {'HIT', redis.pcall('HGETALL', KEYS[1])}
+  elseif ARGV[3] == 'fields' then
+    return {'HIT', redis.pcall('HMGET', KEYS[1], unpack(ARGV, 4))}
+  end
+  return {'HIT'}
+end
+local mark = redis.call('GET', KEYS[2])
+if not mark then
+  redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
+  return {'FILL'}
+end
+if mark == 'gone' or string.sub(mark, 1, 5) == 'gone:' then
+  return {'ABSENT'}
+end
+return {'THROUGH'}

@@ -1,0 +1,107 @@
+//! The scripts of the cache protocol, each one atomic step in Redis, and the names of the keys
+//! that they keep beside a client's key.
+//!
+//! The value of a key K is in K itself. Beside it stand its mark (who is filling or writing it, or
+//! that it is known to be absent) and, while a writer is between `begin` and `end`, the value moved
+//! aside.
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+/// Keys of our own begin like this; clients may not use them.
+pub const RESERVED_PREFIX: &[u8] = b"respgres:";
+const MARK_PREFIX: &[u8] = b"respgres:m:";
+const ASIDE_PREFIX: &[u8] = b"respgres:a:";
+
+/// A step of the protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Script {
+    Begin,
+    End,
+    Miss,
+    Fill,
+    Unlease,
+}
+
+/// One call of a script.
+#[derive(Clone, Debug)]
+pub struct Call {
+    pub script: Script,
+    pub keys: Vec<Bytes>,
+    pub arguments: Vec<Bytes>,
+}
+
+/// A mark's text: who holds it. 128 random bits tell two holders apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Token(Bytes);
+
+// === impl Script ===
+
+impl Script {
+    pub const ALL: [Self; 5] = [Self::Begin, Self::End, Self::Miss, Self::Fill, Self::Unlease];
+
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Begin => include_str!("lua/begin.lua"),
+            Self::End => include_str!("lua/end.lua"),
+            Self::Miss => include_str!("lua/miss.lua"),
+            Self::Fill => include_str!("lua/fill.lua"),
+            Self::Unlease => include_str!("lua/unlease.lua"),
+        }
+    }
+}
+
+// === impl Token ===
+
+impl Token {
+    /// A token for a reader's lease.
+    ///
+    /// # Panics
+    /// When the operating system has no random numbers to give.
+    pub fn reader() -> Self {
+        Self::new(b'r')
+    }
+
+    /// A token for a writer's batch.
+    ///
+    /// # Panics
+    /// When the operating system has no random numbers to give.
+    pub fn writer() -> Self {
+        Self::new(b'w')
+    }
+
+    fn new(kind: u8) -> Self {
+        let bits = uuid::Uuid::new_v4();
+        let mut text = BytesMut::with_capacity(34);
+        text.put_u8(kind);
+        text.put_u8(b':');
+        text.put_slice(bits.simple().encode_lower(&mut [0; 32]).as_bytes());
+        Self(text.freeze())
+    }
+
+    /// As it stands in the mark.
+    pub fn text(&self) -> Bytes {
+        self.0.clone()
+    }
+}
+
+/// The key of `key`'s mark.
+pub fn mark_of(key: &[u8]) -> Bytes {
+    prefixed(MARK_PREFIX, key)
+}
+
+/// The key that holds `key`'s value while a writer is under way.
+pub fn aside_of(key: &[u8]) -> Bytes {
+    prefixed(ASIDE_PREFIX, key)
+}
+
+fn prefixed(prefix: &[u8], key: &[u8]) -> Bytes {
+    let mut name = BytesMut::with_capacity(prefix.len() + key.len());
+    name.put_slice(prefix);
+    name.put_slice(key);
+    name.freeze()
+}
+
+/// An integer argument.
+pub fn decimal(number: i64) -> Bytes {
+    Bytes::from(number.to_string())
+}

@@ -1,0 +1,168 @@
+//! Do several proxies over one Redis and one Postgres behave as one Redis?
+//!
+//! Many clients read and write a few keys at random; a checker looks through the recorded history
+//! for stale reads and lost increments; then each cached copy is compared with its row. The size comes
+//! from `RESPGRES_COHERENCE_CLIENTS`, `RESPGRES_COHERENCE_SECONDS` and `RESPGRES_COHERENCE_KEYS`;
+//! `make check-coherence` asks for the full one.
+
+mod counter;
+mod history;
+mod reference;
+mod register;
+#[path = "../stack/mod.rs"]
+mod stack;
+mod workload;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use sqlx::{Connection, PgConnection, Row};
+use stack::{Client, Proxy, Redis, Server, Stack, Value};
+use workload::{Record, Scene, Size, key_name};
+
+const MAPPING: &str = r#"
+[[mapping]]
+name = "coherence"
+key = "coherence:{id:int}"
+kind = "hash"
+table = "coherence_rows"
+strategy = "dual_write"
+[mapping.columns]
+first = "first"
+second = "second"
+counter = { column = "counter", type = "bigint" }
+"#;
+
+const SHORT: Size = Size { clients: 40, seconds: 6, keys: 50 };
+
+/// How long a proxy lives before it is killed, and how long it stays dead.
+const LIFE: Duration = Duration::from_millis(2500);
+const DEATH: Duration = Duration::from_millis(300);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_redis_is_found_coherent() {
+    let redis = Redis::start().await;
+    let scene = Scene::new(vec![redis.address(); 2], Size { clients: 20, seconds: 1, keys: 10 });
+    let record = scene.play(async |_| {}).await;
+    assert_eq!(record.check(), [""; 0]);
+    assert!(record.answered > 1000, "{}", record.summary());
+    assert_eq!(record.unanswered, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_break_are_no_violation() {
+    let redis = Redis::start().await;
+    let scene = Scene::new(vec![redis.address(); 2], Size { clients: 20, seconds: 2, keys: 10 });
+    let cut = async |scene: &Scene| {
+        while scene.elapsed() < Duration::from_millis(1800) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            redis.say("CLIENT KILL TYPE normal").await;
+        }
+    };
+    let record = scene.play(cut).await;
+    assert_eq!(record.check(), [""; 0]);
+    assert!(record.unanswered > 100, "hardly any request was cut: {}", record.summary());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_redis_that_do_not_know_each_other_are_found_out() {
+    let redis = [Redis::start().await, Redis::start().await];
+    let addresses = redis.iter().map(Server::address).collect();
+    let scene = Scene::new(addresses, Size { clients: 20, seconds: 1, keys: 10 });
+    let violations = scene.play(async |_| {}).await.check();
+    for part in ["stale read", "lost increment", "answered twice"] {
+        assert!(violations.iter().any(|violation| violation.contains(part)), "{violations:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_proxies_are_as_coherent_as_one_redis() {
+    let stack = Stack::with_mappings(MAPPING).await;
+    let second = stack.start_second_proxy().await;
+    let scene = Scene::new(vec![stack.address(), second.address()], Size::from_environment(SHORT));
+    let record = scene.play(async |_| {}).await;
+    judge(&record);
+    assert_eq!((record.unanswered, record.errors.len()), (0, 0), "{}", record.summary());
+    assert_copies_equal_rows(&stack, scene.size.keys).await;
+    drop(second);
+    stack.stop_expecting(&[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proxy_that_is_killed_again_and_again_breaks_no_promise() {
+    let stack = Stack::with_mappings(MAPPING).await;
+    let mut second = stack.start_second_proxy().await;
+    let scene = Scene::new(vec![stack.address(), second.address()], Size::from_environment(SHORT));
+    let mut kills = 0;
+    let record = scene.play(async |scene| kills = kill_repeatedly(scene, &mut second).await).await;
+    judge(&record);
+    assert!(kills > 0 && record.unanswered > 0, "nobody was hit: {}", record.summary());
+    assert_copies_equal_rows(&stack, scene.size.keys).await;
+    drop(second);
+    stack.stop_expecting(&[]).await;
+}
+
+/// SIGKILL every few seconds until shortly before the end; gives the number of kills.
+async fn kill_repeatedly(scene: &Scene, proxy: &mut Proxy) -> u32 {
+    let end = Duration::from_secs(scene.size.seconds);
+    let mut kills = 0;
+    while scene.elapsed() + LIFE < end {
+        tokio::time::sleep(LIFE).await;
+        proxy.kill();
+        kills += 1;
+        tokio::time::sleep(DEATH).await;
+        proxy.restart().await;
+    }
+    kills
+}
+
+fn judge(record: &Record) {
+    let summary = record.summary();
+    let violations = record.check();
+    let first: Vec<&String> = violations.iter().take(10).collect();
+    assert!(violations.is_empty(), "{} violations, {first:#?}; {summary}", violations.len());
+    assert!(record.answered > 1000, "hardly anything was done: {summary}");
+    // Shown by `cargo test -- --nocapture`.
+    #[allow(clippy::print_stderr, reason = "a test tells what it did")]
+    {
+        eprintln!("coherent: {summary}");
+    }
+}
+
+/// When things are quiet, a cached copy that is there says what the row says.
+async fn assert_copies_equal_rows(stack: &Stack, keys: u32) {
+    let database = stack.database();
+    let url = database.cluster.url(&database.name);
+    let mut connection = PgConnection::connect(&url).await.expect("Postgres is there");
+    let rows = sqlx::query("SELECT id, first, second, counter::text FROM coherence_rows")
+        .fetch_all(&mut connection)
+        .await
+        .expect("the table is there");
+    let mut redis = Client::connect(&stack.redis).await;
+    let mut compared = 0;
+    for key in 0..keys {
+        let name = key_name(key);
+        let Value::Array(copy) = redis.command(&["HGETALL", &name]).await else {
+            panic!("{name} is not a hash");
+        };
+        let text =
+            |value: &Value| String::from_utf8_lossy(value.bytes().unwrap_or(b"?")).into_owned();
+        let copy: BTreeMap<String, String> =
+            copy.chunks_exact(2).map(|pair| (text(&pair[0]), text(&pair[1]))).collect();
+        if copy.is_empty() {
+            continue;
+        }
+        let row = rows.iter().find(|row| row.get::<i64, _>("id") == i64::from(key));
+        let row = row.unwrap_or_else(|| panic!("{name} is cached and has no row: {copy:?}"));
+        let expected: BTreeMap<String, String> = ["first", "second", "counter"]
+            .iter()
+            .filter_map(|column| {
+                Some(((*column).to_owned(), row.get::<Option<String>, _>(column)?))
+            })
+            .collect();
+        assert_eq!(copy, expected, "the cached copy of {name} differs from its row");
+        compared += 1;
+    }
+    // The last reads went through the proxies, so what exists is cached now.
+    assert!(compared > 0, "no key had a cached copy");
+}

@@ -1,0 +1,401 @@
+//! Clients that read and write at random, and write down what they did and saw.
+//!
+//! Half of the keys are deleted now and then, and only their register is observed; the others are
+//! never deleted, and their counter is observed too. Each version is written to two fields at
+//! once, so that a torn hash is found as well.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::task::JoinSet;
+
+use crate::history::{Action, NEVER, Operation, Span, Version, Violation};
+use crate::stack::{Client, Value};
+
+/// How much of it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Size {
+    pub(crate) clients: u32,
+    pub(crate) seconds: u64,
+    pub(crate) keys: u32,
+}
+
+/// One field is enough for the register; the second one tells whether a hash was read whole.
+const REGISTER: [&str; 2] = ["first", "second"];
+const COUNTER: &str = "counter";
+
+/// Where a client goes, and what it may touch.
+pub(crate) struct Scene {
+    /// Addresses of the proxies (or of whatever stands for them). Fixed: a proxy that is started
+    /// again has its old address.
+    pub(crate) addresses: Vec<String>,
+    pub(crate) size: Size,
+    epoch: Instant,
+    over: AtomicBool,
+}
+
+/// What all clients together did.
+#[derive(Default)]
+pub(crate) struct Record {
+    /// By key.
+    pub(crate) histories: HashMap<u32, Vec<Operation>>,
+    pub(crate) answered: u64,
+    /// Error replies, by text.
+    pub(crate) errors: HashMap<String, u64>,
+    /// Requests whose connection ended before the reply.
+    pub(crate) unanswered: u64,
+    pub(crate) violations: Vec<Violation>,
+}
+
+/// What one request came to.
+enum Outcome {
+    Reply(Value),
+    /// An error reply that says for certain that nothing happened.
+    Refused,
+    /// Nobody knows.
+    Unknown,
+}
+
+/// One client at work.
+struct Worker {
+    scene: Arc<Scene>,
+    number: u32,
+    serial: u32,
+    random: Random,
+    connection: Option<Client>,
+    /// Whether the connection is to another proxy than the client's own.
+    is_away: bool,
+    record: Record,
+}
+
+/// Marsaglia's xorshift: good enough to choose keys, and without a dependency.
+struct Random(u64);
+
+// === impl Size ===
+
+impl Size {
+    /// From `RESPGRES_COHERENCE_CLIENTS`, `…_SECONDS` and `…_KEYS`; otherwise these defaults.
+    pub(crate) fn from_environment(default: Self) -> Self {
+        let number = |name: &str, default: u64| match std::env::var(name) {
+            Ok(text) => text.parse().unwrap_or_else(|_| panic!("{name}={text} is not a number")),
+            Err(_) => default,
+        };
+        let small = |name: &str, default: u32| {
+            u32::try_from(number(name, default.into()))
+                .unwrap_or_else(|_| panic!("{name}: too big"))
+        };
+        Self {
+            clients: small("RESPGRES_COHERENCE_CLIENTS", default.clients),
+            seconds: number("RESPGRES_COHERENCE_SECONDS", default.seconds),
+            keys: small("RESPGRES_COHERENCE_KEYS", default.keys),
+        }
+    }
+}
+
+// === impl Scene ===
+
+/// The name of a key, for a mapping `coherence:{id:int}`.
+pub(crate) fn key_name(key: u32) -> String {
+    format!("coherence:{key}")
+}
+
+/// Keys that are never deleted, so that their counter can be followed.
+pub(crate) fn is_counted(key: u32) -> bool {
+    key.is_multiple_of(2)
+}
+
+impl Scene {
+    pub(crate) fn new(addresses: Vec<String>, size: Size) -> Arc<Self> {
+        assert!(size.clients > 0 && size.keys > 1, "{size:?} is too small");
+        Arc::new(Self { addresses, size, epoch: Instant::now(), over: AtomicBool::new(false) })
+    }
+
+    /// Runs all clients for the given time, `meanwhile` beside them, and reads every key through
+    /// every address at the end.
+    pub(crate) async fn play(self: &Arc<Self>, meanwhile: impl AsyncFnOnce(&Scene)) -> Record {
+        let mut clients: JoinSet<Record> =
+            (0..self.size.clients).map(|number| Worker::new(self, number).work()).collect();
+        meanwhile(self).await;
+        tokio::time::sleep_until((self.epoch + Duration::from_secs(self.size.seconds)).into())
+            .await;
+        self.over.store(true, Ordering::Relaxed);
+        let mut record = Record::default();
+        while let Some(client) = clients.join_next().await {
+            record.add(client.expect("a client does not panic"));
+        }
+        for (place, _) in self.addresses.iter().enumerate() {
+            let mut reader = Worker::new(self, u32::try_from(place).expect("a few addresses"));
+            for key in 0..self.size.keys {
+                reader.read_whole(key).await;
+            }
+            assert_eq!(reader.record.unanswered, 0, "the last reads were not answered");
+            assert_eq!(reader.record.errors, HashMap::new(), "the last reads failed");
+            record.add(reader.record);
+        }
+        record
+    }
+
+    /// How long it has been going on.
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.epoch.elapsed()
+    }
+
+    fn now_ns(&self) -> u64 {
+        u64::try_from(self.epoch.elapsed().as_nanos()).expect("no run takes 500 years")
+    }
+}
+
+// === impl Record ===
+
+impl Record {
+    fn add(&mut self, other: Record) {
+        for (key, history) in other.histories {
+            self.histories.entry(key).or_default().extend(history);
+        }
+        for (text, count) in other.errors {
+            *self.errors.entry(text).or_default() += count;
+        }
+        self.answered += other.answered;
+        self.unanswered += other.unanswered;
+        self.violations.extend(other.violations);
+    }
+
+    /// Everything that no single Redis would have done, key by key.
+    pub(crate) fn check(&self) -> Vec<String> {
+        let mut all: Vec<String> =
+            self.violations.iter().map(|violation| violation.0.clone()).collect();
+        for (key, history) in &self.histories {
+            let found = [crate::register::check(history), crate::counter::check(history)].concat();
+            all.extend(
+                found.into_iter().map(|violation| format!("{}: {}", key_name(*key), violation.0)),
+            );
+        }
+        all.sort();
+        all
+    }
+
+    /// One line for people.
+    pub(crate) fn summary(&self) -> String {
+        format!(
+            "{} answered, {} unanswered, errors: {:?}",
+            self.answered, self.unanswered, self.errors
+        )
+    }
+}
+
+// === impl Worker ===
+
+impl Worker {
+    fn new(scene: &Arc<Scene>, number: u32) -> Self {
+        let seed = scene.now_ns() ^ (u64::from(number) << 40) ^ 0x9e37_79b9_7f4a_7c15;
+        Self {
+            scene: Arc::clone(scene),
+            number,
+            serial: 0,
+            random: Random(seed | 1),
+            connection: None,
+            is_away: false,
+            record: Record::default(),
+        }
+    }
+
+    async fn work(mut self) -> Record {
+        while !self.scene.over.load(Ordering::Relaxed) {
+            if self.is_away && self.random.below(100) == 0 {
+                self.connection = None;
+            }
+            let key = self.random.below(self.scene.size.keys);
+            match self.random.below(100) {
+                0..25 => self.write(key).await,
+                25..45 => self.increment(key).await,
+                45..65 => self.read_register(key).await,
+                65..75 => self.read_counter(key).await,
+                75..93 => self.read_whole(key).await,
+                _ if is_counted(key) => self.write(key).await,
+                _ => self.delete(key).await,
+            }
+        }
+        self.record
+    }
+
+    async fn write(&mut self, key: u32) {
+        let version = Version { client: self.number, serial: self.serial };
+        self.serial += 1;
+        let text = version.text();
+        let name = key_name(key);
+        let (span, outcome) =
+            self.ask(&["HSET", &name, REGISTER[0], &text, REGISTER[1], &text]).await;
+        match outcome {
+            Outcome::Reply(Value::Integer(0..=2)) | Outcome::Unknown => {
+                self.note(key, span, Action::Write(version));
+            }
+            Outcome::Reply(other) => self.odd("HSET", key, &other),
+            Outcome::Refused => {}
+        }
+    }
+
+    async fn increment(&mut self, key: u32) {
+        let (span, outcome) = self.ask(&["HINCRBY", &key_name(key), COUNTER, "1"]).await;
+        let reply = match outcome {
+            Outcome::Reply(Value::Integer(reply)) => Some(reply),
+            Outcome::Reply(other) => return self.odd("HINCRBY", key, &other),
+            Outcome::Unknown => None,
+            Outcome::Refused => return,
+        };
+        if is_counted(key) {
+            self.note(key, span, Action::Increment(reply));
+        }
+    }
+
+    async fn delete(&mut self, key: u32) {
+        let (span, outcome) = self.ask(&["DEL", &key_name(key)]).await;
+        match outcome {
+            Outcome::Reply(Value::Integer(0 | 1)) | Outcome::Unknown => {
+                self.note(key, span, Action::Delete);
+            }
+            Outcome::Reply(other) => self.odd("DEL", key, &other),
+            Outcome::Refused => {}
+        }
+    }
+
+    async fn read_register(&mut self, key: u32) {
+        let (span, outcome) = self.ask(&["HGET", &key_name(key), REGISTER[0]]).await;
+        match outcome {
+            Outcome::Reply(Value::NilBulk) => self.note(key, span, Action::Read(None)),
+            Outcome::Reply(Value::Bulk(bytes)) => self.note_version(key, span, &bytes),
+            Outcome::Reply(other) => self.odd("HGET", key, &other),
+            Outcome::Unknown | Outcome::Refused => {}
+        }
+    }
+
+    async fn read_counter(&mut self, key: u32) {
+        let (span, outcome) = self.ask(&["HGET", &key_name(key), COUNTER]).await;
+        match outcome {
+            Outcome::Reply(Value::NilBulk) => self.note_count(key, span, b"0"),
+            Outcome::Reply(Value::Bulk(bytes)) => self.note_count(key, span, &bytes),
+            Outcome::Reply(other) => self.odd("HGET", key, &other),
+            Outcome::Unknown | Outcome::Refused => {}
+        }
+    }
+
+    async fn read_whole(&mut self, key: u32) {
+        let (span, outcome) = self.ask(&["HGETALL", &key_name(key)]).await;
+        let Outcome::Reply(reply) = outcome else { return };
+        let mut fields = HashMap::new();
+        match &reply {
+            Value::Array(elements) => {
+                for pair in elements.chunks(2) {
+                    let [Value::Bulk(field), Value::Bulk(value)] = pair else {
+                        return self.odd("HGETALL", key, &reply);
+                    };
+                    fields.insert(String::from_utf8_lossy(field).into_owned(), value.clone());
+                }
+            }
+            _ => return self.odd("HGETALL", key, &reply),
+        }
+        let counter = fields.remove(COUNTER);
+        let [first, second] = REGISTER.map(|field| fields.remove(field));
+        if first != second || !fields.is_empty() {
+            return self.odd("HGETALL", key, &reply);
+        }
+        match first {
+            None => self.note(key, span, Action::Read(None)),
+            Some(bytes) => self.note_version(key, span, &bytes),
+        }
+        self.note_count(key, span, counter.as_deref().unwrap_or(b"0"));
+    }
+
+    fn note(&mut self, key: u32, span: Span, action: Action) {
+        self.record.histories.entry(key).or_default().push(Operation { span, action });
+    }
+
+    fn note_version(&mut self, key: u32, span: Span, bytes: &[u8]) {
+        match Version::parse(&String::from_utf8_lossy(bytes)) {
+            Ok(version) => self.note(key, span, Action::Read(Some(version))),
+            Err(violation) => self.record.violations.push(violation),
+        }
+    }
+
+    fn note_count(&mut self, key: u32, span: Span, bytes: &[u8]) {
+        if !is_counted(key) {
+            return;
+        }
+        let text = String::from_utf8_lossy(bytes);
+        match text.parse() {
+            Ok(value) => self.note(key, span, Action::Count(value)),
+            Err(_) => {
+                let text = format!("{}: not a counter: {text:?}", key_name(key));
+                self.record.violations.push(Violation(text));
+            }
+        }
+    }
+
+    fn odd(&mut self, command: &str, key: u32, reply: &Value) {
+        let lines = reply.lines().join(" ");
+        let text = format!("{command} {}: an odd reply: {lines}", key_name(key));
+        self.record.violations.push(Violation(text));
+    }
+
+    /// Sends one request and waits for its reply, over a new connection if the last one broke.
+    async fn ask(&mut self, arguments: &[&str]) -> (Span, Outcome) {
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => self.connect().await,
+        };
+        let start_ns = self.scene.now_ns();
+        let reply = connection.try_command(arguments).await;
+        let end_ns = self.scene.now_ns();
+        let unknown = Span { start_ns, end_ns: NEVER };
+        match reply {
+            Ok(Value::Error(text)) => {
+                self.connection = Some(connection);
+                let certain = text.contains("nothing was written");
+                *self.record.errors.entry(text).or_default() += 1;
+                (unknown, if certain { Outcome::Refused } else { Outcome::Unknown })
+            }
+            Ok(value) => {
+                self.connection = Some(connection);
+                self.record.answered += 1;
+                (Span { start_ns, end_ns }, Outcome::Reply(value))
+            }
+            Err(_) => {
+                self.record.unanswered += 1;
+                (unknown, Outcome::Unknown)
+            }
+        }
+    }
+
+    /// To the client's own proxy, or to the next one that lets it in.
+    async fn connect(&mut self) -> Client {
+        let start = Instant::now();
+        let own = self.number as usize;
+        for away in 0.. {
+            let place = (own + away) % self.scene.addresses.len();
+            match Client::try_connect_to(&self.scene.addresses[place]).await {
+                Ok(client) => {
+                    self.is_away = place != own % self.scene.addresses.len();
+                    return client;
+                }
+                Err(error) => assert!(
+                    start.elapsed() < crate::stack::process::DEADLINE,
+                    "no proxy lets a client in: {error}"
+                ),
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        unreachable!("the loop ends by returning or by failing")
+    }
+}
+
+// === impl Random ===
+
+impl Random {
+    fn below(&mut self, bound: u32) -> u32 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        u32::try_from((self.0 >> 32) % u64::from(bound)).expect("less than a u32")
+    }
+}
