@@ -314,3 +314,151 @@ fn key_types(kind: CaptureKind) -> (fn(&BaseType) -> bool, &'static str) {
         | CaptureKind::Slug => (|base| matches!(base, Text | Varchar), "text or varchar"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::config::{self, Kind, Strategy as WriteStrategy};
+    use crate::mapping::pattern::KeyPattern;
+    use crate::value::Fields;
+
+    fn column(name: &str, base: BaseType, modifier: i32) -> ColumnShape {
+        ColumnShape {
+            name: name.into(),
+            type_name: format!("{base:?}").to_lowercase(),
+            base,
+            modifier,
+            not_null: false,
+            default: None,
+            generated: false,
+            deterministic: true,
+        }
+    }
+
+    /// A table with a column of each type, `f0`, `f1` and so on, for the fields of the same names.
+    fn all_types() -> Vec<ColumnShape> {
+        let labels = vec!["sad".to_owned(), "1".to_owned()];
+        let types = [
+            (BaseType::Text, -1),
+            (BaseType::Varchar, 4 + 3),
+            (BaseType::Bytea, -1),
+            (BaseType::Smallint, -1),
+            (BaseType::Integer, -1),
+            (BaseType::Bigint, -1),
+            (BaseType::Numeric, -1),
+            (BaseType::Numeric, (4 << 16 | 1) + 4),
+            (BaseType::Real, -1),
+            (BaseType::Double, -1),
+            (BaseType::Boolean, -1),
+            (BaseType::Date, -1),
+            (BaseType::Timestamp, -1),
+            (BaseType::TimestampTz, 3),
+            (BaseType::Uuid, -1),
+            (BaseType::Json, -1),
+            (BaseType::Jsonb, -1),
+            (BaseType::Enum(labels), -1),
+        ];
+        let named = types.into_iter().enumerate();
+        named
+            .map(|(place, (base, modifier))| column(&format!("f{place}"), base, modifier))
+            .collect()
+    }
+
+    fn layout(columns: Vec<ColumnShape>, extra: bool) -> Layout {
+        let field = |column: &ColumnShape| config::FieldColumn {
+            field: column.name.clone(),
+            column: column.name.clone(),
+            format: None,
+            column_type: None,
+        };
+        let mapping = config::Mapping {
+            name: "m".into(),
+            key: "k:{id:text}".into(),
+            exclude: Vec::new(),
+            kind: Kind::Hash,
+            table: "t".into(),
+            strategy: WriteStrategy::DualWrite,
+            cache_ttl_ms: 1,
+            negative_ttl_ms: 1,
+            expires_at: None,
+            extra: extra.then(|| "extra".into()),
+            key_columns: BTreeMap::new(),
+            columns: columns.iter().map(field).collect(),
+        };
+        let ends = [column("id", BaseType::Text, -1), column("extra", BaseType::Jsonb, -1)];
+        let shape = TableShape {
+            name: TableName::parse("t"),
+            relation_kind: 'r',
+            encoding: "UTF8".into(),
+            columns: columns.into_iter().chain(ends).collect(),
+            unique_indexes: vec![vec!["id".into()]],
+            privileges: Privileges { select: true, insert: true, update: true, delete: true },
+        };
+        let pattern = KeyPattern::parse(&mapping.key).expect("a good pattern");
+        let plan = Plan { index: 0, config: mapping, pattern };
+        Layout::bind(&plan, Some(&shape)).expect("a table that fits")
+    }
+
+    fn there_and_back(layout: &Layout, fields: &Fields) -> Fields {
+        let row = layout.encode(fields).expect("extra takes everything");
+        layout.decode(row.columns.iter().map(Option::as_deref), row.extra.as_deref())
+    }
+
+    /// Bytes that are likely to be of some type, and bytes that are of none.
+    fn value() -> impl proptest::strategy::Strategy<Value = Vec<u8>> {
+        prop_oneof![
+            proptest::collection::vec(any::<u8>(), 0..12),
+            "[ +-]?[0-9]{0,6}[.]?[0-9]{0,4}([eE][+-]?[0-9]{1,3})?".prop_map(String::into_bytes),
+            "[0-9]{4}-[01][0-9]-[0-3][0-9]([T ][0-2][0-9]:[0-5][0-9](:[0-5][0-9]([.][0-9]{1,7})?)?)?(Z|[+-][01][0-9])?"
+                .prop_map(String::into_bytes),
+            "(true|FALSE|t|1|0|yes|sad|infinity|nan|null|)".prop_map(String::into_bytes),
+            "[{\\[\"]{1,3}[a-z0-9:, ]{0,6}[\"\\]}]{1,3}".prop_map(String::into_bytes),
+            "[{]?[0-9a-fA-F]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12}[}]?"
+                .prop_map(String::into_bytes),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4000))]
+
+        #[test]
+        fn any_bytes_come_back_from_any_column(value in value(), other in any::<Vec<u8>>()) {
+            let layout = layout(all_types(), true);
+            let names = layout.fields().iter().map(|column| column.field.clone());
+            let mut fields: Fields = names.map(|name| (name, Bytes::from(value.clone()))).collect();
+            fields.insert(Bytes::from([b"x".as_slice(), &other].concat()), Bytes::from(value));
+            prop_assert_eq!(there_and_back(&layout, &fields), fields);
+        }
+
+        #[test]
+        fn without_extra_a_value_is_exact_or_refused(value in value()) {
+            let layout = layout(all_types(), false);
+            for column in layout.fields() {
+                let fields = Fields::from_iter([(column.field.clone(), Bytes::from(value.clone()))]);
+                match layout.check_field(&column.field, &value) {
+                    Ok(()) => prop_assert_eq!(there_and_back(&layout, &fields), fields),
+                    Err(refused) => prop_assert_eq!(Err(refused), layout.encode(&fields).map(drop)),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_refusal_names_mapping_field_and_column() {
+        let layout = layout(vec![column("n", BaseType::Bigint, -1)], false);
+        let refused = layout.check_field(b"n", b"five").expect_err("no number").to_string();
+        assert_eq!(
+            refused,
+            "mapping \"m\": field \"n\" could not be given back unchanged by column \"n\" of type \
+             bigint, and there is no extra column; nothing was written"
+        );
+        let refused = layout.check_field(b"x", b"1").expect_err("no column").to_string();
+        assert!(refused.contains("field \"x\" has no column"), "{refused}");
+        assert_eq!(layout.check_field(b"n", b"5"), Ok(()));
+    }
+}

@@ -57,6 +57,7 @@ impl Session {
         keys: &[&MappedKey],
         lock: RowLock,
     ) -> Result<ReadRows, StoreError> {
+        self.forget_stale_statements().await?;
         let layout = &mapping.layout;
         let mut order: Vec<usize> = (0..keys.len()).collect();
         order.sort_unstable_by(|one, other| keys[*one].key.cmp(&keys[*other].key));

@@ -98,6 +98,9 @@ impl Session {
     /// one round trip.
     ///
     /// `locks`: ascending, without duplicates; so two batches never wait for each other.
+    ///
+    /// # Errors
+    /// `Timeout` when a lock was not granted in time; no transaction is open then.
     pub async fn begin_locked(&mut self, locks: &[i64]) -> Result<(), StoreError> {
         debug_assert!(locks.is_sorted_by(|one, next| one < next));
         let sql = match locks {
@@ -113,6 +116,9 @@ impl Session {
 
     /// Begins a transaction and probes these keys' locks, in one round trip: true where no writer
     /// holds the key. What is probed free stays so until the transaction's end.
+    ///
+    /// # Errors
+    /// Those of the statement, see [`StoreError`]; no transaction is open then.
     pub async fn begin_probed(&mut self, locks: &[i64]) -> Result<Vec<bool>, StoreError> {
         if locks.is_empty() {
             self.begin_locked(locks).await?;
@@ -120,27 +126,39 @@ impl Session {
         }
         let sql = format!(
             "begin isolation level read committed; \
-             select pg_try_advisory_xact_lock_shared(key)::text as free \
+             select pg_try_advisory_xact_lock_shared(key) as free \
              from unnest('{}'::bigint[]) with ordinality as k(key, n) order by n",
             array_of(locks)
         );
         let rows = self.begin(sql).await?;
-        let free = |row: &PgRow| row.try_get::<&str, _>(0).map(|text| text == "true");
+        let free = |row: &PgRow| row.try_get::<bool, _>(0);
         rows.iter().map(free).collect::<Result<_, _>>().map_err(|error| self.failed(&error))
     }
 
     async fn begin(&mut self, sql: String) -> Result<Vec<PgRow>, StoreError> {
         debug_assert_eq!(self.state, State::Idle, "the last transaction has not ended");
-        if self.statements_stale {
+        self.forget_stale_statements().await?;
+        self.state = State::InTransaction;
+        let begun = self
+            .attempt(async |connection| {
+                connection.fetch_all(sqlx::raw_sql(AssertSqlSafe(sql))).await
+            })
+            .await;
+        if begun.is_err() && !self.broken {
+            self.rollback().await?;
+        }
+        begun
+    }
+
+    /// After the table has changed, statements that were prepared for its old shape fail; to be
+    /// called outside of a transaction.
+    pub(super) async fn forget_stale_statements(&mut self) -> Result<(), StoreError> {
+        if self.statements_stale && self.state == State::Idle {
             self.attempt(async |connection| connection.clear_cached_statements().await).await?;
             self.statements_stale = false;
             self.column_sets.clear();
         }
-        self.state = State::InTransaction;
-        self.attempt(async |connection| {
-            connection.fetch_all(sqlx::raw_sql(AssertSqlSafe(sql))).await
-        })
-        .await
+        Ok(())
     }
 
     /// Ends the transaction and keeps its changes.
@@ -172,6 +190,9 @@ impl Session {
     }
 
     /// Ends the transaction without its changes; nothing to do outside of one.
+    ///
+    /// # Errors
+    /// `Unreachable`: Postgres will roll back by itself.
     pub async fn rollback(&mut self) -> Result<(), StoreError> {
         if self.state == State::Idle {
             return Ok(());
@@ -184,7 +205,8 @@ impl Session {
         Ok(())
     }
 
-    /// Whether the connection is lost, or stuck in a call that was given up: drop the session.
+    /// Whether the connection is lost, or stuck in a call that was given up: drop the session, at
+    /// once, as Postgres may hold its locks until then.
     pub fn is_broken(&self) -> bool {
         self.broken
     }
@@ -194,6 +216,9 @@ impl Session {
     }
 
     /// The cheapest question: whether Postgres still answers.
+    ///
+    /// # Errors
+    /// `Unreachable` when it does not.
     pub async fn ping(&mut self) -> Result<(), StoreError> {
         self.attempt(async |connection| connection.ping().await).await
     }

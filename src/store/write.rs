@@ -61,7 +61,7 @@ struct UpdateShape {
     columns: Vec<usize>,
     extra: bool,
     expiry: bool,
-    /// Not all rows change all of these.
+    /// Not all rows change all of these, or some are written anew.
     masked: bool,
 }
 
@@ -192,8 +192,9 @@ impl Session {
         let has_expiry = layout.expires_at().is_some();
         let expiry = has_expiry && rows.iter().any(|row| row.expiry_touched);
         let changes_all = |row: &Written<'_>| {
-            columns.iter().all(|place| row.columns[*place].is_some())
-                && (!extra || (row.changes_extra() && !row.whole))
+            !row.whole
+                && columns.iter().all(|place| row.columns[*place].is_some())
+                && (!extra || row.changes_extra())
                 && (!expiry || row.expiry_touched)
         };
         let masked = !rows.iter().all(changes_all);
@@ -431,11 +432,20 @@ fn update_statement(layout: &Layout, shape: &UpdateShape) -> String {
             format!("{column} = {value}")
         }
     };
+    let flags = shape.columns.len();
     for (place, column) in shape.columns.iter().enumerate() {
         parameters.add_column(layout, *column);
-        settings.push(set(&layout.fields()[*column].column, place, &format!("u.c{column}")));
+        let field = &layout.fields()[*column];
+        // A row that is written anew is one that is inserted.
+        let value = match &field.default {
+            Some(default) if shape.masked => format!(
+                "case when {} then coalesce(u.c{column}, {default}) else u.c{column} end",
+                bit(flags + 1)
+            ),
+            _ => format!("u.c{column}"),
+        };
+        settings.push(set(&field.column, place, &value));
     }
-    let flags = shape.columns.len();
     if let (true, Some(extra)) = (shape.extra, layout.extra()) {
         parameters.add("text[]::jsonb[]", "extra");
         parameters.add("text[]", "names");
