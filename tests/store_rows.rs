@@ -673,15 +673,18 @@ async fn the_printed_schema_makes_tables_that_fit() {
 async fn many_proxies_may_migrate_at_once() {
     let cluster = Cluster::shared().await;
     let database = cluster.create_database().await;
-    let migrations = (0..8).map(|_| {
+    let mut proxies = tokio::task::JoinSet::new();
+    for _ in 0..8 {
         let url = cluster.url(&database);
-        async move {
+        proxies.spawn(async move {
             let mut session = Session::connect(&postgres(url)).await.unwrap();
             session.migrate().await.unwrap();
             session.migrate().await.unwrap();
-        }
-    });
-    futures_util::future::join_all(migrations).await;
+        });
+    }
+    while let Some(done) = proxies.join_next().await {
+        done.unwrap();
+    }
     let mut sql = cluster.connect(&database).await;
     sql.execute("insert into respgres.outbox (mapping, key) values ('m', 'k')").await.unwrap();
     sql.execute(

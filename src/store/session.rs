@@ -21,7 +21,7 @@ use crate::config;
 
 const SETTINGS: &str =
     "set time zone 'UTC'; set datestyle = 'ISO, YMD'; set intervalstyle = 'postgres';
-    set bytea_output = 'hex'; set extra_float_digits = 1; set xmloption = 'content';
+    set bytea_output = 'hex'; set extra_float_digits = 1;
     set client_encoding = 'UTF8'; set standard_conforming_strings = on;
     set default_transaction_isolation = 'read committed'; set default_transaction_deferrable = off;
     set enable_seqscan = off; set enable_hashjoin = off; set enable_mergejoin = off; set jit = off;
