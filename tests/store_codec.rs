@@ -2,8 +2,6 @@
 //! value that SQL puts into a column is given to clients in bytes that mean the same.
 #![allow(clippy::unwrap_used, reason = "a test ends where something fails")]
 
-#![allow(clippy::unwrap_used, reason = "a test may panic, its helpers too")]
-
 mod stack;
 
 use respgres::config;
