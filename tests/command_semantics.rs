@@ -4,14 +4,14 @@
 //! Redis' clock runs while a request is under way. So each request is held between two readings
 //! of that clock, and one of the milliseconds between them has to explain the reply.
 
-mod redis_server;
+mod stack;
 
 use bytes::{Bytes, BytesMut};
-use redis_server::{Connection, Random, RedisServer, Value};
 use respgres::command::{Mapped, Need, Proof, lookup};
 use respgres::protocol::Reply;
 use respgres::protocol::Version::{self, Resp2, Resp3};
 use respgres::value::{Draft, Record};
+use stack::{Client, Random, Redis, Value};
 
 const REQUESTS_PER_SEED: usize = 5_000;
 /// The only key that is ever there.
@@ -19,21 +19,21 @@ const KEY: &[u8] = b"k";
 
 type Request = Vec<Vec<u8>>;
 
-#[test]
-fn random_requests_are_answered_as_by_redis() {
-    let server = RedisServer::start();
+#[tokio::test]
+async fn random_requests_are_answered_as_by_redis() {
+    let server = Redis::start().await;
     for (seed, version) in [(1, Resp2), (2, Resp3), (3, Resp2), (4, Resp3)] {
-        let mut redis = server.connect();
-        redis.call(&["HELLO", if version == Resp3 { "3" } else { "2" }]);
-        redis.call(&["FLUSHALL"]);
-        let mut random = Random(seed);
+        let mut redis = Client::connect(&server).await;
+        redis.say(if version == Resp3 { "HELLO 3" } else { "HELLO 2" }).await;
+        redis.say("FLUSHALL").await;
+        let mut random = Random::new(seed);
         let mut state = None;
         let (mut errors, mut absent, mut expiring) = (0, 0, 0);
         for turn in 0..REQUESTS_PER_SEED {
             let request = random_request(&mut random);
             let story = format!("seed {seed}, turn {turn}: {} on {state:?}", show(&request));
-            let (reply, after) = step(&mut redis, version, state, &request, &story);
-            compare_fields(&mut redis, version, after.as_ref(), &story);
+            let (reply, after) = step(&mut redis, version, state, &request, &story).await;
+            compare_fields(&mut redis, version, after.as_ref(), &story).await;
             errors += usize::from(matches!(reply, Value::Error(_)));
             absent += usize::from(after.is_none());
             expiring += usize::from(after.as_ref().is_some_and(|r| r.expires_at_ms.is_some()));
@@ -48,17 +48,17 @@ fn random_requests_are_answered_as_by_redis() {
 }
 
 /// Sends one request to Redis and to the commands; gives the reply and the state after it.
-fn step(
-    redis: &mut Connection,
+async fn step(
+    redis: &mut Client,
     version: Version,
     state: Option<Record>,
     request: &Request,
     story: &str,
 ) -> (Value, Option<Record>) {
-    let earliest = now_ms(redis);
-    let reply = sorted(request, redis.call(request));
-    let latest = now_ms(redis);
-    let expiry = match redis.call(&["PEXPIRETIME", "k"]).integer() {
+    let earliest = now_ms(redis).await;
+    let reply = sorted(request, redis.command(request).await);
+    let latest = now_ms(redis).await;
+    let expiry = match redis.say("PEXPIRETIME k").await.integer() {
         at_ms if at_ms < 0 => None,
         at_ms => Some(at_ms),
     };
@@ -137,9 +137,9 @@ fn proves_existence(proof: Proof, reply: &Reply) -> bool {
     }
 }
 
-fn compare_fields(redis: &mut Connection, version: Version, state: Option<&Record>, story: &str) {
+async fn compare_fields(redis: &mut Client, version: Version, state: Option<&Record>, story: &str) {
     let hgetall = vec![b"HGETALL".to_vec()];
-    let found = sorted(&hgetall, redis.call(&["HGETALL", "k"]));
+    let found = sorted(&hgetall, redis.say("HGETALL k").await);
     let fields = state.into_iter().flat_map(|record| &record.fields);
     let pair =
         |(field, value): (&Bytes, &Bytes)| (Reply::Bulk(field.clone()), Reply::Bulk(value.clone()));
@@ -149,16 +149,20 @@ fn compare_fields(redis: &mut Connection, version: Version, state: Option<&Recor
 
 // === replies ===
 
-fn now_ms(redis: &mut Connection) -> i64 {
-    let time = redis.call(&["TIME"]);
-    time.elements()[0].integer() * 1000 + time.elements()[1].integer() / 1000
+async fn now_ms(redis: &mut Client) -> i64 {
+    let time = redis.say("TIME").await;
+    let part = |at: usize| -> i64 {
+        let digits = time.elements()[at].bytes().expect("TIME gives texts");
+        String::from_utf8_lossy(digits).parse().expect("TIME gives numbers")
+    };
+    part(0) * 1000 + part(1) / 1000
 }
 
 /// What a client reads.
 fn value(reply: &Reply, version: Version) -> Value {
     let mut bytes = BytesMut::new();
     reply.write(version, &mut bytes);
-    Value::read(&mut &bytes[..])
+    Value::parse(&bytes).expect("a whole reply").0
 }
 
 /// Redis gives the fields of a hash in an order of its own.

@@ -1,11 +1,11 @@
 //! The command table says of each command what a Redis 7.0.15 says.
 
-mod redis_server;
+mod stack;
 
 use std::collections::BTreeSet;
 
-use redis_server::{Random, RedisServer, Value};
 use respgres::command::{COMMANDS, Command, Keys, lookup};
+use stack::{Client, Random, Redis, Value};
 
 /// In the table, and unknown to Redis 7.0.
 const NEWER: &str = "
@@ -47,8 +47,8 @@ fn text(value: &Value) -> String {
     }
 }
 
-fn described_by_redis() -> Vec<Described> {
-    let rows = RedisServer::start().connect().call(&["COMMAND"]);
+async fn described_by_redis() -> Vec<Described> {
+    let rows = Redis::start().await.say("COMMAND").await;
     rows.elements().iter().map(Described::new).collect()
 }
 
@@ -67,10 +67,10 @@ fn range(keys: Keys) -> (i64, i64, i64) {
     }
 }
 
-#[test]
-fn names_are_those_of_redis() {
+#[tokio::test]
+async fn names_are_those_of_redis() {
     let expected: BTreeSet<String> =
-        described_by_redis().into_iter().map(|described| described.name).collect();
+        described_by_redis().await.into_iter().map(|described| described.name).collect();
     let newer: BTreeSet<String> = NEWER.split_whitespace().map(str::to_owned).collect();
     let table: BTreeSet<String> = COMMANDS.iter().map(|command| command.name.to_owned()).collect();
     assert_eq!(table.len(), COMMANDS.len(), "a name stands in the table twice");
@@ -79,9 +79,9 @@ fn names_are_those_of_redis() {
     assert!(expected.len() > 230, "COMMAND gave {} commands", expected.len());
 }
 
-#[test]
-fn arities_and_flags_are_those_of_redis() {
-    for described in described_by_redis() {
+#[tokio::test]
+async fn arities_and_flags_are_those_of_redis() {
+    for described in described_by_redis().await {
         let command = known(&described.name);
         assert_eq!(i64::from(command.arity), described.arity, "{}", described.name);
         let mut flags: BTreeSet<String> = command.flags.names().map(str::to_owned).collect();
@@ -96,9 +96,9 @@ fn arities_and_flags_are_those_of_redis() {
     }
 }
 
-#[test]
-fn fixed_key_positions_are_those_of_redis() {
-    for described in described_by_redis() {
+#[tokio::test]
+async fn fixed_key_positions_are_those_of_redis() {
+    for described in described_by_redis().await {
         let command = known(&described.name);
         if described.not_keys {
             assert_eq!(command.keys, Keys::None, "{}: channels are not keys", described.name);
@@ -115,13 +115,13 @@ fn fixed_key_positions_are_those_of_redis() {
 }
 
 /// Requests made by chance: wherever Redis names keys, so does the table.
-#[test]
-fn key_positions_are_those_of_redis_in_random_requests() {
-    let server = RedisServer::start();
-    let mut redis = server.connect();
-    let mut random = Random(7);
+#[tokio::test]
+async fn key_positions_are_those_of_redis_in_random_requests() {
+    let server = Redis::start().await;
+    let mut redis = Client::connect(&server).await;
+    let mut random = Random::new(7);
     let mut compared = 0;
-    for described in redis.call(&["COMMAND"]).elements().iter().map(Described::new) {
+    for described in redis.say("COMMAND").await.elements().iter().map(Described::new) {
         if described.not_keys || !described.subcommands.is_empty() {
             continue;
         }
@@ -130,7 +130,7 @@ fn key_positions_are_those_of_redis_in_random_requests() {
         for _ in 0..rounds {
             let request = random_request(&described, &mut random);
             let asked = [&["COMMAND", "GETKEYS"], &request[..]].concat();
-            let Value::Array(expected) = redis.call(&asked) else { continue };
+            let Value::Array(expected) = redis.command(&asked).await else { continue };
             let mut expected: Vec<String> = expected.iter().map(text).collect();
             let mut found = Vec::new();
             command.for_each_key(

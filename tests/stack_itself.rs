@@ -156,8 +156,10 @@ async fn a_redis_starts_again_at_the_same_address_empty() {
 #[test]
 fn the_reaper_kills_and_removes_what_it_was_told() {
     let sleep = || {
-        let mut command = Command::new("sleep");
-        command.arg("60").stdout(Stdio::null()).spawn().expect("sleep starts")
+        // A shell that runs tests in the background has made them ignore SIGQUIT.
+        let mut command = Command::new("env");
+        command.args(["--default-signal=QUIT", "sleep", "60"]);
+        command.stdout(Stdio::null()).spawn().expect("sleep starts")
     };
     let (mut doomed, mut quitted, mut spared) = (sleep(), sleep(), sleep());
     let directory = tempfile::tempdir().expect("a temporary directory");

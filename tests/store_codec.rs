@@ -1,7 +1,10 @@
 //! The codecs against a real Postgres: what they say a column holds is what it holds, and every
 //! value that SQL puts into a column is given to clients in bytes that mean the same.
 #![allow(clippy::unwrap_used, reason = "a test ends where something fails")]
+<<<<<<< HEAD
 #![allow(clippy::unwrap_used, reason = "a test may panic, its helpers too")]
+=======
+>>>>>>> main
 
 mod stack;
 
@@ -10,7 +13,7 @@ use respgres::mapping::codec::Codec;
 use respgres::mapping::shape::TableName;
 use respgres::store::Session;
 use sqlx::{AssertSqlSafe, Executor, PgConnection};
-use stack::Cluster;
+use stack::{Cluster, Random};
 
 /// Values a type, of which most are mutations of the nasty ones.
 const VALUES: usize = 6_000;
@@ -112,49 +115,28 @@ fn postgres(url: String) -> config::Postgres {
     }
 }
 
-/// Random numbers by a seed, so that a failure comes again.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        usize::try_from(self.next() % bound as u64).unwrap()
-    }
-
-    fn one_of<'a>(&mut self, texts: &'a [&'a str]) -> &'a str {
-        texts[self.below(texts.len())]
-    }
-
-    /// One of the nasty values, with up to three bytes of the alphabet put in, put over, left out.
-    fn mutation(&mut self, nasty: &[&str], alphabet: &str) -> Vec<u8> {
-        let mut value = self.one_of(nasty).as_bytes().to_vec();
-        for _ in 0..self.below(4) {
-            let byte = alphabet.as_bytes()[self.below(alphabet.len())];
-            let place = self.below(value.len() + 1);
-            match self.below(3) {
-                0 => value.insert(place, byte),
-                1 if place < value.len() => value[place] = byte,
-                _ if place < value.len() => drop(value.remove(place)),
-                _ => {}
-            }
+/// One of the nasty values, with up to three bytes of the alphabet put in, put over, left out.
+fn mutation(random: &mut Random, nasty: &[&str], alphabet: &str) -> Vec<u8> {
+    let mut value = random.pick(nasty).as_bytes().to_vec();
+    for _ in 0..random.below(4) {
+        let byte = alphabet.as_bytes()[random.below(alphabet.len())];
+        let place = random.below(value.len() + 1);
+        match random.below(3) {
+            0 => value.insert(place, byte),
+            1 if place < value.len() => value[place] = byte,
+            _ if place < value.len() => drop(value.remove(place)),
+            _ => {}
         }
-        value
     }
+    value
+}
 
-    fn values(&mut self, nasty: &[&str], alphabet: &str) -> Vec<Vec<u8>> {
-        let mut values: Vec<Vec<u8>> = nasty.iter().map(|text| text.as_bytes().to_vec()).collect();
-        while values.len() < VALUES {
-            values.push(self.mutation(nasty, alphabet));
-        }
-        values
+fn mutations(random: &mut Random, nasty: &[&str], alphabet: &str) -> Vec<Vec<u8>> {
+    let mut values: Vec<Vec<u8>> = nasty.iter().map(|text| text.as_bytes().to_vec()).collect();
+    while values.len() < VALUES {
+        values.push(mutation(random, nasty, alphabet));
     }
+    values
 }
 
 const NUMBERS: &[&str] = &[
@@ -277,7 +259,7 @@ const MOMENT_BYTES: &str = "0123456789-:.TZ +BC";
 
 #[tokio::test]
 async fn integers_are_what_postgres_makes_of_them() {
-    let values = Random(1).values(NUMBERS, NUMBER_BYTES);
+    let values = mutations(&mut Random::new(1), NUMBERS, NUMBER_BYTES);
     for type_name in ["smallint", "integer", "bigint"] {
         let mut column = Column::of(type_name).await;
         column.check(None, &values).await;
@@ -287,7 +269,7 @@ async fn integers_are_what_postgres_makes_of_them() {
 
 #[tokio::test]
 async fn numerics_are_what_postgres_makes_of_them() {
-    let values = Random(2).values(NUMBERS, NUMBER_BYTES);
+    let values = mutations(&mut Random::new(2), NUMBERS, NUMBER_BYTES);
     for type_name in ["numeric", "numeric(10,2)", "numeric(30)", "numeric(3,5)", "numeric(5,-2)"] {
         let mut column = Column::of(type_name).await;
         column.check(None, &values).await;
@@ -304,8 +286,8 @@ async fn numerics_are_what_postgres_makes_of_them() {
 
 #[tokio::test]
 async fn floats_are_what_postgres_makes_of_them() {
-    let mut random = Random(3);
-    let mut values = random.values(NUMBERS, NUMBER_BYTES);
+    let mut random = Random::new(3);
+    let mut values = mutations(&mut random, NUMBERS, NUMBER_BYTES);
     for exponent in -330..330 {
         for digits in ["1", "2", "5", "9", "9007199254740993", "1.1754943", "4.4501477170144023"] {
             values.push(format!("{digits}e{exponent}").into());
@@ -318,7 +300,7 @@ async fn floats_are_what_postgres_makes_of_them() {
         values.push(format!("{:e}", value * 1_234_567.0).into());
     }
     for _ in 0..VALUES {
-        let bits = random.next();
+        let bits = random.bits();
         values.push(format!("{:e}", f64::from_bits(bits)).into());
         values.push(format!("{:e}", f32::from_bits((bits >> 32) as u32)).into());
         values.push(format!("{}", (bits >> 40) as f64 / 1e3).into());
@@ -335,7 +317,7 @@ async fn floats_are_what_postgres_makes_of_them() {
 
 #[tokio::test]
 async fn dates_and_timestamps_are_what_postgres_makes_of_them() {
-    let values = Random(4).values(MOMENTS, MOMENT_BYTES);
+    let values = mutations(&mut Random::new(4), MOMENTS, MOMENT_BYTES);
     let rows = "select timestamp '4714-11-24 00:00:00 BC' + random() * i * interval '1 year'
                 from generate_series(1, 3000) as i
                 union all select '294276-12-31 23:59:59' union all select 'infinity'
@@ -364,10 +346,10 @@ async fn dates_and_timestamps_are_what_postgres_makes_of_them() {
 
 #[tokio::test]
 async fn words_are_what_postgres_makes_of_them() {
-    let mut random = Random(5);
+    let mut random = Random::new(5);
     let booleans =
         ["true", "false", "TRUE", "1", "0", "t", "f", "yes", "no", "on", "off", "of", "", " y "];
-    let values = random.values(&booleans, "tTfFyYnNoO01 resaluf");
+    let values = mutations(&mut random, &booleans, "tTfFyYnNoO01 resaluf");
     let mut column = Column::of("boolean").await;
     for format in [None, Some("true/false"), Some("1/0"), Some("yes/no"), Some("0/1"), Some("on/")]
     {
@@ -380,21 +362,21 @@ async fn words_are_what_postgres_makes_of_them() {
         "{6f2a1a522a0c4a8e9a390d6f5bb1c111}",
         "6f2a-1a52-2a0c-4a8e-9a39-0d6f-5bb1-c111",
     ];
-    let values = random.values(&uuids, "0123456789abcdefABCDEF-{}");
+    let values = mutations(&mut random, &uuids, "0123456789abcdefABCDEF-{}");
     Column::of("uuid").await.check(None, &values).await;
     let moods = ["sad", "Ok", "ok", "it's \"fine\"", "", "\\"];
-    Column::of("mood").await.check(None, &random.values(&moods, "sad Ok'\"")).await;
-    let values = random.values(&["1", "999", " 7"], "0123456789").into_iter();
+    Column::of("mood").await.check(None, &mutations(&mut random, &moods, "sad Ok'\"")).await;
+    let values = mutations(&mut random, &["1", "999", " 7"], "0123456789").into_iter();
     let values: Vec<_> = values.filter(|v| v.len() < 4).collect();
     Column::of("small").await.check(None, &values).await;
 }
 
 #[tokio::test]
 async fn texts_and_bytes_are_kept() {
-    let mut random = Random(6);
+    let mut random = Random::new(6);
     let texts =
         ["", "plain", "ünï 键 \u{1f600}", "a\0b", "\\x41", "{\"a\",NULL}", "NULL", "'", " x "];
-    let mut values = random.values(&texts, "\\\"'{},\n\0 xN");
+    let mut values = mutations(&mut random, &texts, "\\\"'{},\n\0 xN");
     values.push(b"\xff\xfe".to_vec());
     values.push("é".repeat(8).into());
     values.push("é".repeat(9).into());
@@ -435,7 +417,8 @@ async fn json_is_what_postgres_makes_of_it() {
         "\u{feff}1",
         "[1,]",
     ];
-    let values = Random(7).values(&documents, "{}[]\",:0123456789eE+-.\\untrulfa \n\t");
+    let values =
+        mutations(&mut Random::new(7), &documents, "{}[]\",:0123456789eE+-.\\untrulfa \n\t");
     for type_name in ["json", "jsonb"] {
         Column::of(type_name).await.check(None, &values).await;
     }

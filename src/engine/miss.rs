@@ -11,12 +11,12 @@
 //! - A fill is sent only if, in the same transaction and before the row was read, no writer held the
 //!   key's lock; a writer that comes later voids the reader's mark.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::asked::{Asked, Found, Lease, Residence, keys_of, wanted};
 use super::operation::{Operation, batches, total};
 use super::queue::Queue;
 use super::refusal::{read_failed, read_too_busy, read_too_slow, upstream_not_read};
@@ -26,7 +26,6 @@ use super::tables::Tables;
 use super::through::{connected, set_aside};
 use super::transaction::cached_ttl_ms;
 use super::{BATCH_BYTES, EngineSettings, patience};
-use crate::command::Need;
 use crate::config::Strategy;
 use crate::mapping::{MappedKey, Mapping};
 use crate::protocol::Reply;
@@ -35,14 +34,10 @@ use crate::tasks::Tasks;
 use crate::upstream::UpstreamError;
 use crate::upstream::control::{Control, Frame};
 use crate::upstream::scripts::{Call, Script, Token, decimal, mark_of};
-use crate::value::{Fields, Record};
+use crate::value::Record;
 
 /// Keys that are filled or asked for by one statement.
 const BATCH_KEYS: usize = 500;
-
-/// Fields that the script asks for by name; for more it takes the whole hash. (Lua's `unpack` takes
-/// 8,000 at most.)
-const MOST_FIELDS: usize = 1000;
 
 /// Arguments of a fill: a larger hash is not cached. Redis takes 1,048,576 in a request.
 const FILL_ARGUMENTS: usize = 1 << 20;
@@ -56,46 +51,6 @@ pub struct MissReader {
     session: Option<Session>,
     control: Control,
     queue: Arc<Queue>,
-}
-
-/// One key that at least one client asks for.
-struct Asked<'a> {
-    key: &'a MappedKey,
-    /// What is needed of the value, which Redis may tell.
-    needs: Vec<Need>,
-    /// The key's own expiry is needed too, which only Postgres tells.
-    expiry: bool,
-    residence: Residence,
-    cached: Option<Found>,
-    stored: Option<Found>,
-}
-
-/// What Redis says of a key.
-enum Residence {
-    /// It was not asked, or is out of reach.
-    Unknown,
-    /// A writer or another reader is at it: ask Postgres, store nothing.
-    Through,
-    /// It has told what there is to tell.
-    Told,
-    /// This reader may fill it.
-    Fill(Lease),
-}
-
-/// The right to fill a key.
-struct Lease {
-    token: Token,
-    /// The clock of Redis when it was given, so before the row is read; milliseconds since the Unix
-    /// epoch. What Postgres says is left of the key's own time is reckoned from here, so that the
-    /// copy does not outlive the key.
-    upstream_now_ms: i64,
-}
-
-/// What the key holds.
-#[derive(Clone)]
-enum Found {
-    Record { record: Option<Record>, now_ms: i64 },
-    Error(Reply),
 }
 
 /// Keys of one mapping.
@@ -416,130 +371,6 @@ impl MissReader {
             self.control.post(&calls).await;
         }
     }
-}
-
-// === impl Asked ===
-
-impl Asked<'_> {
-    /// Redis' answer to `miss`.
-    fn take_in(&mut self, token: Token, reply: Frame) {
-        let Frame::Array(parts) = reply else { return };
-        let mut parts = parts.into_iter();
-        let Some(Frame::BulkString(word)) = parts.next() else { return };
-        let told = |record| Found::Record { record, now_ms: 0 };
-        match (&word[..], parts.next()) {
-            (b"FILL", Some(Frame::Integer(upstream_now_ms))) => {
-                self.residence = Residence::Fill(Lease { token, upstream_now_ms });
-                return;
-            }
-            (b"ABSENT", _) => self.cached = Some(told(None)),
-            (b"HIT", None) => self.cached = Some(told(Some(Record::default()))),
-            (b"HIT", Some(Frame::Array(values))) => {
-                self.cached = Some(told(Some(partial(values, &self.needs))));
-            }
-            (b"HIT", Some(Frame::Error(text))) if text.starts_with("WRONGTYPE") => {
-                self.cached = Some(Found::Error(Reply::Error(text.to_string())));
-            }
-            (b"THROUGH", _) => {
-                self.residence = Residence::Through;
-                return;
-            }
-            _ => return,
-        }
-        self.residence = Residence::Told;
-    }
-
-    fn is_for_store(&self) -> bool {
-        let by_redis = matches!(self.residence, Residence::Told)
-            && self.key.mapping.strategy != Strategy::DatabaseFirst;
-        self.expiry || !by_redis
-    }
-
-    /// What answers a need: Postgres where it was asked and has answered, else Redis.
-    fn found(&self, need: &Need) -> Option<&Found> {
-        match (&self.stored, &self.cached) {
-            (Some(Found::Error(_)) | None, Some(cached)) if *need != Need::Expiry => Some(cached),
-            (stored, _) => stored.as_ref(),
-        }
-    }
-}
-
-/// Each key once, with all that is needed of it; and for each operation where its keys stand.
-fn keys_of<'a>(operations: &[&'a Operation]) -> (Vec<Asked<'a>>, Vec<Vec<usize>>) {
-    let mut asked: Vec<Asked<'a>> = Vec::new();
-    let mut known: HashMap<&[u8], usize, ahash::RandomState> = HashMap::default();
-    let mut places = Vec::with_capacity(operations.len());
-    for operation in operations {
-        let need = operation.as_read().map(|read| (read.need)(&operation.arguments));
-        let mut of_operation = Vec::with_capacity(operation.keys.len());
-        for key in &operation.keys {
-            let at = *known.entry(&key.key).or_insert_with(|| {
-                asked.push(Asked {
-                    key,
-                    needs: Vec::new(),
-                    expiry: false,
-                    residence: Residence::Unknown,
-                    cached: None,
-                    stored: None,
-                });
-                asked.len() - 1
-            });
-            match &need {
-                Some(Need::Expiry) => asked[at].expiry = true,
-                Some(need) if !asked[at].needs.contains(need) => {
-                    asked[at].needs.push(need.clone());
-                }
-                _ => {}
-            }
-            of_operation.push(at);
-        }
-        places.push(of_operation);
-    }
-    (asked, places)
-}
-
-// === what Redis has ===
-
-/// The fields that are asked for by name, if that is all that is needed and they are not too many.
-fn by_name(needs: &[Need]) -> Option<&[Bytes]> {
-    match needs {
-        [Need::Fields(fields)] if fields.len() <= MOST_FIELDS => Some(fields),
-        _ => None,
-    }
-}
-
-/// What the script has to read if the key is there, so that all needs are met.
-fn wanted(needs: &[Need]) -> Vec<Bytes> {
-    if let Some(fields) = by_name(needs) {
-        let word = Bytes::from_static(b"fields");
-        return std::iter::once(word).chain(fields.iter().cloned()).collect();
-    }
-    let only_existence = needs.iter().all(|need| *need == Need::Existence);
-    vec![Bytes::from_static(if only_existence { b"existence" } else { b"whole" })]
-}
-
-/// The record, or the part of it that was asked for.
-fn partial(values: Vec<Frame>, needs: &[Need]) -> Record {
-    let mut fields = Fields::default();
-    let bytes = |frame: Frame| match frame {
-        Frame::BulkString(bytes) => Some(bytes),
-        _ => None,
-    };
-    if let Some(names) = by_name(needs) {
-        for (name, value) in names.iter().zip(values) {
-            if let Some(value) = bytes(value) {
-                fields.insert(name.clone(), value);
-            }
-        }
-    } else {
-        let mut values = values.into_iter();
-        while let (Some(name), Some(value)) = (values.next(), values.next()) {
-            if let (Some(name), Some(value)) = (bytes(name), bytes(value)) {
-                fields.insert(name, value);
-            }
-        }
-    }
-    Record { fields, expires_at_ms: None }
 }
 
 // === what Postgres has ===

@@ -4,6 +4,7 @@
 //! Event loops hand operations on mapped keys to workers that own connections to both stores; the
 //! answers come back through the loops' mailboxes.
 
+mod asked;
 pub mod mailbox;
 pub mod miss;
 pub mod operation;

@@ -65,6 +65,17 @@ pub fn plan(config: &Config) -> Result<Vec<Plan>, Vec<Problem>> {
         problems.extend(shared_columns(mapping, &pattern, &path));
         let globs = mapping.exclude.iter().map(|glob| Glob::new(glob.as_bytes()));
         let pattern = pattern.excluding(globs);
+        if let Some(other) = plans.iter().find(|other| is_same_table(&other.config, mapping)) {
+            // Rows of one could be rows of the other: one key would change another's.
+            problems.push(Problem::new(
+                format!("{path}.table"),
+                format!(
+                    "{} has the table {:?} too; give each mapping a table of its own",
+                    other.config.path(other.index),
+                    mapping.table
+                ),
+            ));
+        }
         for other in &plans {
             if let Claim::Conflict(key) = overlap::claim(&other.pattern, &pattern) {
                 problems.push(Problem::new(
@@ -81,6 +92,11 @@ pub fn plan(config: &Config) -> Result<Vec<Plan>, Vec<Problem>> {
         plans.push(Plan { index, config: mapping.clone(), pattern });
     }
     if problems.is_empty() { Ok(plans) } else { Err(problems) }
+}
+
+fn is_same_table(one: &config::Mapping, other: &config::Mapping) -> bool {
+    let bare = |table: &'_ str| table.strip_prefix("public.").unwrap_or(table).to_owned();
+    !one.table.is_empty() && bare(&one.table) == bare(&other.table)
 }
 
 /// Columns that a capture shares with a field, with the expiry, with `extra` or with another capture.
@@ -358,29 +374,29 @@ mod tests {
             [[mapping]]
             name = "first"
             key = "usage:{id:uuid"
-            table = "t"
+            table = "t0"
             extra = "extra"
             [[mapping]]
             name = "hash_map"
             key = "usage:{any:slug}"
-            table = "t"
+            table = "t1"
             extra = "extra"
             key_columns = { id = "a", any = "b" }
             [[mapping]]
             name = "total"
             key = "usage:total"
-            table = "t"
+            table = "t2"
             extra = "extra"
             key_columns = { id = "a" }
             [[mapping]]
             name = "usage"
             key = "usage:{id:text}"
-            table = "t"
+            table = "t3"
             extra = "id"
             [[mapping]]
             name = "again"
             key = "other:{id:int}:{n:int}:{name:text}"
-            table = "t"
+            table = "t3"
             key_columns = { n = "id" }
             columns = { name = "name" }
             "#,
@@ -396,6 +412,8 @@ mod tests {
                  {id} too; give one of them another column (captures: key_columns = { n = \"…\" })",
                 "mapping[4] \"again\".key: the column \"name\" of the capture {name} is that of the field \
                  \"name\" too; give one of them another column (captures: key_columns = { name = \"…\" })",
+                "mapping[4] \"again\".table: mapping[3] \"usage\" has the table \"t3\" too; give each \
+                 mapping a table of its own",
             ],
         );
     }
@@ -414,7 +432,7 @@ mod tests {
             extra = "extra"
             [[mapping]]
             name = "no key"
-            table = "keys"
+            table = "others"
             extra = "extra"
         "#;
         std::fs::write(file.path(), text).unwrap();
@@ -457,7 +475,7 @@ mod tests {
             name = "anything"
             key = "{kind:text}:model:{rest:rest}"
             exclude = ["usage:*"]
-            table = "index"
+            table = "anything"
             extra = "extra"
             "#,
             &[],

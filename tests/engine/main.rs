@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test ends where something fails")]
 // A test's own modules have nobody else to be private from.
 #![allow(unreachable_pub)]
+#![allow(clippy::disallowed_methods, reason = "a test spawns what it waits for")]
 
 mod calls;
 mod constraints;

@@ -22,6 +22,7 @@ pub mod conversation;
 pub mod postgres;
 pub mod process;
 pub mod proxy;
+pub mod random;
 pub mod reaper;
 pub mod redis;
 pub mod resp;
@@ -38,6 +39,7 @@ pub use conversation::talk;
 pub use postgres::Cluster;
 pub use process::wait_until;
 pub use proxy::{Environment, Proxy, respgres};
+pub use random::Random;
 pub use redis::Redis;
 pub use resp::Value;
 
