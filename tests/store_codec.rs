@@ -1,10 +1,6 @@
 //! The codecs against a real Postgres: what they say a column holds is what it holds, and every
 //! value that SQL puts into a column is given to clients in bytes that mean the same.
 #![allow(clippy::unwrap_used, reason = "a test ends where something fails")]
-<<<<<<< HEAD
-#![allow(clippy::unwrap_used, reason = "a test may panic, its helpers too")]
-=======
->>>>>>> main
 
 mod stack;
 

@@ -5,6 +5,7 @@
 
 mod stack;
 
+use stack::random::Random;
 use stack::{Client, Redis, Server, Stack, Value};
 
 const REQUESTS: usize = 1500;
@@ -53,23 +54,6 @@ const VALUES: [&[u8]; 16] = [
     b"{\"a\": 1}",
 ];
 
-/// SplitMix64.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut bits = self.0;
-        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        usize::try_from((bits ^ (bits >> 31)) % limit as u64).unwrap()
-    }
-
-    fn pick<T: Copy>(&mut self, choices: &[T]) -> T {
-        choices[self.below(choices.len())]
-    }
-}
-
 type Request = Vec<Vec<u8>>;
 
 fn words(parts: &[&str]) -> Request {
@@ -114,7 +98,7 @@ fn request(random: &mut Random) -> Request {
         },
         // So far away that no test takes as long.
         32 => words(&["EXPIRE", first, random.pick(&["100000", "-1", "200000"])]),
-        33 => words(&["PEXPIRE", first, "100000000", random.pick(&["NX", "XX", "GT", "LT"])]),
+        33 => words(&["PEXPIRE", first, "150000000", random.pick(&["NX", "XX", "GT", "LT"])]),
         34 => words(&["EXPIREAT", first, random.pick(&["4102444800", "4102444900", "1"])]),
         35 => words(&["PEXPIREAT", first, random.pick(&["4102444800123", "4102444900000"])]),
         36 => words(&["PERSIST", first]),

@@ -2,21 +2,20 @@
 
 use respgres::upstream::scripts::{Script, aside_of, mark_of};
 
-use crate::redis_server::{Connection, RedisServer, Value};
+use crate::blocking::Blocking;
+use crate::stack::Value;
 
 const KEY: &str = "thing:1";
 /// Far from now, in milliseconds.
 const LATER: &str = "4102444800000";
 
 struct Rig {
-    redis: Connection,
-    _server: RedisServer,
+    redis: Blocking,
 }
 
 impl Rig {
     fn new() -> Self {
-        let server = RedisServer::start();
-        Self { redis: server.connect(), _server: server }
+        Self { redis: Blocking::start() }
     }
 
     fn run(&mut self, script: Script, keys: &[Vec<u8>], arguments: &[&str]) -> Value {
@@ -126,7 +125,7 @@ fn a_miss_tells_what_is_needed_of_a_copy_that_is_there() {
     let bulk = |text: &str| Value::Bulk(text.into());
     let check = |reply: Value, expected: Vec<Value>| assert_eq!(reply.elements(), expected);
     check(rig.miss("r:1", &["existence"]), vec![bulk("HIT")]);
-    let fields = Value::Array(vec![bulk("2"), Value::Nil, bulk("1")]);
+    let fields = Value::Array(vec![bulk("2"), Value::NilBulk, bulk("1")]);
     check(rig.miss("r:1", &["fields", "b", "c", "a"]), vec![bulk("HIT"), fields]);
     let whole = Value::Array(["a", "1", "b", "2"].map(bulk).to_vec());
     check(rig.miss("r:1", &["whole"]), vec![bulk("HIT"), whole]);

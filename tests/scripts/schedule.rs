@@ -3,7 +3,7 @@
 
 use respgres::upstream::scripts::Script;
 
-use crate::redis_server::RedisServer;
+use crate::blocking::Blocking;
 use crate::world::{Mutant, Seen, World};
 
 const STEPS: usize = 400;
@@ -13,8 +13,7 @@ const MOST_SCHEDULES: u64 = 3000;
 
 /// The story of the first schedule that goes wrong, if one does.
 fn search(mutant: Mutant, schedules: u64) -> (Option<String>, Seen) {
-    let server = RedisServer::start();
-    let mut redis = server.connect();
+    let mut redis = Blocking::start();
     let mut seen = Seen::default();
     for seed in 0..schedules {
         let mut world = World::new(&mut redis, seed, mutant);

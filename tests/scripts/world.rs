@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 
 use respgres::upstream::scripts::{Script, aside_of, mark_of};
 
-use crate::redis_server::{Connection, Random, Value};
+use crate::blocking::Blocking;
+use crate::stack::Value;
+use crate::stack::random::Random;
 
 const KEYS: usize = 2;
 const WRITERS: usize = 2;
@@ -40,7 +42,7 @@ pub(crate) enum Mutant {
 }
 
 pub(crate) struct World<'r> {
-    redis: &'r mut Connection,
+    redis: &'r mut Blocking,
     random: Random,
     mutant: Mutant,
     rows: [Row; KEYS],
@@ -103,7 +105,7 @@ enum Read {
 }
 
 impl<'r> World<'r> {
-    pub(crate) fn new(redis: &'r mut Connection, seed: u64, mutant: Mutant) -> Self {
+    pub(crate) fn new(redis: &'r mut Blocking, seed: u64, mutant: Mutant) -> Self {
         redis.call(&["FLUSHALL"]);
         let mut world = Self {
             redis,
@@ -156,7 +158,9 @@ impl<'r> World<'r> {
                     let pairs = words.chunks(2).map(|pair| match pair {
                         [Value::Bulk(field), value] => {
                             let field = String::from_utf8_lossy(field).into_owned();
-                            (field, value.integer().cast_unsigned())
+                            let version =
+                                String::from_utf8_lossy(value.bytes().expect("a bulk string"));
+                            (field, version.parse().expect("a version"))
                         }
                         other => panic!("{other:?}"),
                     });
