@@ -201,7 +201,7 @@ async fn differs_nowhere(strategy: &str, seed: u64) {
     let stack = Stack::builder(MAPPING).set("RESPGRES__DEFAULTS__STRATEGY", strategy).start().await;
     let redis = Redis::start().await;
     for version in ["2", "3"] {
-        let mut random = Random(seed + u64::from(version == "3"));
+        let mut random = Random::new(seed + u64::from(version == "3"));
         let (mut ours, mut plain) = (stack.client().await, Client::connect(&redis).await);
         ours.say(&format!("HELLO {version}")).await;
         plain.say(&format!("HELLO {version}")).await;

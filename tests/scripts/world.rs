@@ -109,7 +109,7 @@ impl<'r> World<'r> {
         redis.call(&["FLUSHALL"]);
         let mut world = Self {
             redis,
-            random: Random(seed),
+            random: Random::new(seed),
             mutant,
             rows: std::array::from_fn(|_| Some([("a".to_owned(), 0)].into())),
             locks: [None; KEYS],
