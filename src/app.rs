@@ -168,7 +168,12 @@ fn engine_settings(setup: &Setup) -> Result<EngineSettings, AppError> {
         connect_timeout_ms: upstream.connect_timeout_ms,
         request_timeout_ms: upstream.request_timeout_ms,
     };
-    Ok(EngineSettings { postgres: postgres.clone(), control, lease_ms: defaults.lease_ms })
+    Ok(EngineSettings {
+        postgres: postgres.clone(),
+        control,
+        lease_ms: defaults.lease_ms,
+        plans: setup.plans.clone(),
+    })
 }
 
 /// The mappings that have a side in Postgres, bound to their tables.

@@ -7,82 +7,78 @@
 //!
 //! Invariants
 //! - A read is answered from a statement that began after the read had come.
+//! - A mapping that cannot be read fails alone.
 //! - A fill is sent only if, in the same transaction and before the row was read, no writer held the
 //!   key's lock; a writer that comes later voids the reader's mark.
 
-use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::EngineSettings;
-use super::operation::{Operation, total};
+use super::asked::{Asked, Found, Lease, Residence, keys_of, wanted};
+use super::operation::{Operation, batches, total};
 use super::queue::Queue;
-use super::refusal::{Happened, read_failed, upstream_failed};
-use super::through::cached_ttl_ms;
-use crate::command::Need;
-use crate::config::{self, Strategy};
+use super::refusal::{read_failed, read_too_busy, read_too_slow, upstream_not_read};
+use super::rescue::{answer_the_rest, rescue};
+use super::slow::{Slow, Verdict, hurry_ms};
+use super::tables::Tables;
+use super::through::{connected, set_aside};
+use super::transaction::cached_ttl_ms;
+use super::{BATCH_BYTES, EngineSettings, patience};
+use crate::config::Strategy;
 use crate::mapping::{MappedKey, Mapping};
 use crate::protocol::Reply;
 use crate::store::{ReadRows, RowLock, Session, StoreError};
 use crate::tasks::Tasks;
+use crate::upstream::UpstreamError;
 use crate::upstream::control::{Control, Frame};
 use crate::upstream::scripts::{Call, Script, Token, decimal, mark_of};
-use crate::value::{Fields, Record};
+use crate::value::Record;
 
 /// Keys that are filled or asked for by one statement.
 const BATCH_KEYS: usize = 500;
 
+/// Arguments of a fill: a larger hash is not cached. Redis takes 1,048,576 in a request.
+const FILL_ARGUMENTS: usize = 1 << 20;
+
 /// A worker that reads what is not, or may not be, in Redis.
 #[derive(Debug)]
 pub struct MissReader {
-    postgres: config::Postgres,
-    lease_ms: u64,
+    settings: EngineSettings,
+    tables: Arc<Tables>,
+    slow: Slow,
     session: Option<Session>,
     control: Control,
     queue: Arc<Queue>,
 }
 
-/// One key that at least one client asks for.
-struct Asked<'a> {
-    key: &'a MappedKey,
-    needs: Vec<Need>,
-    residence: Residence,
-    found: Found,
+/// Keys of one mapping.
+#[derive(Clone)]
+struct Group {
+    mapping: Arc<Mapping>,
+    /// Their places among the keys asked for.
+    places: Vec<usize>,
 }
 
-/// What Redis says of a key.
-enum Residence {
-    /// It was not asked, or is out of reach.
-    Unknown,
-    /// It is there, with what is needed of it.
-    Here(Record),
-    /// Reading it gives this error.
-    Error(String),
-    /// Known to be absent.
-    Absent,
-    /// A writer or another reader is at it: ask Postgres, store nothing.
-    Through,
-    /// This reader may fill it.
-    Fill(Token),
-}
-
-/// What the key holds.
-enum Found {
-    Nothing,
-    Record { record: Option<Record>, now_ms: i64 },
-    Error(Reply),
+/// Mappings whose rows are read in one transaction.
+struct Part {
+    groups: Vec<Group>,
+    hurried: bool,
+    /// It has failed before, for a reason that may have gone.
+    again: bool,
 }
 
 // === impl MissReader ===
 
 impl MissReader {
-    pub fn new(settings: &EngineSettings, control: Control, queue: Arc<Queue>) -> Self {
+    pub fn new(settings: &EngineSettings, tables: Arc<Tables>, queue: Arc<Queue>) -> Self {
         Self {
-            postgres: settings.postgres.clone(),
-            lease_ms: settings.lease_ms,
+            control: Control::new(settings.control.clone()),
+            settings: settings.clone(),
+            tables,
+            slow: Slow::default(),
             session: None,
-            control,
             queue,
         }
     }
@@ -95,7 +91,13 @@ impl MissReader {
                 operations = self.queue.take() => operations,
                 () = tasks.stopping() => break,
             };
-            self.read(&operations).await;
+            for batch in batches(&operations, usize::MAX, BATCH_BYTES) {
+                if rescue(self.read(batch)).await.is_err() {
+                    self.session = None;
+                    self.control = Control::new(self.settings.control.clone());
+                    answer_the_rest(batch);
+                }
+            }
         }
         if let Some(session) = self.session.take() {
             session.close().await;
@@ -103,8 +105,14 @@ impl MissReader {
     }
 
     /// Answers a batch of reads.
-    async fn read(&mut self, operations: &[Operation]) {
-        let (mut asked, places) = keys_of(operations);
+    async fn read(&mut self, batch: &[Operation]) {
+        let patience = patience(&self.settings.postgres);
+        let (late, operations): (Vec<&Operation>, Vec<&Operation>) =
+            batch.iter().partition(|operation| operation.age() >= patience);
+        for operation in late {
+            operation.answer(&read_too_busy());
+        }
+        let (mut asked, places) = keys_of(&operations);
         for part in asked.chunks_mut(BATCH_KEYS) {
             self.ask_redis(part).await;
             self.ask_postgres(part).await;
@@ -124,21 +132,28 @@ impl MissReader {
         let Some(read) = operation.as_read() else {
             return Reply::err("this command does not read");
         };
-        let replies = places.iter().map(|&at| match &asked[at].found {
-            Found::Record { record, now_ms } => {
+        let need = (read.need)(&operation.arguments);
+        let replies = places.iter().map(|&at| match asked[at].found(&need) {
+            Some(Found::Record { record, now_ms }) => {
                 (read.reply)(&operation.arguments, record.as_ref(), *now_ms)
             }
-            Found::Error(reply) => reply.clone(),
-            Found::Nothing => Reply::err("the key was not read"),
+            Some(Found::Error(reply)) => reply.clone(),
+            None => Reply::err("the key was not read"),
         });
         let reply = total(replies);
         if operation.others.is_empty() {
             return reply;
         }
-        let others = match self.control.command(&operation.for_others()).await {
+        let words = operation.for_others();
+        let others = match self.control.command(&words).await {
+            // It only reads, so it may be asked twice.
+            Err(UpstreamError::Lost(_)) => self.control.command(&words).await,
+            told => told,
+        };
+        let others = match others {
             Ok(Frame::Integer(count)) => Reply::Integer(count),
             Ok(Frame::Error(text)) => Reply::Error(text.to_string()),
-            Ok(_) | Err(_) => upstream_failed(Happened::No),
+            Ok(_) | Err(_) => upstream_not_read(),
         };
         total([reply, others].into_iter())
     }
@@ -147,28 +162,22 @@ impl MissReader {
 
     /// Asks for the keys that have a side in Redis.
     async fn ask_redis(&mut self, asked: &mut [Asked<'_>]) {
-        let mut calls = Vec::new();
-        let mut of_calls = Vec::new();
-        for (at, asked) in asked.iter().enumerate() {
-            let strategy = asked.key.mapping.strategy;
-            if strategy == Strategy::PostgresOnly || asked.needs.contains(&Need::Expiry) {
-                continue;
-            }
-            let token = Token::reader();
-            let mut arguments = vec![token.text(), Bytes::from(self.lease_ms.to_string())];
-            arguments.extend(wanted(&asked.needs));
-            let key = &asked.key.key;
-            let keys = vec![key.clone(), mark_of(key)];
-            calls.push(Call { script: Script::Miss, keys, arguments });
-            of_calls.push((at, token));
-        }
-        if calls.is_empty() {
+        let has_side = |asked: &Asked<'_>| {
+            asked.key.mapping.strategy != Strategy::PostgresOnly && !asked.needs.is_empty()
+        };
+        let of_redis: Vec<usize> = (0..asked.len()).filter(|&at| has_side(&asked[at])).collect();
+        if of_redis.is_empty() {
             return;
         }
-        match self.control.call(&calls).await {
-            Ok(replies) => {
-                for ((at, token), reply) in of_calls.into_iter().zip(replies) {
-                    asked[at].residence = residence(reply, token, &asked[at].needs);
+        let mut told = self.miss(asked, &of_redis).await;
+        if matches!(told, Err(UpstreamError::Lost(_))) {
+            // The connection had died unnoticed. With new tokens: the old ones may still arrive.
+            told = self.miss(asked, &of_redis).await;
+        }
+        match told {
+            Ok(told) => {
+                for (&at, (token, reply)) in of_redis.iter().zip(told) {
+                    asked[at].take_in(token, reply);
                 }
             }
             // Postgres has every mapped key.
@@ -176,241 +185,258 @@ impl MissReader {
         }
     }
 
+    async fn miss(
+        &mut self,
+        asked: &[Asked<'_>],
+        of_redis: &[usize],
+    ) -> Result<Vec<(Token, Frame)>, UpstreamError> {
+        let (mut calls, mut tokens) = (Vec::new(), Vec::new());
+        for &at in of_redis {
+            let token = Token::reader();
+            let lease_ms = Bytes::from(self.settings.lease_ms.to_string());
+            let mut arguments = vec![token.text(), lease_ms];
+            arguments.extend(wanted(&asked[at].needs));
+            let key = &asked[at].key.key;
+            calls.push(Call {
+                script: Script::Miss,
+                keys: vec![key.clone(), mark_of(key)],
+                arguments,
+            });
+            tokens.push(token);
+        }
+        let replies = self.control.call(&calls).await?;
+        Ok(tokens.into_iter().zip(replies).collect())
+    }
+
     // --- Postgres ---
 
     async fn ask_postgres(&mut self, asked: &mut [Asked<'_>]) {
-        let mut of_store = Vec::new();
-        for (at, asked) in asked.iter_mut().enumerate() {
-            let first = asked.key.mapping.strategy == Strategy::DatabaseFirst;
-            match &asked.residence {
-                Residence::Error(text) if !first => {
-                    asked.found = Found::Error(Reply::Error(text.clone()));
-                }
-                Residence::Here(record) if !first => {
-                    asked.found = Found::Record { record: Some(record.clone()), now_ms: 0 };
-                }
-                Residence::Absent if !first => {
-                    asked.found = Found::Record { record: None, now_ms: 0 };
-                }
-                _ => of_store.push(at),
+        let of_store: Vec<usize> =
+            (0..asked.len()).filter(|&at| asked[at].is_for_store()).collect();
+        let mut parts = self.sort_out(asked, &of_store).await;
+        while let Some(part) = parts.pop() {
+            if part.groups.is_empty() {
+                continue;
             }
-        }
-        if of_store.is_empty() {
-            return;
-        }
-        let read = match self.select(asked, &of_store).await {
-            Err(StoreError::Unreachable(_) | StoreError::LayoutChanged { .. }) => {
-                // The session had died unnoticed, or knew an older table.
-                self.select(asked, &of_store).await
-            }
-            other => other,
-        };
-        let fill = match read {
-            Ok(free) => self.fills(asked, &of_store, &free),
-            Err(error) => {
-                tracing::warn!(%error, "a read from Postgres failed");
-                for &at in &of_store {
-                    asked[at].found = found_without_store(&asked[at], &error);
+            let was_connected = self.session.is_some();
+            match self.select(asked, &part).await {
+                Ok(free) => {
+                    for group in &part.groups {
+                        self.slow.clear(group.mapping.index);
+                    }
+                    self.post_fills(asked, &part, &free).await;
                 }
-                self.fills(asked, &of_store, &vec![false; of_store.len()])
+                // The session had died unnoticed.
+                Err(StoreError::Unreachable(_)) if was_connected && !part.again => {
+                    parts.push(Part { again: true, ..part });
+                }
+                Err(error) => self.settle(error, asked, part, &mut parts).await,
             }
-        };
-        if !fill.is_empty() {
-            self.control.post(&fill).await;
         }
     }
 
-    /// Reads the rows; for each key, whether it may be filled.
+    /// Answers for the mappings that cannot be read now; makes parts of the others, the first one
+    /// last.
+    async fn sort_out(&mut self, asked: &mut [Asked<'_>], of_store: &[usize]) -> Vec<Part> {
+        let (mut usual, mut parts) = (Vec::new(), Vec::new());
+        for mut group in by_mapping(asked, of_store) {
+            let mut failed = None;
+            if self.tables.any_aside() && self.tables.is_due(&group.mapping) {
+                failed = self.look_again(&group.mapping).await.err();
+            }
+            match self.tables.current(&group.mapping) {
+                Some(current) => group.mapping = current,
+                None => {
+                    self.give_up(&failed.unwrap_or_else(set_aside), asked, group).await;
+                    continue;
+                }
+            }
+            match self.slow.judge(group.mapping.index, Instant::now()) {
+                Verdict::Usual => usual.push(group),
+                Verdict::Hurry | Verdict::Trial => {
+                    parts.push(Part { groups: vec![group], hurried: true, again: false });
+                }
+                Verdict::Refuse => {
+                    let reply = read_too_slow(&group.mapping.name);
+                    self.tell(&reply, asked, &group).await;
+                }
+            }
+        }
+        parts.push(Part { groups: usual, hurried: false, again: false });
+        parts
+    }
+
+    async fn look_again(&mut self, mapping: &Mapping) -> Result<(), StoreError> {
+        let session = connected(&mut self.session, &self.settings).await?;
+        self.tables.look_again(session, mapping).await
+    }
+
+    /// Reads the rows of all groups; for each key, in their order, whether it may be filled.
     async fn select(
         &mut self,
         asked: &mut [Asked<'_>],
-        of_store: &[usize],
+        part: &Part,
     ) -> Result<Vec<bool>, StoreError> {
-        if self.session.as_ref().is_none_or(Session::is_broken) {
-            self.session = None;
-            self.session = Some(Session::connect(&self.postgres).await?);
-        }
-        let session = self.session.as_mut().expect("it was connected just now");
-        let fills: Vec<usize> = of_store
-            .iter()
-            .copied()
-            .filter(|&at| matches!(asked[at].residence, Residence::Fill(_)))
-            .collect();
-        let read = select_in(session, asked, of_store, &fills).await;
-        if let Err(error) = session.rollback().await {
-            // It only read; what it has read is good.
-            tracing::debug!(%error, "ending a read failed");
-        }
-        let free = read?;
-        Ok(of_store
-            .iter()
-            .map(|at| fills.iter().position(|fill| fill == at).is_some_and(|place| free[place]))
-            .collect())
-    }
-
-    /// The fills of what was read, and the end of the leases that may not be used.
-    fn fills(&self, asked: &[Asked<'_>], of_store: &[usize], free: &[bool]) -> Vec<Call> {
-        let mut calls = Vec::new();
-        for (&at, &free) in of_store.iter().zip(free) {
-            let Asked { key, residence: Residence::Fill(token), found, .. } = &asked[at] else {
-                continue;
-            };
-            let mark = mark_of(&key.key);
-            let call = match found {
-                Found::Record { record, now_ms } if free => {
-                    fill(key, mark, token, record.as_ref(), *now_ms)
+        let timeout_ms = self.settings.postgres.statement_timeout_ms;
+        let session = connected(&mut self.session, &self.settings).await?;
+        session.hurry(part.hurried.then(|| hurry_ms(timeout_ms)));
+        let limit = Duration::from_millis(2 * timeout_ms);
+        match tokio::time::timeout(limit, select_in(session, asked, part)).await {
+            Ok(read) => {
+                if let Err(error) = session.rollback().await {
+                    // It only read; what it has read is good.
+                    tracing::debug!(%error, "ending a read failed");
                 }
-                _ => Call {
-                    script: Script::Unlease,
-                    keys: vec![mark],
-                    arguments: vec![token.text()],
-                },
-            };
-            calls.push(call);
-        }
-        calls
-    }
-}
-
-/// Each key once, with all that is needed of it; and for each operation where its keys stand.
-fn keys_of(operations: &[Operation]) -> (Vec<Asked<'_>>, Vec<Vec<usize>>) {
-    let mut asked: Vec<Asked<'_>> = Vec::new();
-    let mut known: HashMap<&[u8], usize, ahash::RandomState> = HashMap::default();
-    let mut places = Vec::with_capacity(operations.len());
-    for operation in operations {
-        let need = operation.as_read().map(|read| (read.need)(&operation.arguments));
-        let mut of_operation = Vec::with_capacity(operation.keys.len());
-        for key in &operation.keys {
-            let at = *known.entry(&key.key).or_insert_with(|| {
-                let residence = Residence::Unknown;
-                asked.push(Asked { key, needs: Vec::new(), residence, found: Found::Nothing });
-                asked.len() - 1
-            });
-            if let Some(need) = &need
-                && !asked[at].needs.contains(need)
-            {
-                asked[at].needs.push(need.clone());
+                read
             }
-            of_operation.push(at);
-        }
-        places.push(of_operation);
-    }
-    (asked, places)
-}
-
-// === what Redis has ===
-
-/// What the script has to read if the key is there, so that all needs are met.
-fn wanted(needs: &[Need]) -> Vec<Bytes> {
-    if let [Need::Fields(fields)] = needs {
-        let word = Bytes::from_static(b"fields");
-        return std::iter::once(word).chain(fields.iter().cloned()).collect();
-    }
-    let only_existence = needs.iter().all(|need| *need == Need::Existence);
-    vec![Bytes::from_static(if only_existence { b"existence" } else { b"whole" })]
-}
-
-fn residence(reply: Frame, token: Token, needs: &[Need]) -> Residence {
-    let Frame::Array(parts) = reply else { return Residence::Unknown };
-    let mut parts = parts.into_iter();
-    let word = match parts.next() {
-        Some(Frame::BulkString(word)) => word,
-        _ => return Residence::Unknown,
-    };
-    match &word[..] {
-        b"FILL" => Residence::Fill(token),
-        b"ABSENT" => Residence::Absent,
-        b"HIT" => match parts.next() {
-            None => Residence::Here(Record::default()),
-            Some(Frame::Error(text)) => Residence::Error(text.to_string()),
-            Some(Frame::Array(values)) => Residence::Here(partial(values, needs)),
-            Some(_) => Residence::Unknown,
-        },
-        _ => Residence::Through,
-    }
-}
-
-/// The record, or the part of it that was asked for.
-fn partial(values: Vec<Frame>, needs: &[Need]) -> Record {
-    let mut fields = Fields::default();
-    let bytes = |frame: Frame| match frame {
-        Frame::BulkString(bytes) => Some(bytes),
-        _ => None,
-    };
-    if let [Need::Fields(names)] = needs {
-        for (name, value) in names.iter().zip(values) {
-            if let Some(value) = bytes(value) {
-                fields.insert(name.clone(), value);
-            }
-        }
-    } else {
-        let mut values = values.into_iter();
-        while let (Some(name), Some(value)) = (values.next(), values.next()) {
-            if let (Some(name), Some(value)) = (bytes(name), bytes(value)) {
-                fields.insert(name, value);
+            Err(_) => {
+                self.session = None;
+                Err(StoreError::Timeout(format!("no rows within {limit:?}")))
             }
         }
     }
-    Record { fields, expires_at_ms: None }
+
+    /// After a failure: the groups are tried one by one, or given up.
+    async fn settle(
+        &mut self,
+        error: StoreError,
+        asked: &mut [Asked<'_>],
+        mut part: Part,
+        parts: &mut Vec<Part>,
+    ) {
+        let hurried = part.hurried || matches!(error, StoreError::Timeout(_));
+        let is_gone = matches!(error, StoreError::Unreachable(_));
+        if !is_gone && part.groups.len() > 1 {
+            let alone = |group| Part { groups: vec![group], hurried, again: false };
+            parts.extend(part.groups.into_iter().map(alone));
+            return;
+        }
+        if let (StoreError::LayoutChanged { .. }, false, [group]) =
+            (&error, part.again, &mut part.groups[..])
+            && self.look_again(&group.mapping).await.is_ok()
+            && let Some(current) = self.tables.current(&group.mapping)
+        {
+            group.mapping = current;
+            parts.push(Part { again: true, ..part });
+            return;
+        }
+        tracing::warn!(%error, "a read from Postgres failed");
+        for group in part.groups {
+            if matches!(error, StoreError::Timeout(_)) {
+                self.slow.strike(group.mapping.index, Instant::now());
+            }
+            self.give_up(&error, asked, group).await;
+        }
+    }
+
+    async fn give_up(&mut self, error: &StoreError, asked: &mut [Asked<'_>], group: Group) {
+        let reply = read_failed(error, &group.mapping.name);
+        self.tell(&reply, asked, &group).await;
+    }
+
+    /// Postgres does not answer for these keys.
+    async fn tell(&mut self, reply: &Reply, asked: &mut [Asked<'_>], group: &Group) {
+        let mut calls = Vec::new();
+        for &at in &group.places {
+            asked[at].stored = Some(Found::Error(reply.clone()));
+            if let Residence::Fill(lease) = &asked[at].residence {
+                calls.push(unlease(asked[at].key, lease));
+            }
+        }
+        if !calls.is_empty() {
+            self.control.post(&calls).await;
+        }
+    }
+
+    /// Fills with what was read, and ends the leases that may not be used.
+    async fn post_fills(&mut self, asked: &[Asked<'_>], part: &Part, free: &[bool]) {
+        let mut calls = Vec::new();
+        let mut free = free.iter();
+        for group in &part.groups {
+            for &at in &group.places {
+                let Asked { key, residence: Residence::Fill(lease), stored, .. } = &asked[at]
+                else {
+                    continue;
+                };
+                let is_free = free.next().is_some_and(|free| *free);
+                calls.push(match stored {
+                    Some(Found::Record { record, now_ms }) if is_free => {
+                        fill(key, &group.mapping, lease, record.as_ref(), *now_ms)
+                    }
+                    _ => unlease(key, lease),
+                });
+            }
+        }
+        if !calls.is_empty() {
+            self.control.post(&calls).await;
+        }
+    }
 }
 
 // === what Postgres has ===
 
+/// For each key with a lease, in the order of the groups, whether it may be used.
 async fn select_in(
     session: &mut Session,
     asked: &mut [Asked<'_>],
-    of_store: &[usize],
-    fills: &[usize],
+    part: &Part,
 ) -> Result<Vec<bool>, StoreError> {
-    let free = if fills.is_empty() {
+    let places = part.groups.iter().flat_map(|group| &group.places);
+    let locks: Vec<i64> = places
+        .filter(|&&at| matches!(asked[at].residence, Residence::Fill(_)))
+        .map(|&at| asked[at].key.lock())
+        .collect();
+    // A statement alone needs no transaction, but for its time limit.
+    let free = if locks.is_empty() && !part.hurried {
         Vec::new()
     } else {
-        let locks: Vec<i64> = fills.iter().map(|&at| asked[at].key.lock()).collect();
         session.begin_probed(&locks).await?
     };
-    for (mapping, places) in by_mapping(asked, of_store) {
-        let keys: Vec<&MappedKey> = places.iter().map(|&at| asked[at].key).collect();
-        let ReadRows { now_ms, rows } = session.read(&mapping, &keys, RowLock::None).await?;
-        for (at, row) in places.into_iter().zip(rows) {
-            asked[at].found = Found::Record { record: row.record, now_ms };
+    for group in &part.groups {
+        let keys: Vec<&MappedKey> = group.places.iter().map(|&at| asked[at].key).collect();
+        let ReadRows { now_ms, rows } = session.read(&group.mapping, &keys, RowLock::None).await?;
+        for (&at, row) in group.places.iter().zip(rows) {
+            asked[at].stored = Some(Found::Record { record: row.record, now_ms });
         }
     }
     Ok(free)
 }
 
-fn by_mapping(asked: &[Asked<'_>], of_store: &[usize]) -> Vec<(Arc<Mapping>, Vec<usize>)> {
-    let mut groups: Vec<(Arc<Mapping>, Vec<usize>)> = Vec::new();
+fn by_mapping(asked: &[Asked<'_>], of_store: &[usize]) -> Vec<Group> {
+    let mut groups: Vec<Group> = Vec::new();
     for &at in of_store {
         let mapping = &asked[at].key.mapping;
-        match groups.iter_mut().find(|(known, _)| Arc::ptr_eq(known, mapping)) {
-            Some((_, places)) => places.push(at),
-            None => groups.push((Arc::clone(mapping), vec![at])),
+        match groups.iter_mut().find(|group| group.mapping.index == mapping.index) {
+            Some(group) => group.places.push(at),
+            None => groups.push(Group { mapping: Arc::clone(mapping), places: vec![at] }),
         }
     }
     groups
 }
 
-/// `database_first` reads fall back to Redis when Postgres is out of reach.
-fn found_without_store(asked: &Asked<'_>, error: &StoreError) -> Found {
-    match &asked.residence {
-        Residence::Here(record) if asked.key.mapping.strategy == Strategy::DatabaseFirst => {
-            Found::Record { record: Some(record.clone()), now_ms: 0 }
-        }
-        _ => Found::Error(read_failed(error, &asked.key.mapping.name)),
-    }
-}
-
-fn fill(key: &MappedKey, mark: Bytes, token: &Token, record: Option<&Record>, now_ms: i64) -> Call {
-    let mapping = &key.mapping;
-    let mut arguments = vec![token.text()];
+fn fill(
+    key: &MappedKey,
+    mapping: &Mapping,
+    lease: &Lease,
+    record: Option<&Record>,
+    now_ms: i64,
+) -> Call {
+    let mut arguments = vec![lease.token.text()];
     match record {
+        Some(record) if 2 * record.fields.len() >= FILL_ARGUMENTS => return unlease(key, lease),
         Some(record) => {
-            arguments.push(decimal(cached_ttl_ms(mapping, record.expires_at_ms, now_ms)));
+            let left_ms = cached_ttl_ms(mapping, record.expires_at_ms, now_ms);
+            arguments.push(decimal(lease.upstream_now_ms.saturating_add(left_ms)));
             for (field, value) in &record.fields {
                 arguments.extend([field.clone(), value.clone()]);
             }
         }
         None => arguments.push(decimal(mapping.negative_ttl_ms)),
     }
-    Call { script: Script::Fill, keys: vec![key.key.clone(), mark], arguments }
+    Call { script: Script::Fill, keys: vec![key.key.clone(), mark_of(&key.key)], arguments }
+}
+
+fn unlease(key: &MappedKey, lease: &Lease) -> Call {
+    let arguments = vec![lease.token.text()];
+    Call { script: Script::Unlease, keys: vec![mark_of(&key.key)], arguments }
 }

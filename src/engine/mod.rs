@@ -4,24 +4,35 @@
 //! Event loops hand operations on mapped keys to workers that own connections to both stores; the
 //! answers come back through the loops' mailboxes.
 
+mod asked;
 pub mod mailbox;
 pub mod miss;
 pub mod operation;
 pub mod queue;
 pub mod refusal;
+pub mod rescue;
 pub mod route;
+pub mod slow;
+pub mod tables;
 pub mod through;
+mod transaction;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::config;
+use crate::mapping::registry::Plan;
 use crate::mapping::{MappedKey, Registry};
 use crate::tasks::Tasks;
-use crate::upstream::control::{Control, ControlSettings};
+use crate::upstream::control::ControlSettings;
 
 pub use mailbox::{Answer, Mailbox, ReplyTo};
 pub use operation::Operation;
 pub use queue::Queue;
+use tables::Tables;
+
+/// Bytes of arguments that one worker takes on at once.
+const BATCH_BYTES: usize = 32 << 20;
 
 /// What the engine runs on.
 #[derive(Clone, Debug)]
@@ -29,6 +40,8 @@ pub struct EngineSettings {
     pub postgres: config::Postgres,
     pub control: ControlSettings,
     pub lease_ms: u64,
+    /// What the mappings are to be bound to again when a table changes.
+    pub plans: Vec<Plan>,
 }
 
 /// The mapped side of respgres: which keys are mapped, and the workers that serve them.
@@ -58,15 +71,14 @@ impl Engine {
 
     /// Spawns the workers on the current runtime.
     pub fn start(&self, settings: &EngineSettings, tasks: &Tasks) {
+        let tables = Arc::new(Tables::new(&settings.plans));
         for queue in &self.writers {
-            let control = Control::new(settings.control.clone());
-            let worker = through::Writer::new(settings, control, Arc::clone(queue));
+            let worker = through::Writer::new(settings, Arc::clone(&tables), Arc::clone(queue));
             let tasks_of_worker = tasks.clone();
             tasks.spawn(async move { worker.run(&tasks_of_worker).await });
         }
         for queue in &self.readers {
-            let control = Control::new(settings.control.clone());
-            let worker = miss::MissReader::new(settings, control, Arc::clone(queue));
+            let worker = miss::MissReader::new(settings, Arc::clone(&tables), Arc::clone(queue));
             let tasks_of_worker = tasks.clone();
             tasks.spawn(async move { worker.run(&tasks_of_worker).await });
         }
@@ -106,6 +118,13 @@ impl Engine {
     pub fn writer_of(&self, operation: &Operation) -> usize {
         worker_of(&operation.keys[0], self.writers.len())
     }
+}
+
+/// How long an operation may wait for a worker before it is refused. Once a worker has begun with it,
+/// a batch is given up after the same time, and a transaction under way takes one statement timeout
+/// and a second.
+fn patience(postgres: &config::Postgres) -> Duration {
+    Duration::from_millis(2 * postgres.statement_timeout_ms)
 }
 
 fn worker_of(key: &MappedKey, workers: usize) -> usize {

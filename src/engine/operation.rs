@@ -1,5 +1,8 @@
 //! One client's command on mapped keys, on its way through the engine.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
 use bytes::Bytes;
 
 use super::mailbox::ReplyTo;
@@ -18,11 +21,24 @@ pub struct Operation {
     /// Keys that are not mapped (DEL, UNLINK and EXISTS take both).
     pub others: Vec<Bytes>,
     pub reply_to: ReplyTo,
+    arrived: Instant,
+    answered: AtomicBool,
 }
 
 // === impl Operation ===
 
 impl Operation {
+    pub fn new(
+        command: &'static Command,
+        arguments: Vec<Bytes>,
+        keys: Vec<MappedKey>,
+        others: Vec<Bytes>,
+        reply_to: ReplyTo,
+    ) -> Self {
+        let answered = AtomicBool::new(false);
+        Self { command, arguments, keys, others, reply_to, arrived: Instant::now(), answered }
+    }
+
     /// How the command reads, if it is a read.
     pub fn as_read(&self) -> Option<Read> {
         match self.command.mapped {
@@ -39,14 +55,52 @@ impl Operation {
         }
     }
 
+    /// Tells the client, once: what comes after the first answer is dropped.
     pub fn answer(&self, reply: &Reply) {
-        self.reply_to.answer(reply);
+        if !self.answered.swap(true, Ordering::Relaxed) {
+            self.reply_to.answer(reply);
+        }
+    }
+
+    pub fn is_answered(&self) -> bool {
+        self.answered.load(Ordering::Relaxed)
+    }
+
+    /// How long ago the client has sent it.
+    pub fn age(&self) -> Duration {
+        self.arrived.elapsed()
+    }
+
+    /// The bytes of its arguments.
+    pub fn size(&self) -> usize {
+        self.arguments.iter().map(Bytes::len).sum()
     }
 
     /// The same command on the keys that are not mapped, for the upstream.
     pub fn for_others(&self) -> Vec<Bytes> {
         std::iter::once(self.arguments[0].clone()).chain(self.others.iter().cloned()).collect()
     }
+}
+
+/// Cuts operations into batches of at most `most` operations and, where one alone is not larger,
+/// `most_bytes` bytes of arguments.
+pub fn batches(
+    operations: &[Operation],
+    most: usize,
+    most_bytes: usize,
+) -> impl Iterator<Item = &[Operation]> {
+    let mut rest = operations;
+    std::iter::from_fn(move || {
+        let mut bytes = 0;
+        let fits = |operation: &&Operation| {
+            bytes += operation.size();
+            bytes <= most_bytes
+        };
+        let count = rest.iter().take(most).take_while(fits).count().max(1).min(rest.len());
+        let (batch, after) = rest.split_at(count);
+        rest = after;
+        (!batch.is_empty()).then_some(batch)
+    })
 }
 
 /// Adds up the replies that a command gave for each of its keys; a command with one key has one

@@ -48,6 +48,28 @@ pub fn write_failed(error: &StoreError, mapping: &str) -> Reply {
     Reply::Error(text)
 }
 
+/// The reply to an operation on a mapping whose table has not answered for some time.
+pub fn too_slow(mapping: &str) -> Reply {
+    Reply::Error(format!(
+        "ERR mapping \"{mapping}\": its table does not answer in time; nothing was written"
+    ))
+}
+
+/// The reply to an operation that has waited too long for its turn.
+pub fn too_busy() -> Reply {
+    Reply::err("Postgres is too slow for what is asked of it; nothing was written")
+}
+
+/// The same for reads.
+pub fn read_too_slow(mapping: &str) -> Reply {
+    Reply::Error(format!("ERR mapping \"{mapping}\": its table does not answer in time"))
+}
+
+/// The same for reads.
+pub fn read_too_busy() -> Reply {
+    Reply::err("Postgres is too slow for what is asked of it")
+}
+
 /// The reply to a write for which the cache could not be made safe.
 pub fn upstream_failed(happened: Happened) -> Reply {
     Reply::Error(match happened {
@@ -56,6 +78,11 @@ pub fn upstream_failed(happened: Happened) -> Reply {
             "ERR the upstream Redis is out of reach; a part of the write may have happened".into()
         }
     })
+}
+
+/// The reply to a read whose other keys Redis had to answer for.
+pub fn upstream_not_read() -> Reply {
+    Reply::err("the upstream Redis is out of reach")
 }
 
 /// The reply to a read that the store did not answer.

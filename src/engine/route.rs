@@ -98,7 +98,7 @@ impl Engine {
         };
         let strategy = keys.first().map(|key| key.mapping.strategy);
         let alone = keys.len() == 1 && others.is_empty();
-        let operation = Operation { command, arguments, keys, others, reply_to };
+        let operation = Operation::new(command, arguments, keys, others, reply_to);
         match command.mapped {
             Mapped::Read(read) => {
                 let asks_redis =
@@ -115,10 +115,15 @@ impl Engine {
     }
 }
 
-/// Whether a reply of Redis, as it came, proves that the key was there. Errors are final too.
+/// Whether a reply of Redis, as it came, proves that the key was there. An error about the key or the
+/// request is final too; one about Redis itself (LOADING, BUSY, MASTERDOWN, NOPERM, …) is not, for
+/// Postgres can answer.
 pub fn proves(proof: Proof, reply: &[u8]) -> bool {
     let Some((&kind, rest)) = reply.split_first() else { return false };
-    if kind == b'-' || kind == b'!' {
+    if kind == b'-' {
+        return rest.starts_with(b"WRONGTYPE ") || rest.starts_with(b"ERR ");
+    }
+    if kind == b'!' {
         return true;
     }
     let is_nil = kind == b'_' || (matches!(kind, b'$' | b'*') && rest.starts_with(b"-1\r"));
@@ -173,6 +178,8 @@ mod tests {
         check(Proof::NotNone, "+none\r\n", false);
         check(Proof::NotNone, "+hash\r\n", true);
         check(Proof::NonZero, "-WRONGTYPE x\r\n", true);
+        check(Proof::NonNil, "-LOADING Redis is loading the dataset in memory\r\n", false);
+        check(Proof::NonNil, "-MASTERDOWN Link with MASTER is down\r\n", false);
         check(Proof::Never, ":5\r\n", false);
     }
 }

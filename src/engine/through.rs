@@ -5,32 +5,32 @@
 //! other to one draft; each client gets its own reply, after the commit.
 //!
 //! Invariants
-//! - Every key's lock is held before its row is read, and until COMMIT or ROLLBACK.
-//! - `begin` of every changed key is answered before COMMIT is sent, and is sent after the locks
-//!   were granted.
-//! - Nothing of a failed operation is written; its neighbours are tried again without it.
-//! - After a COMMIT in doubt nothing is done in Redis: the marks of the writer lapse by themselves,
-//!   and until then every reader asks Postgres.
+//! - Every operation is answered once, also when the writer panics.
+//! - Nothing of a failed operation is written; its neighbours are tried again without it, in the
+//!   order in which they came.
+//! - Only what certainly was not written is tried again: after a COMMIT in doubt the clients are told
+//!   so, and nothing is done in Redis: the marks of the writer lapse by themselves, and until then
+//!   every reader asks Postgres.
+//! - One table or row that somebody holds does not stop the others for good: see `slow`.
 
-use std::collections::HashMap;
-use std::ops::Range;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-
-use super::EngineSettings;
-use super::operation::{Operation, total};
+use super::operation::{Operation, batches, total};
 use super::queue::Queue;
-use super::refusal::{Happened, upstream_failed, write_failed};
-use crate::config::{self, Strategy};
-use crate::mapping::{MappedKey, Mapping};
+use super::refusal::{Happened, too_busy, too_slow, upstream_failed, write_failed};
+use super::rescue::{answer_the_rest, rescue};
+use super::slow::{Slow, Verdict, hurry_ms};
+use super::tables::Tables;
+use super::transaction::{Failure, Prepared, prepare};
+use super::{BATCH_BYTES, EngineSettings, patience};
+use crate::config::Strategy;
+use crate::mapping::Mapping;
 use crate::protocol::Reply;
-use crate::store::{Change, RowLock, Session, StoreError};
+use crate::store::{Session, StoreError};
 use crate::tasks::Tasks;
 use crate::upstream::UpstreamError;
 use crate::upstream::control::{Control, Frame};
-use crate::upstream::scripts::{Call, Script, Token, aside_of, decimal, mark_of};
-use crate::value::{Delta, Draft};
 
 /// How often a batch is tried again when other sessions were faster.
 const RACES: u32 = 5;
@@ -39,50 +39,42 @@ const RACES: u32 = 5;
 const DIRTY_TRIES: u32 = 50;
 const DIRTY_PAUSE_MS: u64 = 20;
 
+/// How much longer than one statement a whole transaction may take before its COMMIT.
+const GRACE: Duration = Duration::from_secs(1);
+
 /// A worker that brings writes to Postgres.
 #[derive(Debug)]
 pub struct Writer {
-    postgres: config::Postgres,
-    lease_ms: u64,
+    settings: EngineSettings,
+    tables: Arc<Tables>,
+    slow: Slow,
     session: Option<Session>,
     control: Control,
     queue: Arc<Queue>,
 }
 
-/// One key of a batch.
-struct Touched<'a> {
-    key: &'a MappedKey,
-    /// A row is there, though perhaps expired.
-    present: bool,
-    draft: Draft,
-}
-
-/// Why a batch was not written.
-enum Failure {
-    Store(StoreError),
-    /// The cache could not be made safe.
-    Upstream(UpstreamError),
-    /// A key has changes that Postgres does not know yet.
-    Dirty,
-}
-
-/// A batch that is in Postgres.
-struct Written<'a> {
-    replies: Vec<Reply>,
-    /// Ends of the keys that were begun.
-    end: Option<Call>,
-    touched: Vec<Touched<'a>>,
+/// Operations of a batch, by their places, that go into one transaction.
+#[derive(Clone, Debug, Default)]
+struct Part {
+    places: Vec<usize>,
+    /// The like of it has run out of time before: it gets less.
+    hurried: bool,
+    /// It is to find out whether a slow table is back.
+    trial: bool,
+    /// The shapes of its tables have been read again.
+    looked: bool,
 }
 
 // === impl Writer ===
 
 impl Writer {
-    pub fn new(settings: &EngineSettings, control: Control, queue: Arc<Queue>) -> Self {
+    pub fn new(settings: &EngineSettings, tables: Arc<Tables>, queue: Arc<Queue>) -> Self {
         Self {
-            postgres: settings.postgres.clone(),
-            lease_ms: settings.lease_ms,
+            control: Control::new(settings.control.clone()),
+            settings: settings.clone(),
+            tables,
+            slow: Slow::default(),
             session: None,
-            control,
             queue,
         }
     }
@@ -95,8 +87,13 @@ impl Writer {
                 operations = self.queue.take() => operations,
                 () = tasks.stopping() => break,
             };
-            for batch in operations.chunks(self.postgres.batch_operations.max(1)) {
-                self.write(batch).await;
+            let most = self.settings.postgres.batch_operations.max(1);
+            for batch in batches(&operations, most, BATCH_BYTES) {
+                if rescue(self.write(batch)).await.is_err() {
+                    self.session = None;
+                    self.control = Control::new(self.settings.control.clone());
+                    answer_the_rest(batch);
+                }
             }
         }
         if let Some(session) = self.session.take() {
@@ -106,39 +103,129 @@ impl Writer {
 
     /// Brings a batch to Postgres and answers every operation of it.
     async fn write(&mut self, batch: &[Operation]) {
-        // Parts still to be done, the first one last.
-        let mut parts: Vec<Range<usize>> = std::iter::once(0..batch.len()).collect();
-        while let Some(part) = parts.pop() {
-            let operations = &batch[part.clone()];
-            let Err(failure) = self.write_part(operations).await else { continue };
-            let blames_one = matches!(
-                failure,
-                Failure::Store(
-                    StoreError::Refused { .. }
-                        | StoreError::Unencodable(_)
-                        | StoreError::LayoutChanged { .. }
-                        | StoreError::Timeout(_)
-                )
-            );
-            if blames_one && operations.len() > 1 {
-                let middle = part.start + operations.len() / 2;
-                parts.push(middle..part.end);
-                parts.push(part.start..middle);
+        let deadline = Instant::now() + patience(&self.settings.postgres);
+        // The first one last.
+        let mut parts = self.sort_out(batch).await;
+        while let Some(mut part) = parts.pop() {
+            if part.hurried && !part.trial {
+                let late = Instant::now() >= deadline;
+                // Answered below.
+                part.places.retain(|&at| !late && !self.is_refused(&batch[at]));
+            }
+            if part.places.is_empty() {
                 continue;
             }
-            for operation in operations {
-                operation.answer(&reply_to_failure(&failure, operation));
+            let operations: Vec<&Operation> = part.places.iter().map(|&at| &batch[at]).collect();
+            if let Err(failure) = self.write_part(&operations, part.hurried).await {
+                self.settle(failure, batch, part, &mut parts).await;
             }
+        }
+        // Nothing was done about these: there was no time left.
+        for operation in batch.iter().filter(|operation| !operation.is_answered()) {
+            operation.answer(&too_slow(mapping_name(operation)));
         }
     }
 
+    // --- what goes together ---
+
+    /// Refuses what has waited too long and what cannot be done now; makes parts of the rest.
+    async fn sort_out(&mut self, batch: &[Operation]) -> Vec<Part> {
+        let patience = patience(&self.settings.postgres);
+        // The first operation has waited longest.
+        let in_time = batch.first().is_none_or(|operation| operation.age() < patience);
+        let whole = Part { places: (0..batch.len()).collect(), ..Part::default() };
+        if in_time && self.slow.is_empty() && !self.tables.any_aside() {
+            return vec![whole];
+        }
+        let (mut parts, mut run) = (Vec::new(), Part::default());
+        for (at, operation) in batch.iter().enumerate() {
+            if operation.age() >= patience {
+                operation.answer(&too_busy());
+                continue;
+            }
+            if let Some(error) = self.aside(operation).await {
+                operation.answer(&write_failed(&error, mapping_name(operation)));
+                continue;
+            }
+            match self.judge(operation) {
+                Verdict::Usual => run.places.push(at),
+                Verdict::Hurry => {
+                    run.hurried = true;
+                    run.places.push(at);
+                }
+                Verdict::Trial => {
+                    parts.push(std::mem::take(&mut run));
+                    let places = vec![at];
+                    parts.push(Part { places, hurried: true, trial: true, looked: false });
+                }
+                Verdict::Refuse => operation.answer(&too_slow(mapping_name(operation))),
+            }
+        }
+        parts.push(run);
+        parts.reverse();
+        parts
+    }
+
+    /// Why an operation cannot be done whose mapping is set aside; looks now and then whether it
+    /// still has to be.
+    async fn aside(&mut self, operation: &Operation) -> Option<StoreError> {
+        if !self.tables.any_aside() {
+            return None;
+        }
+        for key in &operation.keys {
+            if self.tables.is_due(&key.mapping)
+                && let Err(error) = self.look_again(&key.mapping).await
+            {
+                return Some(error);
+            }
+            if self.tables.current(&key.mapping).is_none() {
+                return Some(set_aside());
+            }
+        }
+        None
+    }
+
+    async fn look_again(&mut self, mapping: &Mapping) -> Result<(), StoreError> {
+        let session = connected(&mut self.session, &self.settings).await?;
+        self.tables.look_again(session, mapping).await
+    }
+
+    /// The worst verdict on the mappings of an operation.
+    fn judge(&mut self, operation: &Operation) -> Verdict {
+        let now = Instant::now();
+        let mut worst = Verdict::Usual;
+        for key in &operation.keys {
+            match self.slow.judge(key.mapping.index, now) {
+                Verdict::Refuse if worst != Verdict::Trial => return Verdict::Refuse,
+                // The same mapping again, of which this is the trial.
+                Verdict::Refuse | Verdict::Usual => {}
+                Verdict::Hurry if worst == Verdict::Trial => {}
+                verdict => worst = verdict,
+            }
+        }
+        worst
+    }
+
+    fn is_refused(&self, operation: &Operation) -> bool {
+        let now = Instant::now();
+        operation.keys.iter().any(|key| self.slow.refuses(key.mapping.index, now))
+    }
+
+    // --- one part ---
+
     /// Brings operations to Postgres, all or none, and answers them if all.
-    async fn write_part(&mut self, operations: &[Operation]) -> Result<(), Failure> {
+    async fn write_part(
+        &mut self,
+        operations: &[&Operation],
+        hurried: bool,
+    ) -> Result<(), Failure> {
         let (mut races, mut dirty, mut lost) = (0, 0, 0);
         loop {
-            let failure = match self.transact(operations).await {
+            let was_connected = self.session.is_some();
+            let failure = match self.transact(operations, hurried).await {
                 Ok(written) => {
                     self.answer(operations, written).await;
+                    self.clear_slow(operations);
                     return Ok(());
                 }
                 Err(failure) => failure,
@@ -153,15 +240,14 @@ impl Writer {
                     tracing::debug!(%error, "writing again");
                     races += 1;
                 }
-                // The session had died unnoticed, or knew an older table; nothing was committed.
-                Failure::Store(StoreError::Unreachable(_) | StoreError::LayoutChanged { .. })
-                    if lost < 1 =>
-                {
+                // A connection had died unnoticed; COMMIT was not sent.
+                Failure::Store(StoreError::Unreachable(_)) if was_connected && lost < 1 => {
                     lost += 1;
                 }
+                Failure::Upstream(UpstreamError::Lost(_)) if lost < 1 => lost += 1,
                 Failure::Dirty if dirty < DIRTY_TRIES => {
                     dirty += 1;
-                    tokio::time::sleep(std::time::Duration::from_millis(DIRTY_PAUSE_MS)).await;
+                    tokio::time::sleep(Duration::from_millis(DIRTY_PAUSE_MS)).await;
                 }
                 _ => {
                     log(&failure);
@@ -172,64 +258,46 @@ impl Writer {
     }
 
     /// One try at one transaction.
-    async fn transact<'a>(&mut self, operations: &'a [Operation]) -> Result<Written<'a>, Failure> {
-        if self.session.is_none() {
-            let session = Session::connect(&self.postgres).await.map_err(Failure::Store)?;
-            self.session = Some(session);
-        }
-        let session = self.session.as_mut().expect("it was connected just now");
-        let (mut touched, places) = keys_of(operations);
-        let mut locks: Vec<i64> = touched.iter().map(|touched| touched.key.lock()).collect();
-        locks.sort_unstable();
-        locks.dedup();
-
-        session.begin_locked(&locks).await.map_err(Failure::Store)?;
-        let groups = by_mapping(&touched);
-        let now_ms = match read(session, &groups, &mut touched).await {
-            Ok(now_ms) => now_ms,
-            Err(error) => return Err(roll_back(session, Failure::Store(error)).await),
+    async fn transact<'a>(
+        &mut self,
+        operations: &[&'a Operation],
+        hurried: bool,
+    ) -> Result<Prepared<'a>, Failure> {
+        let timeout_ms = self.settings.postgres.statement_timeout_ms;
+        let session = connected(&mut self.session, &self.settings).await.map_err(Failure::Store)?;
+        session.hurry(hurried.then(|| hurry_ms(timeout_ms)));
+        let limit = Duration::from_millis(timeout_ms) + GRACE;
+        let preparing =
+            prepare(session, &mut self.control, &self.tables, self.settings.lease_ms, operations);
+        let prepared = match tokio::time::timeout(limit, preparing).await {
+            Ok(prepared) => prepared?,
+            Err(_) => {
+                // It is within its transaction, which ends with it.
+                self.session = None;
+                let text = format!("no transaction within {limit:?}");
+                return Err(Failure::Store(StoreError::Timeout(text)));
+            }
         };
-        let replies = apply(operations, &places, &mut touched, now_ms);
-        if !touched.iter().any(|touched| touched.draft.is_changed()) {
-            // Nothing to write: the replies are true as of now.
-            session.rollback().await.map_err(Failure::Store)?;
-            return Ok(Written { replies, end: None, touched });
+        if !prepared.is_open() {
+            return Ok(prepared);
         }
-
-        let token = Token::writer();
-        let begun: Vec<usize> = (0..touched.len()).filter(|&at| is_cached(&touched[at])).collect();
-        let begin = begin_call(&touched, &begun, &token, self.lease_ms);
-        let (written, begin) = tokio::join!(
-            write_rows(session, &groups, &touched),
-            begin_keys(&mut self.control, begin)
-        );
-        let failure = match (written, begin) {
-            (Ok(()), Ok(())) => match session.commit().await {
-                Ok(()) => {
-                    let end = (!begun.is_empty())
-                        .then(|| end_call(&touched, &begun, &token, now_ms, false));
-                    return Ok(Written { replies, end, touched });
+        let session = self.session.as_mut().expect("it has just prepared a transaction");
+        match session.commit().await {
+            Ok(()) => Ok(prepared),
+            Err(error @ StoreError::InDoubt(_)) => Err(Failure::Store(error)),
+            Err(error) => {
+                if let Some(end) = prepared.end_of_aborted() {
+                    self.control.post(&[end]).await;
                 }
-                Err(error @ StoreError::InDoubt(_)) => return Err(Failure::Store(error)),
-                Err(error) => Failure::Store(error),
-            },
-            (Err(error), Ok(())) => Failure::Store(error),
-            // Not begun, or nobody knows: the marks lapse.
-            (_, Err(failure)) => return Err(roll_back(session, failure).await),
-        };
-        let failure = roll_back(session, failure).await;
-        if !begun.is_empty() {
-            let end = end_call(&touched, &begun, &token, now_ms, true);
-            self.control.post(&[end]).await;
+                Err(Failure::Store(error))
+            }
         }
-        Err(failure)
     }
 
     /// Tells the clients, then the cache.
-    async fn answer(&mut self, operations: &[Operation], written: Written<'_>) {
-        let Written { replies, end, touched } = written;
-        drop(touched);
-        for (operation, reply) in operations.iter().zip(replies) {
+    async fn answer(&mut self, operations: &[&Operation], written: Prepared<'_>) {
+        let end = written.end();
+        for (operation, reply) in operations.iter().zip(written.replies) {
             if operation.others.is_empty() {
                 operation.answer(&reply);
                 continue;
@@ -246,216 +314,143 @@ impl Writer {
             self.control.post(&[end]).await;
         }
     }
-}
 
-// === steps of a transaction ===
+    // --- failures ---
 
-/// Each key once, and for each operation where its keys stand.
-fn keys_of(operations: &[Operation]) -> (Vec<Touched<'_>>, Vec<Vec<usize>>) {
-    let mut touched: Vec<Touched<'_>> = Vec::new();
-    let mut known: HashMap<&[u8], usize, ahash::RandomState> = HashMap::default();
-    let mut places = Vec::with_capacity(operations.len());
-    for operation in operations {
-        let of_operation = operation.keys.iter().map(|key| {
-            *known.entry(&key.key).or_insert_with(|| {
-                touched.push(Touched { key, present: false, draft: Draft::new(None) });
-                touched.len() - 1
-            })
-        });
-        places.push(of_operation.collect());
-    }
-    (touched, places)
-}
-
-/// The places of the keys of each mapping.
-fn by_mapping(touched: &[Touched<'_>]) -> Vec<(Arc<Mapping>, Vec<usize>)> {
-    let mut groups: Vec<(Arc<Mapping>, Vec<usize>)> = Vec::new();
-    for (at, Touched { key, .. }) in touched.iter().enumerate() {
-        match groups.iter_mut().find(|(mapping, _)| Arc::ptr_eq(mapping, &key.mapping)) {
-            Some((_, places)) => places.push(at),
-            None => groups.push((Arc::clone(&key.mapping), vec![at])),
-        }
-    }
-    // All writers go through the tables in the same order.
-    groups.sort_unstable_by_key(|(mapping, _)| mapping.index);
-    groups
-}
-
-async fn read(
-    session: &mut Session,
-    groups: &[(Arc<Mapping>, Vec<usize>)],
-    touched: &mut [Touched<'_>],
-) -> Result<i64, StoreError> {
-    let mut now_ms = i64::MIN;
-    for (mapping, places) in groups {
-        let keys: Vec<&MappedKey> = places.iter().map(|&at| touched[at].key).collect();
-        let read = session.read(mapping, &keys, RowLock::ForUpdate).await?;
-        now_ms = now_ms.max(read.now_ms);
-        for (&at, row) in places.iter().zip(read.rows) {
-            touched[at].present = row.present;
-            touched[at].draft = Draft::new(row.record);
-        }
-    }
-    Ok(now_ms)
-}
-
-/// Applies the operations to the drafts, in order.
-fn apply(
-    operations: &[Operation],
-    places: &[Vec<usize>],
-    touched: &mut [Touched<'_>],
-    now_ms: i64,
-) -> Vec<Reply> {
-    let apply_one = |(operation, places): (&Operation, &Vec<usize>)| {
-        let Some(write) = operation.as_write() else {
-            return Reply::err("this command does not write");
-        };
-        let replies = places.iter().map(|&at| {
-            let Touched { key, draft, .. } = &mut touched[at];
-            let mapping = &key.mapping;
-            if mapping.layout.extra().is_some() {
-                return (write.run)(&operation.arguments, draft, now_ms);
+    /// Answers those who are to blame, and makes new parts of the others.
+    async fn settle(
+        &mut self,
+        failure: Failure,
+        batch: &[Operation],
+        mut part: Part,
+        parts: &mut Vec<Part>,
+    ) {
+        match &failure {
+            Failure::Store(StoreError::LayoutChanged { .. }) if !part.looked => {
+                for &at in &part.places {
+                    self.look_at_tables(&batch[at]).await;
+                }
+                part.looked = true;
+                parts.push(part);
+                return;
             }
-            // Values that no column can hold have to be refused before they are mixed with others.
-            let before = draft.clone();
-            let reply = (write.run)(&operation.arguments, draft, now_ms);
-            match unencodable(mapping, draft) {
-                None => reply,
-                Some(refusal) => {
-                    *draft = before;
-                    refusal
+            Failure::Store(StoreError::LayoutChanged { .. }) if self.tables.any_aside() => {
+                let is_aside = |operation: &Operation| {
+                    operation.keys.iter().any(|key| self.tables.current(&key.mapping).is_none())
+                };
+                let (aside, others): (Vec<usize>, Vec<usize>) =
+                    part.places.iter().partition(|&&at| is_aside(&batch[at]));
+                if !aside.is_empty() {
+                    answer_all(&failure, batch, &aside);
+                    parts.push(Part { places: others, ..part });
+                    return;
                 }
             }
-        });
-        total(replies)
-    };
-    operations.iter().zip(places).map(apply_one).collect()
-}
-
-fn unencodable(mapping: &Mapping, draft: &Draft) -> Option<Reply> {
-    let touched = draft.touched().filter_map(|field| Some((field, draft.get(field)?)));
-    for (field, value) in touched {
-        if let Err(error) = mapping.layout.check_field(field, value) {
-            return Some(write_failed(&StoreError::Unencodable(error), &mapping.name));
+            // Those that leave no copy in Redis do not need it.
+            Failure::Upstream(_) => {
+                let is_cached = |operation: &Operation| {
+                    let mut strategies = operation.keys.iter().map(|key| key.mapping.strategy);
+                    strategies.any(|strategy| strategy != Strategy::PostgresOnly)
+                };
+                let (cached, others): (Vec<usize>, Vec<usize>) =
+                    part.places.iter().partition(|&&at| is_cached(&batch[at]));
+                answer_all(&failure, batch, &cached);
+                parts.push(Part { places: others, ..part });
+                return;
+            }
+            _ => {}
         }
-    }
-    None
-}
-
-async fn write_rows(
-    session: &mut Session,
-    groups: &[(Arc<Mapping>, Vec<usize>)],
-    touched: &[Touched<'_>],
-) -> Result<(), StoreError> {
-    for (mapping, places) in groups {
-        let changes: Vec<Change<'_>> = places
-            .iter()
-            .map(|&at| &touched[at])
-            .filter(|touched| touched.draft.is_changed())
-            .map(|Touched { key, present, draft }| Change { key, present: *present, draft })
-            .collect();
-        if !changes.is_empty() {
-            session.write(mapping, &changes).await?;
-        }
-    }
-    Ok(())
-}
-
-async fn roll_back(session: &mut Session, failure: Failure) -> Failure {
-    if let Err(error) = session.rollback().await {
-        // The session is broken and with it the transaction.
-        tracing::debug!(%error, "rollback failed");
-    }
-    failure
-}
-
-// === the cached copies ===
-
-/// Whether other readers may have, or get, a copy of this key that the write makes old.
-fn is_cached(touched: &Touched<'_>) -> bool {
-    touched.draft.is_changed() && touched.key.mapping.strategy != Strategy::PostgresOnly
-}
-
-fn names(touched: &[Touched<'_>], begun: &[usize]) -> Vec<Bytes> {
-    let names = |&at: &usize| {
-        let key = &touched[at].key.key;
-        [key.clone(), mark_of(key), aside_of(key)]
-    };
-    begun.iter().flat_map(names).collect()
-}
-
-fn begin_call(
-    touched: &[Touched<'_>],
-    begun: &[usize],
-    token: &Token,
-    lease_ms: u64,
-) -> Option<Call> {
-    (!begun.is_empty()).then(|| Call {
-        script: Script::Begin,
-        keys: names(touched, begun),
-        arguments: vec![token.text(), Bytes::from(lease_ms.to_string())],
-    })
-}
-
-async fn begin_keys(control: &mut Control, begin: Option<Call>) -> Result<(), Failure> {
-    let Some(begin) = begin else { return Ok(()) };
-    let mut replies = control.call(&[begin]).await.map_err(Failure::Upstream)?;
-    match replies.pop() {
-        Some(Frame::Array(dirty)) if dirty.is_empty() => Ok(()),
-        Some(Frame::Array(_)) => Err(Failure::Dirty),
-        Some(Frame::Error(text)) => {
-            Err(Failure::Upstream(UpstreamError::Refused(text.to_string())))
-        }
-        _ => Err(Failure::Upstream(UpstreamError::Protocol("an odd answer to begin".into()))),
-    }
-}
-
-/// `aborted`: the values set aside are dropped, not restored: how long they may live is not known
-/// here, for the drafts hold the expiry that was not written.
-fn end_call(
-    touched: &[Touched<'_>],
-    begun: &[usize],
-    token: &Token,
-    now_ms: i64,
-    aborted: bool,
-) -> Call {
-    let mut arguments = vec![token.text()];
-    for &at in begun {
-        let Touched { key, draft, .. } = &touched[at];
-        let delta = if aborted { Delta::Drop } else { draft.delta() };
-        let (set, removed, mode) = match delta {
-            Delta::Unchanged => (Vec::new(), Vec::new(), "keep"),
-            Delta::Drop => (Vec::new(), Vec::new(), "drop"),
-            Delta::Change { set, removed } => (set, removed, "keep"),
+        let blames_one = match &failure {
+            Failure::Store(error) => {
+                !matches!(error, StoreError::Unreachable(_) | StoreError::InDoubt(_))
+            }
+            Failure::Dirty => true,
+            Failure::Upstream(_) => false,
         };
-        arguments.push(Bytes::from_static(mode.as_bytes()));
-        arguments.push(decimal(cached_ttl_ms(&key.mapping, draft.expires_at_ms(), now_ms)));
-        arguments.push(Bytes::from(set.len().to_string()));
-        for (field, value) in set {
-            arguments.extend([field, value]);
+        let timed_out = matches!(failure, Failure::Store(StoreError::Timeout(_)));
+        if blames_one && part.places.len() > 1 {
+            part.hurried |= timed_out;
+            let second = part.places.split_off(part.places.len() / 2);
+            parts.push(Part { places: second, ..part.clone() });
+            parts.push(part);
+            return;
         }
-        arguments.push(Bytes::from(removed.len().to_string()));
-        arguments.extend(removed);
+        if let (true, [at]) = (timed_out, &part.places[..]) {
+            for key in &batch[*at].keys {
+                self.slow.strike(key.mapping.index, Instant::now());
+            }
+        }
+        let failure = match part.places[..] {
+            [at] => self.name_columns(failure, &batch[at]).await,
+            _ => failure,
+        };
+        answer_all(&failure, batch, &part.places);
     }
-    Call { script: Script::End, keys: names(touched, begun), arguments }
+
+    async fn look_at_tables(&mut self, operation: &Operation) {
+        for key in &operation.keys {
+            if self.tables.looked_lately(&key.mapping) {
+                continue;
+            }
+            if let Err(error) = self.look_again(&key.mapping).await {
+                tracing::warn!(%error, "the shape of a table could not be read again");
+            }
+        }
+    }
+
+    /// Postgres names the columns only of NOT NULL constraints; the catalog knows those of the others.
+    async fn name_columns(&mut self, mut failure: Failure, operation: &Operation) -> Failure {
+        if let Failure::Store(StoreError::Refused { constraint: Some(name), column, .. }) =
+            &mut failure
+            && column.is_none()
+            && let (Some(session), Some(key)) = (&mut self.session, operation.keys.first())
+            && let Ok(columns) = session.constraint_columns(key.mapping.layout.table(), name).await
+            && !columns.is_empty()
+        {
+            *column = Some(columns.join(", "));
+        }
+        failure
+    }
+
+    fn clear_slow(&mut self, operations: &[&Operation]) {
+        if self.slow.is_empty() {
+            return;
+        }
+        for key in operations.iter().flat_map(|operation| &operation.keys) {
+            self.slow.clear(key.mapping.index);
+        }
+    }
 }
 
-/// How long a copy may live: as the mapping says, but not beyond the key's own expiry.
-pub(super) fn cached_ttl_ms(mapping: &Mapping, expires_at_ms: Option<i64>, now_ms: i64) -> i64 {
-    match expires_at_ms {
-        None => mapping.cache_ttl_ms,
-        Some(expires_at_ms) => {
-            mapping.cache_ttl_ms.min(expires_at_ms.saturating_sub(now_ms)).max(0)
-        }
+/// The worker's session; a new one when there is none.
+pub(super) async fn connected<'s>(
+    session: &'s mut Option<Session>,
+    settings: &EngineSettings,
+) -> Result<&'s mut Session, StoreError> {
+    if session.as_ref().is_none_or(Session::is_broken) {
+        *session = None;
+        *session = Some(Session::connect(&settings.postgres).await?);
     }
+    Ok(session.as_mut().expect("it was connected just now"))
 }
 
-// === failures ===
+pub(super) fn set_aside() -> StoreError {
+    StoreError::LayoutChanged { code: String::new(), message: "the mapping is set aside".into() }
+}
+
+fn mapping_name(operation: &Operation) -> &str {
+    operation.keys.first().map_or("", |key| key.mapping.name.as_str())
+}
+
+fn answer_all(failure: &Failure, batch: &[Operation], places: &[usize]) {
+    for &at in places {
+        batch[at].answer(&reply_to_failure(failure, &batch[at]));
+    }
+}
 
 fn reply_to_failure(failure: &Failure, operation: &Operation) -> Reply {
-    let mapping = operation.keys.first().map_or("", |key| key.mapping.name.as_str());
     match failure {
-        Failure::Store(error) => write_failed(error, mapping),
+        Failure::Store(error) => write_failed(error, mapping_name(operation)),
         Failure::Upstream(_) => upstream_failed(Happened::No),
         Failure::Dirty => Reply::Error(
             "TRYAGAIN the key has changes that Postgres does not know yet; nothing was written"

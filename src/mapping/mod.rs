@@ -23,7 +23,7 @@ pub use registry::Registry;
 pub use shape::TableShape;
 
 /// A mapping that respgres runs on: checked against the configuration and the database's catalog.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Mapping {
     /// Its place in the configuration file, from 0.
     pub index: usize,

@@ -53,9 +53,39 @@ const UNIQUE_INDEXES: &str = "
     where i.indrelid = $1::bigint::oid and i.indisunique and i.indisvalid and i.indimmediate
       and i.indpred is null and i.indexprs is null";
 
+const CONSTRAINT_COLUMNS: &str = "
+    select array(select a.attname::text
+                 from unnest(c.conkey) with ordinality as k(number, n)
+                 join pg_catalog.pg_attribute as a
+                   on a.attrelid = c.conrelid and a.attnum = k.number
+                 order by k.n)
+    from pg_catalog.pg_constraint as c
+    where c.conrelid = to_regclass($1) and c.conname = $2";
+
 // === impl Session ===
 
 impl Session {
+    /// The columns that a constraint of a table is about; none when it has no such constraint.
+    ///
+    /// # Errors
+    /// Those of the statement, see [`StoreError`].
+    pub async fn constraint_columns(
+        &mut self,
+        table: &TableName,
+        constraint: &str,
+    ) -> Result<Vec<String>, StoreError> {
+        let columns = self
+            .attempt(async |connection| {
+                sqlx::query_scalar(CONSTRAINT_COLUMNS)
+                    .bind(table.quoted())
+                    .bind(constraint)
+                    .fetch_optional(connection)
+                    .await
+            })
+            .await?;
+        Ok(columns.unwrap_or_default())
+    }
+
     /// What the catalog says of a table; `None` when there is no such table.
     ///
     /// # Errors

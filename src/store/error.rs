@@ -68,9 +68,10 @@ impl StoreError {
         match code.as_str() {
             "57014" => Self::Timeout(message),
             // undefined column, table, schema; another type, so that a comparison or a cast is
-            // undefined; no unique index on the key columns; a plan whose result has changed
+            // undefined; no unique index on the key columns; a view in the table's place, a generated
+            // column, rights taken away; a plan whose result has changed
             "42703" | "42P01" | "3F000" | "42804" | "42704" | "42883" | "42846" | "42P10"
-            | "0A000" => Self::LayoutChanged { code, message },
+            | "42809" | "428C9" | "42501" | "0A000" => Self::LayoutChanged { code, message },
             "55P03" | "55006" => Self::Retryable { code, message },
             // a standby: the primary is elsewhere
             "25006" => Self::Unreachable(format!("{message} (SQLSTATE {code})")),

@@ -6,6 +6,7 @@
 //! - Text forms do not depend on the server's configuration: see `SETTINGS`.
 //! - Statements look rows up by the key index, whatever the planner knows of the table: a plan made
 //!   while the table was small would stay after it has grown.
+//! - A proxy that stands still within a transaction does not hold its locks for ever.
 //! - A future dropped half-way leaves the session broken, never in an unknown transaction.
 
 use std::collections::HashMap;
@@ -25,7 +26,8 @@ const SETTINGS: &str =
     set client_encoding = 'UTF8'; set standard_conforming_strings = on;
     set default_transaction_isolation = 'read committed'; set default_transaction_deferrable = off;
     set enable_seqscan = off; set enable_hashjoin = off; set enable_mergejoin = off; set jit = off;
-    set plan_cache_mode = 'force_generic_plan';";
+    set plan_cache_mode = 'force_generic_plan';
+    set idle_in_transaction_session_timeout = '15s';";
 
 /// Statements kept prepared: about ten shapes a mapping.
 const STATEMENT_CACHE: usize = 512;
@@ -44,6 +46,8 @@ pub struct Session {
     pub(super) column_sets: HashMap<String, Vec<Vec<usize>>, ahash::RandomState>,
     /// The longest that the client waits for one reply.
     patience: Duration,
+    /// The limit of a statement in the next transactions, where it is not the usual one.
+    hurry_ms: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,7 +95,23 @@ impl Session {
             statements_stale: false,
             column_sets: HashMap::default(),
             patience: Duration::from_millis(statement_timeout_ms) + GRACE,
+            hurry_ms: None,
         })
+    }
+
+    /// Gives each statement of the transactions to come this long, lock waits included; `None`: the
+    /// configured time.
+    pub fn hurry(&mut self, limit_ms: Option<u64>) {
+        self.hurry_ms = limit_ms;
+    }
+
+    fn begin_statement(&self) -> String {
+        let mut sql = String::from("begin isolation level read committed");
+        if let Some(limit_ms) = self.hurry_ms {
+            write!(sql, "; set local statement_timeout = {limit_ms}")
+                .expect("writing to a string cannot fail");
+        }
+        sql
     }
 
     /// Begins a transaction that holds these keys' locks (see `MappedKey::lock`) until its end, in
@@ -104,10 +124,10 @@ impl Session {
     pub async fn begin_locked(&mut self, locks: &[i64]) -> Result<(), StoreError> {
         debug_assert!(locks.is_sorted_by(|one, next| one < next));
         let sql = match locks {
-            [] => "begin isolation level read committed".to_owned(),
+            [] => self.begin_statement(),
             _ => format!(
-                "begin isolation level read committed; \
-                 select count(pg_advisory_xact_lock(key)) from unnest('{}'::bigint[]) as key",
+                "{}; select count(pg_advisory_xact_lock(key)) from unnest('{}'::bigint[]) as key",
+                self.begin_statement(),
                 array_of(locks)
             ),
         };
@@ -125,9 +145,9 @@ impl Session {
             return Ok(Vec::new());
         }
         let sql = format!(
-            "begin isolation level read committed; \
-             select pg_try_advisory_xact_lock_shared(key) as free \
+            "{}; select pg_try_advisory_xact_lock_shared(key) as free \
              from unnest('{}'::bigint[]) with ordinality as k(key, n) order by n",
+            self.begin_statement(),
             array_of(locks)
         );
         let rows = self.begin(sql).await?;

@@ -3,6 +3,14 @@
 //! Calls that nobody waits for (`post`) are written at once; their replies are read, and their
 //! errors logged, before those of the next call. After an error the connection is opened anew by the
 //! next call; scripts are loaded whenever it is opened.
+//!
+//! Invariants
+//! - A call is sent once. What was sent over a connection that is lost may still run, and later than
+//!   anything else: sent again with the same token it could bring back a mark that a writer has
+//!   voided, or set aside a newer value under a mark that an older `end` still knows. So whoever
+//!   wants to try again makes new calls, with new tokens.
+//! - A call that is given up half-way (timeout, dropped future) takes its connection with it: no reply
+//!   is ever taken for that of another call.
 
 use std::time::Duration;
 
@@ -55,16 +63,10 @@ impl Control {
     /// Runs scripts in order and waits for their replies. A call that Redis answers with an error
     /// has `Frame::Error` in its place.
     ///
-    /// Every script may be run twice without harm, so a lost connection is tried once more.
-    ///
     /// # Errors
-    /// When the upstream is out of reach; the scripts may or may not have run.
+    /// When the upstream is out of reach; the scripts may or may not have run, or may run later.
     pub async fn call(&mut self, calls: &[Call]) -> Result<Vec<Frame>, UpstreamError> {
-        let fresh = self.connection.is_none();
-        let mut replies = match self.exchange(calls).await {
-            Err(UpstreamError::Lost(_)) if !fresh => self.exchange(calls).await?,
-            other => other?,
-        };
+        let mut replies = self.exchange(calls).await?;
         // Somebody has flushed the scripts (SCRIPT FLUSH): those calls have not run.
         if replies.iter().any(is_script_missing) {
             self.connection = None;
@@ -82,12 +84,11 @@ impl Control {
     /// noticed by the next call.
     pub async fn post(&mut self, calls: &[Call]) {
         let timeout = Duration::from_millis(self.settings.request_timeout_ms);
-        let Some(connection) = &mut self.connection else { return };
+        let Some(mut connection) = self.connection.take() else { return };
         let posted = tokio::time::timeout(timeout, connection.send(calls)).await;
         if let Ok(Ok(())) = posted {
             connection.unread += calls.len();
-        } else {
-            self.connection = None;
+            self.connection = Some(connection);
         }
     }
 
@@ -96,42 +97,42 @@ impl Control {
     /// # Errors
     /// When the upstream is out of reach; the command may or may not have run.
     pub async fn command(&mut self, words: &[Bytes]) -> Result<Frame, UpstreamError> {
-        let timeout_ms = self.settings.request_timeout_ms;
-        let result = with_timeout(timeout_ms, async {
-            let connection = self.connected().await?;
-            encode_request(words, &mut connection.out);
-            connection.flush().await?;
-            connection.receive(1).await
-        })
-        .await;
-        match result {
-            Ok(mut replies) => Ok(replies.remove(0)),
-            Err(error) => {
-                self.connection = None;
-                Err(error)
-            }
-        }
+        let mut replies = self
+            .talk(async |connection| {
+                encode_request(words, &mut connection.out);
+                connection.flush().await?;
+                connection.receive(1).await
+            })
+            .await?;
+        Ok(replies.remove(0))
     }
 
     async fn exchange(&mut self, calls: &[Call]) -> Result<Vec<Frame>, UpstreamError> {
-        let timeout_ms = self.settings.request_timeout_ms;
-        let result = with_timeout(timeout_ms, async {
-            let connection = self.connected().await?;
+        self.talk(async |connection| {
             connection.send(calls).await?;
             connection.receive(calls.len()).await
         })
-        .await;
-        if result.is_err() {
-            self.connection = None;
-        }
-        result
+        .await
     }
 
-    async fn connected(&mut self) -> Result<&mut Connection, UpstreamError> {
-        if self.connection.is_none() {
-            self.connection = Some(Connection::open(&self.settings).await?);
-        }
-        Ok(self.connection.as_mut().expect("it was opened just now"))
+    /// Keeps the connection only if all went well.
+    async fn talk<T>(
+        &mut self,
+        exchange: impl AsyncFnOnce(&mut Connection) -> Result<T, UpstreamError>,
+    ) -> Result<T, UpstreamError> {
+        let timeout_ms = self.settings.request_timeout_ms;
+        let kept = self.connection.take();
+        let (done, connection) = with_timeout(timeout_ms, async {
+            let mut connection = match kept {
+                Some(connection) => connection,
+                None => Connection::open(&self.settings).await?,
+            };
+            let done = exchange(&mut connection).await?;
+            Ok((done, connection))
+        })
+        .await?;
+        self.connection = Some(connection);
+        Ok(done)
     }
 }
 

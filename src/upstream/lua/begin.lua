@@ -1,16 +1,18 @@
 #!lua flags=allow-oom
 -- A through-writer is about to commit: nobody may read or fill these keys from now on.
 -- KEYS: value, mark, aside; and so on for each key. ARGV: mark of the writer, lease in ms.
--- Answers the numbers (from 0) of the keys that are dirty; if there is one, nothing was begun.
-local dirty = {}
+-- Answers the time in ms, then the numbers (from 0) of the keys that are dirty; if there is one,
+-- nothing was begun.
+local time = redis.call('TIME')
+local answer = {time[1] * 1000 + math.floor(time[2] / 1000)}
 for i = 1, #KEYS, 3 do
   local mark = redis.call('GET', KEYS[i + 1])
   if mark and (string.sub(mark, 1, 2) == 'd:' or string.sub(mark, 1, 5) == 'gone:') then
-    dirty[#dirty + 1] = (i - 1) / 3
+    answer[#answer + 1] = (i - 1) / 3
   end
 end
-if #dirty > 0 then
-  return dirty
+if #answer > 1 then
+  return answer
 end
 for i = 1, #KEYS, 3 do
   redis.call('DEL', KEYS[i + 2])
@@ -20,4 +22,4 @@ for i = 1, #KEYS, 3 do
   end
   redis.call('SET', KEYS[i + 1], ARGV[1], 'PX', ARGV[2])
 end
-return dirty
+return answer

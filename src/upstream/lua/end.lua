@@ -1,12 +1,12 @@
 #!lua flags=allow-oom
 -- The writer is done: the values set aside come back with its changes, where its mark still stands.
 -- KEYS: value, mark, aside; and so on. ARGV: mark of the writer; then for each key 'drop' or
--- 'keep', time to live in ms, count of fields to set, field, value …, count of fields to remove,
+-- 'keep', when the copy ends (ms, on this clock), count of fields to set, field, value …, count of fields to remove,
 -- field …
 local at = 2
 for i = 1, #KEYS, 3 do
   local value, mark, aside = KEYS[i], KEYS[i + 1], KEYS[i + 2]
-  local mode, ttl, set = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2])
+  local mode, ends_at, set = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2])
   local first_set = at + 3
   local removed = tonumber(ARGV[first_set + 2 * set])
   local first_removed = first_set + 2 * set + 1
@@ -31,7 +31,7 @@ for i = 1, #KEYS, 3 do
         redis.call('DEL', aside)
       elseif redis.call('EXISTS', aside) == 1 then
         redis.call('RENAME', aside, value)
-        redis.call('PEXPIRE', value, ttl)
+        redis.call('PEXPIREAT', value, ends_at)
       end
     end
   end

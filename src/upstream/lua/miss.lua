@@ -2,7 +2,7 @@
 -- A reader did not find what it wanted: is the key itself there, known to be absent, or may this
 -- reader fill it?
 -- KEYS: value, mark. ARGV: mark of the reader, lease in ms, what it needs: 'whole', 'existence', or
--- 'fields' and their names.
+-- 'fields' and their names, no more than `unpack` takes. FILL comes with the time in ms.
 if redis.call('EXISTS', KEYS[1]) == 1 then
   if ARGV[3] == 'whole' then
     return {'HIT', redis.pcall('HGETALL', KEYS[1])}
@@ -14,7 +14,8 @@ end
 local mark = redis.call('GET', KEYS[2])
 if not mark then
   redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
-  return {'FILL'}
+  local time = redis.call('TIME')
+  return {'FILL', time[1] * 1000 + math.floor(time[2] / 1000)}
 end
 if mark == 'gone' or string.sub(mark, 1, 5) == 'gone:' then
   return {'ABSENT'}

@@ -1,0 +1,182 @@
+//! Keys that clients ask for: what is needed of each, and what the stores have told of it.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+
+use super::operation::Operation;
+use crate::command::Need;
+use crate::config::Strategy;
+use crate::mapping::MappedKey;
+use crate::protocol::Reply;
+use crate::upstream::control::Frame;
+use crate::upstream::scripts::Token;
+use crate::value::{Fields, Record};
+
+/// Fields that the script asks for by name; for more it takes the whole hash. (Lua's `unpack` takes
+/// 8,000 at most.)
+const MOST_FIELDS: usize = 1000;
+
+/// One key that at least one client asks for.
+pub(super) struct Asked<'a> {
+    pub(super) key: &'a MappedKey,
+    /// What is needed of the value, which Redis may tell.
+    pub(super) needs: Vec<Need>,
+    /// The key's own expiry is needed too, which only Postgres tells.
+    pub(super) expiry: bool,
+    pub(super) residence: Residence,
+    pub(super) cached: Option<Found>,
+    pub(super) stored: Option<Found>,
+}
+
+/// What Redis says of a key.
+pub(super) enum Residence {
+    /// It was not asked, or is out of reach.
+    Unknown,
+    /// A writer or another reader is at it: ask Postgres, store nothing.
+    Through,
+    /// It has told what there is to tell.
+    Told,
+    /// This reader may fill it.
+    Fill(Lease),
+}
+
+/// The right to fill a key.
+pub(super) struct Lease {
+    pub(super) token: Token,
+    /// The clock of Redis when it was given, so before the row is read; milliseconds since the Unix
+    /// epoch. What Postgres says is left of the key's own time is reckoned from here, so that the
+    /// copy does not outlive the key.
+    pub(super) upstream_now_ms: i64,
+}
+
+/// What the key holds.
+#[derive(Clone)]
+pub(super) enum Found {
+    Record { record: Option<Record>, now_ms: i64 },
+    Error(Reply),
+}
+
+// === impl Asked ===
+
+impl Asked<'_> {
+    /// Redis' answer to `miss`.
+    pub(super) fn take_in(&mut self, token: Token, reply: Frame) {
+        let Frame::Array(parts) = reply else { return };
+        let mut parts = parts.into_iter();
+        let Some(Frame::BulkString(word)) = parts.next() else { return };
+        let told = |record| Found::Record { record, now_ms: 0 };
+        match (&word[..], parts.next()) {
+            (b"FILL", Some(Frame::Integer(upstream_now_ms))) => {
+                self.residence = Residence::Fill(Lease { token, upstream_now_ms });
+                return;
+            }
+            (b"ABSENT", _) => self.cached = Some(told(None)),
+            (b"HIT", None) => self.cached = Some(told(Some(Record::default()))),
+            (b"HIT", Some(Frame::Array(values))) => {
+                self.cached = Some(told(Some(partial(values, &self.needs))));
+            }
+            (b"HIT", Some(Frame::Error(text))) if text.starts_with("WRONGTYPE") => {
+                self.cached = Some(Found::Error(Reply::Error(text.to_string())));
+            }
+            (b"THROUGH", _) => {
+                self.residence = Residence::Through;
+                return;
+            }
+            _ => return,
+        }
+        self.residence = Residence::Told;
+    }
+
+    pub(super) fn is_for_store(&self) -> bool {
+        let by_redis = matches!(self.residence, Residence::Told)
+            && self.key.mapping.strategy != Strategy::DatabaseFirst;
+        self.expiry || !by_redis
+    }
+
+    /// What answers a need: Postgres where it was asked and has answered, else Redis.
+    pub(super) fn found(&self, need: &Need) -> Option<&Found> {
+        match (&self.stored, &self.cached) {
+            (Some(Found::Error(_)) | None, Some(cached)) if *need != Need::Expiry => Some(cached),
+            (stored, _) => stored.as_ref(),
+        }
+    }
+}
+
+/// Each key once, with all that is needed of it; and for each operation where its keys stand.
+pub(super) fn keys_of<'a>(operations: &[&'a Operation]) -> (Vec<Asked<'a>>, Vec<Vec<usize>>) {
+    let mut asked: Vec<Asked<'a>> = Vec::new();
+    let mut known: HashMap<&[u8], usize, ahash::RandomState> = HashMap::default();
+    let mut places = Vec::with_capacity(operations.len());
+    for operation in operations {
+        let need = operation.as_read().map(|read| (read.need)(&operation.arguments));
+        let mut of_operation = Vec::with_capacity(operation.keys.len());
+        for key in &operation.keys {
+            let at = *known.entry(&key.key).or_insert_with(|| {
+                asked.push(Asked {
+                    key,
+                    needs: Vec::new(),
+                    expiry: false,
+                    residence: Residence::Unknown,
+                    cached: None,
+                    stored: None,
+                });
+                asked.len() - 1
+            });
+            match &need {
+                Some(Need::Expiry) => asked[at].expiry = true,
+                Some(need) if !asked[at].needs.contains(need) => {
+                    asked[at].needs.push(need.clone());
+                }
+                _ => {}
+            }
+            of_operation.push(at);
+        }
+        places.push(of_operation);
+    }
+    (asked, places)
+}
+
+// === what Redis has ===
+
+/// The fields that are asked for by name, if that is all that is needed and they are not too many.
+fn by_name(needs: &[Need]) -> Option<&[Bytes]> {
+    match needs {
+        [Need::Fields(fields)] if fields.len() <= MOST_FIELDS => Some(fields),
+        _ => None,
+    }
+}
+
+/// What the script has to read if the key is there, so that all needs are met.
+pub(super) fn wanted(needs: &[Need]) -> Vec<Bytes> {
+    if let Some(fields) = by_name(needs) {
+        let word = Bytes::from_static(b"fields");
+        return std::iter::once(word).chain(fields.iter().cloned()).collect();
+    }
+    let only_existence = needs.iter().all(|need| *need == Need::Existence);
+    vec![Bytes::from_static(if only_existence { b"existence" } else { b"whole" })]
+}
+
+/// The record, or the part of it that was asked for.
+fn partial(values: Vec<Frame>, needs: &[Need]) -> Record {
+    let mut fields = Fields::default();
+    let bytes = |frame: Frame| match frame {
+        Frame::BulkString(bytes) => Some(bytes),
+        _ => None,
+    };
+    if let Some(names) = by_name(needs) {
+        for (name, value) in names.iter().zip(values) {
+            if let Some(value) = bytes(value) {
+                fields.insert(name.clone(), value);
+            }
+        }
+    } else {
+        let mut values = values.into_iter();
+        while let (Some(name), Some(value)) = (values.next(), values.next()) {
+            if let (Some(name), Some(value)) = (bytes(name), bytes(value)) {
+                fields.insert(name, value);
+            }
+        }
+    }
+    Record { fields, expires_at_ms: None }
+}

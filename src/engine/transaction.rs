@@ -1,0 +1,368 @@
+//! One transaction of through-writes, up to its COMMIT (COHERENCE, "Through").
+//!
+//! Invariants
+//! - Every key's lock is held before its row is read, and until COMMIT or ROLLBACK.
+//! - `begin` of every changed key is sent after the locks were granted, with a token of its own, and
+//!   answered before COMMIT is sent.
+//! - A copy never outlives the key's own expiry, whatever the clocks of Redis and Postgres say: its
+//!   end is reckoned on the clock of Redis from the moment of `begin`, less the time that has passed
+//!   since Postgres told what is left.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::operation::{Operation, total};
+use super::refusal::write_failed;
+use super::tables::Tables;
+use super::through::set_aside;
+use crate::config::Strategy;
+use crate::mapping::{MappedKey, Mapping};
+use crate::protocol::Reply;
+use crate::store::{Change, RowLock, Session, StoreError};
+use crate::upstream::UpstreamError;
+use crate::upstream::control::{Control, Frame};
+use crate::upstream::scripts::{Call, Script, Token, aside_of, decimal, mark_of};
+use crate::value::{Delta, Draft};
+
+/// Bytes and arguments of one `end`; copies that do not fit are dropped, and filled when they are
+/// read. Redis takes a request of 1,048,576 arguments at most.
+const END_BYTES: usize = 16 << 20;
+const END_ARGUMENTS: usize = 256 << 10;
+
+/// Why a batch was not written.
+#[derive(Debug)]
+pub(super) enum Failure {
+    Store(StoreError),
+    /// The cache could not be made safe.
+    Upstream(UpstreamError),
+    /// A key has changes that Postgres does not know yet.
+    Dirty,
+}
+
+/// A transaction that has to be committed, or that had nothing to write.
+pub(super) struct Prepared<'a> {
+    pub(super) replies: Vec<Reply>,
+    touched: Vec<Touched<'a>>,
+    open: bool,
+    begun: Option<Begun>,
+}
+
+/// Keys that nobody may read or fill until the writer has ended.
+struct Begun {
+    token: Token,
+    /// Their places in `touched`.
+    places: Vec<usize>,
+    /// The clock of Redis at `begin`, milliseconds since the Unix epoch.
+    upstream_now_ms: i64,
+    /// What the clock of Postgres had reached by then at most.
+    store_now_ms: i64,
+}
+
+/// One key of a batch.
+struct Touched<'a> {
+    key: &'a MappedKey,
+    /// With the table's present layout.
+    mapping: Arc<Mapping>,
+    /// A row is there, though perhaps expired.
+    present: bool,
+    draft: Draft,
+}
+
+// === impl Prepared ===
+
+impl Prepared<'_> {
+    /// Whether there is something to commit.
+    pub(super) fn is_open(&self) -> bool {
+        self.open
+    }
+
+    /// What to tell the cache after COMMIT.
+    pub(super) fn end(&self) -> Option<Call> {
+        self.begun.as_ref().map(|begun| end_call(&self.touched, begun, false))
+    }
+
+    /// What to tell the cache when there certainly was no COMMIT.
+    pub(super) fn end_of_aborted(&self) -> Option<Call> {
+        self.begun.as_ref().map(|begun| end_call(&self.touched, begun, true))
+    }
+}
+
+/// Does all of a transaction but its COMMIT. After an error the transaction has ended, or the session
+/// is broken and it ends with it.
+pub(super) async fn prepare<'a>(
+    session: &mut Session,
+    control: &mut Control,
+    tables: &Tables,
+    lease_ms: u64,
+    operations: &[&'a Operation],
+) -> Result<Prepared<'a>, Failure> {
+    let (mut touched, places) = keys_of(operations, tables).map_err(Failure::Store)?;
+    let mut locks: Vec<i64> = touched.iter().map(|touched| touched.key.lock()).collect();
+    locks.sort_unstable();
+    locks.dedup();
+
+    if let Err(error) = session.begin_locked(&locks).await {
+        return Err(roll_back(session, Failure::Store(error)).await);
+    }
+    let groups = by_mapping(&touched);
+    let asked_at = Instant::now();
+    let now_ms = match read(session, &groups, &mut touched).await {
+        Ok(now_ms) => now_ms,
+        Err(error) => return Err(roll_back(session, Failure::Store(error)).await),
+    };
+    let replies = apply(operations, &places, &mut touched, now_ms);
+    if !touched.iter().any(|touched| touched.draft.is_changed()) {
+        // Nothing to write: the replies are true as of now.
+        session.rollback().await.map_err(Failure::Store)?;
+        return Ok(Prepared { replies, touched, open: false, begun: None });
+    }
+
+    let token = Token::writer();
+    let begun: Vec<usize> = (0..touched.len()).filter(|&at| is_cached(&touched[at])).collect();
+    let begin = begin_call(&touched, &begun, &token, lease_ms);
+    let (written, upstream_now_ms) =
+        tokio::join!(write_rows(session, &groups, &touched), begin_keys(control, begin));
+    // A millisecond more, for what rounding takes.
+    let passed_ms = i64::try_from(asked_at.elapsed().as_millis()).unwrap_or(i64::MAX);
+    let store_now_ms = now_ms.saturating_add(passed_ms).saturating_add(1);
+    let upstream_now_ms = match upstream_now_ms {
+        Ok(upstream_now_ms) => upstream_now_ms,
+        // Not begun, or nobody knows: the marks lapse.
+        Err(failure) => return Err(roll_back(session, failure).await),
+    };
+    let begun = upstream_now_ms.map(|upstream_now_ms| Begun {
+        token,
+        places: begun,
+        upstream_now_ms,
+        store_now_ms,
+    });
+    let prepared = Prepared { replies, touched, open: true, begun };
+    if let Err(error) = written {
+        let failure = roll_back(session, Failure::Store(error)).await;
+        if let Some(end) = prepared.end_of_aborted() {
+            control.post(&[end]).await;
+        }
+        return Err(failure);
+    }
+    Ok(prepared)
+}
+
+// === steps of a transaction ===
+
+/// Each key once, and for each operation where its keys stand.
+fn keys_of<'a>(
+    operations: &[&'a Operation],
+    tables: &Tables,
+) -> Result<(Vec<Touched<'a>>, Vec<Vec<usize>>), StoreError> {
+    let mut touched: Vec<Touched<'a>> = Vec::new();
+    let mut known: HashMap<&[u8], usize, ahash::RandomState> = HashMap::default();
+    let mut places = Vec::with_capacity(operations.len());
+    for operation in operations {
+        let mut of_operation = Vec::with_capacity(operation.keys.len());
+        for key in &operation.keys {
+            let at = match known.get(&key.key[..]) {
+                Some(&at) => at,
+                None => {
+                    let mapping = tables.current(&key.mapping).ok_or_else(set_aside)?;
+                    touched.push(Touched { key, mapping, present: false, draft: Draft::new(None) });
+                    known.insert(&key.key, touched.len() - 1);
+                    touched.len() - 1
+                }
+            };
+            of_operation.push(at);
+        }
+        places.push(of_operation);
+    }
+    Ok((touched, places))
+}
+
+/// The places of the keys of each mapping.
+fn by_mapping(touched: &[Touched<'_>]) -> Vec<(Arc<Mapping>, Vec<usize>)> {
+    let mut groups: Vec<(Arc<Mapping>, Vec<usize>)> = Vec::new();
+    for (at, Touched { mapping, .. }) in touched.iter().enumerate() {
+        match groups.iter_mut().find(|(known, _)| Arc::ptr_eq(known, mapping)) {
+            Some((_, places)) => places.push(at),
+            None => groups.push((Arc::clone(mapping), vec![at])),
+        }
+    }
+    // All writers go through the tables in the same order.
+    groups.sort_unstable_by_key(|(mapping, _)| mapping.index);
+    groups
+}
+
+async fn read(
+    session: &mut Session,
+    groups: &[(Arc<Mapping>, Vec<usize>)],
+    touched: &mut [Touched<'_>],
+) -> Result<i64, StoreError> {
+    let mut now_ms = i64::MIN;
+    for (mapping, places) in groups {
+        let keys: Vec<&MappedKey> = places.iter().map(|&at| touched[at].key).collect();
+        let read = session.read(mapping, &keys, RowLock::ForUpdate).await?;
+        now_ms = now_ms.max(read.now_ms);
+        for (&at, row) in places.iter().zip(read.rows) {
+            touched[at].present = row.present;
+            touched[at].draft = Draft::new(row.record);
+        }
+    }
+    Ok(now_ms)
+}
+
+/// Applies the operations to the drafts, in order.
+fn apply(
+    operations: &[&Operation],
+    places: &[Vec<usize>],
+    touched: &mut [Touched<'_>],
+    now_ms: i64,
+) -> Vec<Reply> {
+    let apply_one = |(operation, places): (&&Operation, &Vec<usize>)| {
+        let Some(write) = operation.as_write() else {
+            return Reply::err("this command does not write");
+        };
+        let replies = places.iter().map(|&at| {
+            let Touched { mapping, draft, .. } = &mut touched[at];
+            if mapping.layout.extra().is_some() {
+                return (write.run)(&operation.arguments, draft, now_ms);
+            }
+            // Values that no column can hold have to be refused before they are mixed with others.
+            let before = draft.clone();
+            let reply = (write.run)(&operation.arguments, draft, now_ms);
+            match unencodable(mapping, draft) {
+                None => reply,
+                Some(refusal) => {
+                    *draft = before;
+                    refusal
+                }
+            }
+        });
+        total(replies)
+    };
+    operations.iter().zip(places).map(apply_one).collect()
+}
+
+fn unencodable(mapping: &Mapping, draft: &Draft) -> Option<Reply> {
+    let touched = draft.touched().filter_map(|field| Some((field, draft.get(field)?)));
+    for (field, value) in touched {
+        if let Err(error) = mapping.layout.check_field(field, value) {
+            return Some(write_failed(&StoreError::Unencodable(error), &mapping.name));
+        }
+    }
+    None
+}
+
+async fn write_rows(
+    session: &mut Session,
+    groups: &[(Arc<Mapping>, Vec<usize>)],
+    touched: &[Touched<'_>],
+) -> Result<(), StoreError> {
+    for (mapping, places) in groups {
+        let changes: Vec<Change<'_>> = places
+            .iter()
+            .map(|&at| &touched[at])
+            .filter(|touched| touched.draft.is_changed())
+            .map(|Touched { key, present, draft, .. }| Change { key, present: *present, draft })
+            .collect();
+        if !changes.is_empty() {
+            session.write(mapping, &changes).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn roll_back(session: &mut Session, failure: Failure) -> Failure {
+    if let Err(error) = session.rollback().await {
+        // The session is broken and with it the transaction.
+        tracing::debug!(%error, "rollback failed");
+    }
+    failure
+}
+
+// === the cached copies ===
+
+/// Whether other readers may have, or get, a copy of this key that the write makes old.
+fn is_cached(touched: &Touched<'_>) -> bool {
+    touched.draft.is_changed() && touched.mapping.strategy != Strategy::PostgresOnly
+}
+
+fn names(touched: &[Touched<'_>], begun: &[usize]) -> Vec<Bytes> {
+    let names = |&at: &usize| {
+        let key = &touched[at].key.key;
+        [key.clone(), mark_of(key), aside_of(key)]
+    };
+    begun.iter().flat_map(names).collect()
+}
+
+fn begin_call(
+    touched: &[Touched<'_>],
+    begun: &[usize],
+    token: &Token,
+    lease_ms: u64,
+) -> Option<Call> {
+    (!begun.is_empty()).then(|| Call {
+        script: Script::Begin,
+        keys: names(touched, begun),
+        arguments: vec![token.text(), Bytes::from(lease_ms.to_string())],
+    })
+}
+
+/// Begins, and tells the clock of Redis; `None` when there is nothing to begin.
+async fn begin_keys(control: &mut Control, begin: Option<Call>) -> Result<Option<i64>, Failure> {
+    let Some(begin) = begin else { return Ok(None) };
+    let mut replies = control.call(&[begin]).await.map_err(Failure::Upstream)?;
+    match replies.pop() {
+        Some(Frame::Array(answer)) => match &answer[..] {
+            [Frame::Integer(now_ms)] => Ok(Some(*now_ms)),
+            _ => Err(Failure::Dirty),
+        },
+        Some(Frame::Error(text)) => {
+            Err(Failure::Upstream(UpstreamError::Refused(text.to_string())))
+        }
+        _ => Err(Failure::Upstream(UpstreamError::Protocol("an odd answer to begin".into()))),
+    }
+}
+
+/// `aborted`: the values set aside are dropped, not restored: how long they may live is not known
+/// here, for the drafts hold the expiry that was not written.
+fn end_call(touched: &[Touched<'_>], begun: &Begun, aborted: bool) -> Call {
+    let mut arguments = vec![begun.token.text()];
+    let mut bytes = 0;
+    for &at in &begun.places {
+        let Touched { mapping, draft, .. } = &touched[at];
+        let delta = if aborted { Delta::Drop } else { draft.delta() };
+        let (mut set, mut removed, mut mode) = match delta {
+            Delta::Unchanged => (Vec::new(), Vec::new(), "keep"),
+            Delta::Drop => (Vec::new(), Vec::new(), "drop"),
+            Delta::Change { set, removed } => (set, removed, "keep"),
+        };
+        let size = |bytes: usize, field: &Bytes| bytes + field.len();
+        bytes = set.iter().flat_map(|(field, value)| [field, value]).fold(bytes, size);
+        bytes = removed.iter().fold(bytes, size);
+        let count = arguments.len() + 2 * set.len() + removed.len();
+        if bytes > END_BYTES || count > END_ARGUMENTS {
+            (set, removed, mode) = (Vec::new(), Vec::new(), "drop");
+        }
+        let left_ms = cached_ttl_ms(mapping, draft.expires_at_ms(), begun.store_now_ms);
+        arguments.push(Bytes::from_static(mode.as_bytes()));
+        arguments.push(decimal(begun.upstream_now_ms.saturating_add(left_ms)));
+        arguments.push(Bytes::from(set.len().to_string()));
+        for (field, value) in set {
+            arguments.extend([field, value]);
+        }
+        arguments.push(Bytes::from(removed.len().to_string()));
+        arguments.extend(removed);
+    }
+    Call { script: Script::End, keys: names(touched, &begun.places), arguments }
+}
+
+/// How long a copy may live: as the mapping says, but not beyond the key's own expiry.
+pub(super) fn cached_ttl_ms(mapping: &Mapping, expires_at_ms: Option<i64>, now_ms: i64) -> i64 {
+    match expires_at_ms {
+        None => mapping.cache_ttl_ms,
+        Some(expires_at_ms) => {
+            mapping.cache_ttl_ms.min(expires_at_ms.saturating_sub(now_ms)).max(0)
+        }
+    }
+}

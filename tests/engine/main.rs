@@ -1,0 +1,15 @@
+//! What mapped keys do when something is in the way: constraints, tables that change or are locked,
+//! a store that is gone, a worker that panics.
+#![allow(clippy::unwrap_used, reason = "a test ends where something fails")]
+// A test's own modules have nobody else to be private from.
+#![allow(unreachable_pub)]
+#![allow(clippy::disallowed_methods, reason = "a test spawns what it waits for")]
+
+mod calls;
+mod constraints;
+mod expiry;
+mod outage;
+mod panics;
+#[path = "../stack/mod.rs"]
+mod stack;
+mod tables;

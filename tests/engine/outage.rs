@@ -1,0 +1,216 @@
+//! A store that is gone: who still answers, what is refused, and how soon all is well again.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::stack::{Client, Cluster, Stack, Value, resp, wait_until};
+
+const MAPPINGS: &str = r#"
+[[mapping]]
+name = "dual"
+key = "dual:{id:int}"
+table = "dual"
+extra = "extra"
+
+[[mapping]]
+name = "first"
+key = "first:{id:int}"
+table = "first"
+extra = "extra"
+strategy = "database_first"
+
+[[mapping]]
+name = "only"
+key = "only:{id:int}"
+table = "only"
+extra = "extra"
+strategy = "postgres_only"
+"#;
+
+const NAMES: [&str; 3] = ["dual", "first", "only"];
+
+/// Every reply comes at once, whatever is broken.
+async fn say(client: &mut Client, line: &str) -> Value {
+    let start = Instant::now();
+    let reply = client.say(line).await;
+    assert!(start.elapsed() < Duration::from_secs(1), "{line}: {:?}", start.elapsed());
+    reply
+}
+
+async fn error(client: &mut Client, line: &str) -> String {
+    match say(client, line).await {
+        Value::Error(text) => text,
+        other => panic!("{line}: {other:?}"),
+    }
+}
+
+fn one() -> Value {
+    Value::Bulk(b"1".to_vec())
+}
+
+#[tokio::test]
+async fn without_postgres_copies_are_read_and_nothing_is_written() {
+    let cluster = Arc::new(Cluster::start(false).await);
+    let stack = Stack::builder(MAPPINGS).cluster(Arc::clone(&cluster)).start().await;
+    let mut client = stack.client().await;
+    for name in NAMES {
+        client.say(&format!("HSET {name}:1 a 1 b 2")).await;
+        client.say(&format!("HGET {name}:1 nothing")).await;
+        client.say(&format!("EXISTS {name}:2")).await;
+    }
+    cluster.kill();
+    for name in ["dual", "first"] {
+        assert_eq!(say(&mut client, &format!("HGET {name}:1 a")).await, one());
+        assert_eq!(say(&mut client, &format!("HLEN {name}:1")).await, Value::Integer(2));
+        assert_eq!(say(&mut client, &format!("HGET {name}:1 nothing")).await, Value::NilBulk);
+        // Known to be absent.
+        assert_eq!(say(&mut client, &format!("EXISTS {name}:2")).await, Value::Integer(0));
+    }
+    assert_eq!(say(&mut client, "EXISTS dual:1 first:1 dual:2 other").await, Value::Integer(2));
+    // One batch: TTL, which only Postgres tells, does not spoil what Redis tells.
+    let commands =
+        ["TTL dual:1", "HGET dual:1 nothing", "TTL first:1", "HGET first:1 a"].map(resp::arguments);
+    let replies = client.pipeline(&commands).await;
+    assert!(replies[0].is_error() && replies[2].is_error(), "{replies:?}");
+    assert_eq!((&replies[1], &replies[3]), (&Value::NilBulk, &one()));
+    for line in ["HGET dual:3 a", "HGET first:3 a", "HGET only:1 a", "PTTL dual:1"] {
+        assert_eq!(error(&mut client, line).await, "ERR Postgres is out of reach", "{line}");
+    }
+    for name in NAMES {
+        for line in [format!("HSET {name}:1 a 9"), format!("DEL {name}:1")] {
+            let text = error(&mut client, &line).await;
+            assert_eq!(text, "ERR Postgres is out of reach; nothing was written", "{line}");
+        }
+    }
+    assert_eq!(say(&mut client, "HGET dual:1 a").await, one());
+    assert_eq!(say(&mut client, "SET unmapped 1").await, Value::Status("OK".into()));
+
+    cluster.restart().await;
+    let start = Instant::now();
+    for name in NAMES {
+        wait_until("writes go on", async || {
+            !client.say(&format!("HSET {name}:1 a 3")).await.is_error()
+        })
+        .await;
+        let read = say(&mut client, &format!("HGET {name}:1 a")).await;
+        assert_eq!(read, Value::Bulk(b"3".to_vec()));
+    }
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    stack.stop_expecting(&["Postgres failed", "a write failed"]).await;
+}
+
+#[tokio::test]
+async fn without_redis_postgres_answers_and_cached_keys_are_not_written() {
+    let mut stack = Stack::with_mappings(MAPPINGS).await;
+    let mut client = stack.client().await;
+    for name in NAMES {
+        client.say(&format!("HSET {name}:1 a 1")).await;
+        client.say(&format!("HGET {name}:1 a")).await;
+    }
+    stack.redis.kill();
+    for name in NAMES {
+        assert_eq!(say(&mut client, &format!("HGET {name}:1 a")).await, one());
+        assert_eq!(say(&mut client, &format!("EXISTS {name}:2")).await, Value::Integer(0));
+        assert_eq!(say(&mut client, &format!("TTL {name}:1")).await, Value::Integer(-1));
+    }
+    let refused = "ERR the upstream Redis is out of reach; nothing was written";
+    // Neighbours of one batch: those that leave no copy are written.
+    let lines = ["HSET dual:1 a 9", "HSET only:1 a 9", "HSET first:1 a 9", "HSET only:2 a 9"];
+    let replies = client.pipeline(&lines.map(resp::arguments)).await;
+    for (line, reply) in lines.iter().zip(replies) {
+        if line.contains("only") {
+            assert!(matches!(reply, Value::Integer(_)), "{line}: {reply:?}");
+        } else {
+            assert_eq!(reply, Value::Error(refused.into()), "{line}");
+        }
+    }
+    assert_eq!(stack.sql_text("select extra ->> 'a' from dual").await, "1");
+    assert_eq!(stack.sql_i64("select count(*) from \"only\"").await, 2);
+    assert!(error(&mut client, "GET unmapped").await.contains("upstream Redis"));
+    assert!(error(&mut client, "EXISTS dual:1 unmapped").await.contains("upstream Redis"));
+
+    stack.redis.restart().await;
+    let start = Instant::now();
+    for name in NAMES {
+        wait_until("writes go on", async || {
+            !client.say(&format!("HSET {name}:1 a 3")).await.is_error()
+        })
+        .await;
+        assert_eq!(client.say(&format!("HGET {name}:1 a")).await, Value::Bulk(b"3".to_vec()));
+    }
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    stack.stop_expecting(&["upstream", "a write failed"]).await;
+}
+
+#[tokio::test]
+async fn a_redis_that_starts_again_costs_no_write() {
+    let mut stack = Stack::with_mappings(MAPPINGS).await;
+    let mut client = stack.client().await;
+    for turn in 0..5 {
+        assert_eq!(client.say("HINCRBY dual:1 n 1").await, Value::Integer(2 * turn + 1));
+        // The connections of the workers are dead, and they do not know it.
+        stack.redis.restart().await;
+        assert_eq!(client.say("HINCRBY dual:1 n 1").await, Value::Integer(2 * turn + 2));
+        stack.redis.say("SCRIPT FLUSH").await;
+        stack.redis.say("CLIENT KILL TYPE normal").await;
+    }
+    let expected = Value::Bulk(b"10".to_vec());
+    wait_until("reads go on", async || client.say("HGET dual:1 n").await == expected).await;
+    stack.stop_expecting(&[]).await;
+}
+
+#[tokio::test]
+async fn without_both_errors_come_at_once() {
+    let cluster = Arc::new(Cluster::start(false).await);
+    let mut stack = Stack::builder(MAPPINGS).cluster(Arc::clone(&cluster)).start().await;
+    let mut client = stack.client().await;
+    client.say("HSET dual:1 a 1").await;
+    cluster.kill();
+    stack.redis.kill();
+    for name in NAMES {
+        for line in
+            [format!("HGET {name}:1 a"), format!("EXISTS {name}:1"), format!("TTL {name}:1")]
+        {
+            assert_eq!(error(&mut client, &line).await, "ERR Postgres is out of reach", "{line}");
+        }
+        let text = error(&mut client, &format!("HSET {name}:1 a 1")).await;
+        assert!(text.ends_with("out of reach; nothing was written"), "{text}");
+    }
+    cluster.restart().await;
+    stack.redis.restart().await;
+    let start = Instant::now();
+    wait_until("all is well", async || !client.say("HSET dual:1 a 2").await.is_error()).await;
+    wait_until("all is well", async || {
+        client.say("HGET dual:1 a").await == Value::Bulk(b"2".to_vec())
+    })
+    .await;
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    stack.stop_expecting(&["upstream", "failed"]).await;
+}
+
+#[tokio::test]
+async fn a_redis_that_hangs_is_given_up() {
+    let stack = Stack::builder(MAPPINGS)
+        .set("RESPGRES__UPSTREAM__CONNECT_TIMEOUT", "300ms")
+        .set("RESPGRES__UPSTREAM__REQUEST_TIMEOUT", "500ms")
+        .start()
+        .await;
+    let mut client = stack.client().await;
+    client.say("HSET first:1 a 1").await;
+    client.say("HGET first:1 a").await;
+    client.say("HSET dual:1 a 1").await;
+    stack.redis.process().signal("STOP");
+    for _ in 0..3 {
+        assert_eq!(say(&mut client, "HGET first:1 a").await, one());
+        assert_eq!(say(&mut client, "EXISTS dual:1 first:1").await, Value::Integer(2));
+        let text = error(&mut client, "HSET dual:1 a 2").await;
+        assert_eq!(text, "ERR the upstream Redis is out of reach; nothing was written");
+    }
+    assert_eq!(stack.sql_text("select extra ->> 'a' from dual").await, "1");
+    stack.redis.process().signal("CONT");
+    let start = Instant::now();
+    wait_until("writes go on", async || !client.say("HSET dual:1 a 3").await.is_error()).await;
+    assert_eq!(client.say("HGET dual:1 a").await, Value::Bulk(b"3".to_vec()));
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    stack.stop_expecting(&["a write failed"]).await;
+}

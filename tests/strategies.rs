@@ -1,0 +1,326 @@
+//! The commands in scope under each strategy and in both protocol versions against plain Redis: the
+//! same random requests, the same replies, the same state at the end; while the cache is emptied
+//! behind the proxy's back, copies vanish, and rows are changed by SQL.
+#![allow(clippy::unwrap_used, reason = "a test ends where something fails")]
+
+mod stack;
+
+use stack::random::Random;
+use stack::{Client, Redis, Server, Stack, Value};
+
+const REQUESTS: usize = 1500;
+
+/// The kind of `size` and `ready` is what SQL needs to change them; every value comes back as it is
+/// because of `extra`.
+const MAPPING: &str = r#"
+[[mapping]]
+name = "things"
+key = "thing:{id:int}"
+table = "things"
+extra = "extra"
+expires_at = "expires_at"
+[mapping.columns]
+name = "name"
+size = { column = "size", type = "bigint" }
+price = { column = "price", type = "numeric" }
+ready = { column = "ready", type = "boolean" }
+seen = { column = "seen", type = "timestamptz" }
+
+[[mapping]]
+name = "plain"
+key = "plain:{id:text}"
+table = "plain"
+extra = "extra"
+"#;
+
+const KEYS: [&str; 6] = ["thing:1", "thing:2", "plain:a", "plain:b", "other:1", "other:2"];
+const FIELDS: [&str; 8] = ["name", "size", "price", "ready", "seen", "loose", "", "odd \u{e9}"];
+const VALUES: [&[u8]; 16] = [
+    b"5",
+    b"-7",
+    b"1.50",
+    b"1e-7",
+    b"",
+    b"true",
+    b"TRUE",
+    b"0",
+    b"2026-11-20T22:20:30.783Z",
+    b"2030-01-01",
+    b"text",
+    b"nul\0",
+    b"\xff\xfe",
+    b"9223372036854775807",
+    b" 1",
+    b"{\"a\": 1}",
+];
+
+type Request = Vec<Vec<u8>>;
+
+fn words(parts: &[&str]) -> Request {
+    parts.iter().map(|part| part.as_bytes().to_vec()).collect()
+}
+
+fn request(random: &mut Random) -> Request {
+    // Mapped keys mostly.
+    let key =
+        |random: &mut Random| if random.below(8) == 0 { KEYS[4] } else { KEYS[random.below(4)] };
+    let field = |random: &mut Random| random.pick(&FIELDS);
+    let first = key(random);
+    match random.below(40) {
+        0..=8 => {
+            let name = if random.below(4) == 0 { "HMSET" } else { "HSET" };
+            let mut request = words(&[name, first]);
+            for _ in 0..=random.below(3) {
+                request.push(field(random).as_bytes().to_vec());
+                request.push(random.pick(&VALUES).to_vec());
+            }
+            request
+        }
+        9 => {
+            let mut request = words(&["HSETNX", first, field(random)]);
+            request.push(random.pick(&VALUES).to_vec());
+            request
+        }
+        10 | 11 => words(&["HDEL", first, field(random), field(random)]),
+        12 | 13 => words(&["HINCRBY", first, field(random), random.pick(&["1", "-3", "x", "40"])]),
+        14 => words(&["HINCRBYFLOAT", first, field(random), random.pick(&["0.5", "-2", "1e3"])]),
+        15..=18 => words(&["HGET", first, field(random)]),
+        19 | 20 => words(&["HMGET", first, field(random), field(random), field(random)]),
+        21..=23 => words(&["HGETALL", first]),
+        24 => words(&[random.pick(&["HEXISTS", "HSTRLEN"]), first, field(random)]),
+        25 | 26 => words(&[random.pick(&["HLEN", "HKEYS", "HVALS"]), first]),
+        27 | 28 => words(&["EXISTS", first, key(random), key(random), KEYS[5]]),
+        29 => words(&["TYPE", first]),
+        30 | 31 => match random.below(3) {
+            0 => words(&["UNLINK", first, key(random)]),
+            1 => words(&["DEL", first, key(random), KEYS[5]]),
+            _ => words(&["DEL", first]),
+        },
+        // So far away that no test takes as long.
+        32 => words(&["EXPIRE", first, random.pick(&["100000", "-1", "200000"])]),
+        33 => words(&["PEXPIRE", first, "150000000", random.pick(&["NX", "XX", "GT", "LT"])]),
+        34 => words(&["EXPIREAT", first, random.pick(&["4102444800", "4102444900", "1"])]),
+        35 => words(&["PEXPIREAT", first, random.pick(&["4102444800123", "4102444900000"])]),
+        36 => words(&["PERSIST", first]),
+        37 => words(&[random.pick(&["EXPIRETIME", "PEXPIRETIME"]), first]),
+        38 => words(&[random.pick(&["TTL", "PTTL"]), first]),
+        // Wrong number of arguments, and a command that is no hash's.
+        _ => words(&["HSET", first, "name"]),
+    }
+}
+
+/// A reply without what is not promised: orders, and the moment at which a clock was read.
+fn promised(request: &Request, reply: Value) -> Value {
+    let name = String::from_utf8_lossy(&request[0]).into_owned();
+    match (name.as_str(), reply) {
+        ("HGETALL", reply) => reply.into_map(),
+        ("HKEYS" | "HVALS", reply) => reply.into_set(),
+        // Within a minute.
+        ("TTL" | "EXPIRETIME", Value::Integer(seconds)) if seconds > 0 => {
+            Value::Integer((seconds + 30) / 60)
+        }
+        ("PTTL" | "PEXPIRETIME", Value::Integer(ms)) if ms > 0 => {
+            Value::Integer((ms + 30_000) / 60_000)
+        }
+        (_, reply) => reply,
+    }
+}
+
+fn show(request: &Request) -> String {
+    let words = request.iter().map(|word| format!("\"{}\"", stack::resp::escape(word)));
+    words.collect::<Vec<_>>().join(" ")
+}
+
+/// What SQL of somebody else does to a row, and what that is for Redis. The copy is dropped
+/// afterwards, as the one who does such a thing has to see to.
+async fn change_by_sql(stack: &Stack, plain: &mut Client, random: &mut Random) {
+    let id = 1 + random.below(2);
+    let key = format!("thing:{id}");
+    let exists = plain.say(&format!("EXISTS {key}")).await == Value::Integer(1);
+    match random.below(4) {
+        0 => {
+            stack.sql_execute(&format!("delete from things where id = {id}")).await;
+            plain.say(&format!("DEL {key}")).await;
+        }
+        1 => {
+            stack.sql_execute(&format!("update things set size = 77 where id = {id}")).await;
+            if exists {
+                plain.say(&format!("HSET {key} size 77")).await;
+            }
+        }
+        2 => {
+            stack
+                .sql_execute(&format!(
+                    "update things set name = 'sql', ready = false where id = {id}"
+                ))
+                .await;
+            if exists {
+                plain.say(&format!("HSET {key} name sql ready false")).await;
+            }
+        }
+        _ => {
+            let insert = format!(
+                "insert into things (id, name, price) values ({id}, 'new', 2.50) on conflict do nothing"
+            );
+            let before = stack.sql_i64("select count(*) from things").await;
+            stack.sql_execute(&insert).await;
+            if stack.sql_i64("select count(*) from things").await > before {
+                plain.say(&format!("HSET {key} name new price 2.50")).await;
+            }
+        }
+    }
+    // Its copy, and what is known of its absence.
+    stack.redis.say(&format!("DEL {key} respgres:m:{key} respgres:a:{key}")).await;
+}
+
+async fn disturb(stack: &Stack, plain: &mut Client, random: &mut Random, strategy: &str) {
+    match random.below(4) {
+        // Behind the proxy's back; unmapped keys are no cache.
+        0 => {
+            for key in &KEYS[..4] {
+                let names = format!("DEL {key} respgres:m:{key} respgres:a:{key}");
+                stack.redis.say(&names).await;
+            }
+        }
+        1 | 2 => {
+            let key = KEYS[random.below(4)];
+            let victim = match random.below(3) {
+                0 => key.to_owned(),
+                1 => format!("respgres:m:{key}"),
+                _ => format!("respgres:a:{key}"),
+            };
+            stack.redis.say(&format!("DEL {victim}")).await;
+        }
+        // An expired row that is still there looks otherwise to SQL than to Redis: not compared.
+        _ if strategy != "redis_only" => change_by_sql(stack, plain, random).await,
+        _ => {}
+    }
+}
+
+async fn differs_nowhere(strategy: &str, seed: u64) {
+    let stack = Stack::builder(MAPPING).set("RESPGRES__DEFAULTS__STRATEGY", strategy).start().await;
+    let redis = Redis::start().await;
+    for version in ["2", "3"] {
+        let mut random = Random(seed + u64::from(version == "3"));
+        let (mut ours, mut plain) = (stack.client().await, Client::connect(&redis).await);
+        ours.say(&format!("HELLO {version}")).await;
+        plain.say(&format!("HELLO {version}")).await;
+        let mut observer = Client::connect(&redis).await;
+        let (mut errors, mut nothing) = (0, 0);
+        let mut told = Vec::new();
+        let mut turn = 0;
+        while turn < REQUESTS {
+            // Alone, or several at once.
+            let count = 1 + random.below(6);
+            let mut requests: Vec<Request> = (0..count).map(|_| request(&mut random)).collect();
+            // The unmapped keys of an EXISTS that names both kinds are not asked for in the order of
+            // a pipeline: it goes alone.
+            if requests.iter().any(|request| request[0] == b"EXISTS") {
+                requests.truncate(1);
+            }
+            turn += requests.len();
+            let given = ours.pipeline(&requests).await;
+            let expected = plain.pipeline(&requests).await;
+            for ((request, given), expected) in requests.iter().zip(given).zip(expected) {
+                told.push(show(request));
+                let from = told.len().saturating_sub(25);
+                let (given, expected) = (promised(request, given), promised(request, expected));
+                errors += usize::from(expected.is_error());
+                nothing += usize::from(matches!(
+                    expected,
+                    Value::NilBulk | Value::Null | Value::Integer(0)
+                ));
+                assert_eq!(
+                    given.lines(),
+                    expected.lines(),
+                    "{strategy}, RESP{version}, seed {seed}, the last of\n{}",
+                    told[from..].join("\n")
+                );
+            }
+            if strategy != "redis_only" && random.below(8) == 0 {
+                disturb(&stack, &mut observer, &mut random, strategy).await;
+                told.push("(a disturbance)".into());
+            }
+        }
+        assert!(errors > REQUESTS / 50 && nothing > REQUESTS / 20, "{errors} {nothing}");
+        same_state(&stack, &redis).await;
+    }
+    stack.stop_expecting(&[]).await;
+}
+
+/// First as it is, then from Postgres alone.
+async fn same_state(stack: &Stack, redis: &Redis) {
+    let (mut ours, mut plain) = (stack.client().await, Client::connect(redis).await);
+    for emptied in [false, true] {
+        if emptied && stack.sql_i64("select count(*) from things").await > 0 {
+            for key in &KEYS[..4] {
+                stack.redis.say(&format!("DEL {key} respgres:m:{key}")).await;
+            }
+        }
+        for key in KEYS {
+            for command in ["HGETALL", "PEXPIRETIME", "TYPE"] {
+                let request = words(&[command, key]);
+                let given = promised(&request, ours.command(&request).await);
+                let expected = promised(&request, plain.command(&request).await);
+                assert_eq!(given.lines(), expected.lines(), "{command} {key}, emptied: {emptied}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn dual_write_differs_nowhere_from_redis() {
+    differs_nowhere("dual_write", 1).await;
+}
+
+#[tokio::test]
+async fn database_first_differs_nowhere_from_redis() {
+    differs_nowhere("database_first", 3).await;
+}
+
+#[tokio::test]
+async fn postgres_only_differs_nowhere_from_redis() {
+    differs_nowhere("postgres_only", 5).await;
+}
+
+#[tokio::test]
+async fn redis_only_differs_nowhere_from_redis() {
+    differs_nowhere("redis_only", 7).await;
+}
+
+#[tokio::test]
+async fn each_strategy_keeps_values_where_it_says() {
+    let places = [
+        ("dual_write", 1, true),
+        ("database_first", 1, true),
+        ("postgres_only", 1, false),
+        ("redis_only", 0, true),
+    ];
+    for (strategy, rows, is_copied) in places {
+        let stack =
+            Stack::builder(MAPPING).set("RESPGRES__DEFAULTS__STRATEGY", strategy).start().await;
+        let mut client = stack.client().await;
+        assert_eq!(client.say("HSET thing:1 size 5").await, Value::Integer(1));
+        assert_eq!(client.say("HGET thing:1 size").await, Value::Bulk(b"5".to_vec()));
+        // The reader's fill is behind its answer.
+        client.say("EXISTS thing:1 thing:2").await;
+        assert_eq!(stack.sql_i64("select count(*) from things").await, rows, "{strategy}");
+        let mut redis = Client::connect(&stack.redis).await;
+        let wanted = Value::Integer(i64::from(is_copied));
+        stack::wait_until("the copy is where it belongs", async || {
+            redis.say("EXISTS thing:1").await == wanted
+        })
+        .await;
+        if strategy == "database_first" || strategy == "postgres_only" {
+            // Who reads Postgres first sees what SQL does at once.
+            stack.sql_execute("update things set size = 6").await;
+            assert_eq!(client.say("HGET thing:1 size").await, Value::Bulk(b"6".to_vec()));
+        }
+        if strategy == "dual_write" {
+            redis.say("HSET thing:1 size 7").await;
+            assert_eq!(client.say("HGET thing:1 size").await, Value::Bulk(b"7".to_vec()));
+        }
+        assert!(!stack.address().is_empty());
+        stack.stop_expecting(&[]).await;
+    }
+}
