@@ -60,7 +60,6 @@ impl Kind {
 
 impl Talk {
     pub(super) fn client_command(&self, command: &'static Command, request: &Request<'_>) -> Flow {
-        self.show_command();
         let in_multi = self.client.session.borrow().pin.as_ref().is_some_and(|pin| pin.multi);
         match subcommand(request) {
             Subcommand::Refused(text) => self.refuse(&Reply::Error(text)),

@@ -474,6 +474,8 @@ impl Talk {
     }
 
     pub(super) fn go(&self, way: Way, request: &Request<'_>) -> Flow {
+        // Shown before its effects are.
+        self.show_command();
         match way {
             Way::Forward => {
                 if !self.may_forward() {

@@ -277,9 +277,11 @@ impl Receiver for EventLoop {
             subscriptions.received(frame);
             answered = !subscriptions.awaits();
         }
-        client.push(frame);
         if answered {
             client.show_standing();
+        }
+        client.push(frame);
+        if answered {
             if client.expected.borrow().is_empty() {
                 client.stalled.set(false);
             }
