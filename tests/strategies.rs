@@ -5,8 +5,7 @@
 
 mod stack;
 
-use stack::random::Random;
-use stack::{Client, Redis, Server, Stack, Value};
+use stack::{Client, Random, Redis, Server, Stack, Value};
 
 const REQUESTS: usize = 1500;
 
@@ -201,7 +200,7 @@ async fn differs_nowhere(strategy: &str, seed: u64) {
     let stack = Stack::builder(MAPPING).set("RESPGRES__DEFAULTS__STRATEGY", strategy).start().await;
     let redis = Redis::start().await;
     for version in ["2", "3"] {
-        let mut random = Random(seed + u64::from(version == "3"));
+        let mut random = Random::new(seed + u64::from(version == "3"));
         let (mut ours, mut plain) = (stack.client().await, Client::connect(&redis).await);
         ours.say(&format!("HELLO {version}")).await;
         plain.say(&format!("HELLO {version}")).await;

@@ -9,8 +9,7 @@ use std::collections::BTreeMap;
 use respgres::upstream::scripts::{Script, aside_of, mark_of};
 
 use crate::blocking::Blocking;
-use crate::stack::Value;
-use crate::stack::random::Random;
+use crate::stack::{Random, Value};
 
 const KEYS: usize = 2;
 const WRITERS: usize = 2;
@@ -109,7 +108,7 @@ impl<'r> World<'r> {
         redis.call(&["FLUSHALL"]);
         let mut world = Self {
             redis,
-            random: Random(seed),
+            random: Random::new(seed),
             mutant,
             rows: std::array::from_fn(|_| Some([("a".to_owned(), 0)].into())),
             locks: [None; KEYS],
