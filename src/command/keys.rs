@@ -86,8 +86,14 @@ impl Command {
     /// path of XREAD and XREADGROUP is `Path::Blocking`, yet they wait only with BLOCK.
     pub fn is_blocking<'a>(&self, count: usize, argument: impl Fn(usize) -> &'a [u8]) -> bool {
         self.path == Path::Blocking
-            && (self.keys != Keys::Streams
-                || stream_options(count, argument).is_some_and(|options| options.block))
+            && match self.name {
+                "xread" | "xreadgroup" => {
+                    stream_options(count, argument).is_some_and(|options| options.block)
+                }
+                // A script that runs holds up every connection that waits for it.
+                "script" | "function" => count > 1 && argument(1).eq_ignore_ascii_case(b"kill"),
+                _ => true,
+            }
     }
 }
 
@@ -278,6 +284,8 @@ mod tests {
         assert!(!is_blocking("XREAD COUNT 1 STREAMS BLOCK 0"));
         assert!(!is_blocking("XREADGROUP GROUP block block STREAMS a >"));
         assert!(!is_blocking("LPOP a"));
+        assert!(is_blocking("SCRIPT kill") && is_blocking("FUNCTION KILL"));
+        assert!(!is_blocking("SCRIPT LOAD kill") && !is_blocking("SCRIPT"));
     }
 
     proptest! {

@@ -47,7 +47,8 @@ pub struct Command {
 pub enum Path {
     /// As it came, over a shared connection.
     Forward,
-    /// May wait inside Redis (see `Command::is_blocking` for XREAD without BLOCK): over a connection of its own until the reply is there.
+    /// May wait inside Redis, or hold Redis up (see `Command::is_blocking` for XREAD without BLOCK, SCRIPT
+    /// and FUNCTION): over a connection of its own until the reply is there.
     Blocking,
     /// MULTI, EXEC, DISCARD, WATCH, UNWATCH: over a connection of its own while the state lasts.
     Transaction,
@@ -55,7 +56,7 @@ pub enum Path {
     Subscription,
     /// MONITOR and the like: over a connection of its own until the client leaves.
     Stream,
-    /// Answered by respgres: AUTH, CLIENT, HELLO, QUIT, RESET, SELECT.
+    /// Answered by respgres: AUTH, CLIENT, HELLO, QUIT, RESET, SELECT; ASKING and the like.
     Local,
     /// INFO: the upstream's answer with a section of our own added.
     Info,
@@ -129,6 +130,12 @@ pub enum Need {
 // === impl Command ===
 
 impl Command {
+    /// The number of its row in [`COMMANDS`]; their number for one that is not there.
+    pub fn row(&self) -> usize {
+        let from_first = std::ptr::from_ref(self).addr().wrapping_sub(COMMANDS.as_ptr().addr());
+        (from_first / size_of::<Self>()).min(COMMANDS.len())
+    }
+
     /// Whether a request of `count` arguments, the name included, has as many as the command takes.
     pub fn arity_ok(&self, count: usize) -> bool {
         let least = self.arity.unsigned_abs() as usize;

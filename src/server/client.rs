@@ -15,7 +15,7 @@ use tokio::net::tcp::OwnedWriteHalf;
 
 use super::expect::{Delivery, Expected, Inspected};
 use super::pin::Pin;
-use super::roster::Entry;
+use super::roster::{Entry, Standing};
 use crate::protocol::{Reply, Version};
 use crate::upstream::lane::Owner;
 
@@ -202,6 +202,13 @@ impl Client {
         self.write(&mut self.output.borrow_mut(), bytes);
     }
 
+    /// Tells other clients (CLIENT LIST) what this one has a connection of its own for.
+    pub(super) fn show_standing(&self) {
+        let session = self.session.borrow();
+        let standing = session.pin.as_ref().map_or_else(Standing::default, Pin::standing);
+        self.entry.set_standing(standing);
+    }
+
     fn drained(&self) {
         self.writes.set(0);
         if self.stalled.replace(false) || self.fate.get() == Fate::LeavesWhenTold {
@@ -230,6 +237,12 @@ impl Client {
     }
 
     fn write(&self, output: &mut Output, bytes: &[u8]) {
+        if self.fate.get() == Fate::Leaves {
+            // It may have a part of a reply: nothing may follow that.
+            output.bytes.clear();
+            output.written = 0;
+            return;
+        }
         let mut bytes = bytes;
         if !output.blocked {
             while output.written < output.bytes.len() {

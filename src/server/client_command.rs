@@ -1,17 +1,18 @@
 //! CLIENT: what clients may know of themselves and of each other, and how they end each other.
 
-use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use super::client::Replies;
 use super::conversation::{Flow, Request, Talk};
 use super::local::check_name;
 use super::roster::Entry;
+use crate::command::{COMMANDS, Command};
 use crate::protocol::Reply;
+use crate::protocol::inline::encode_request;
 use crate::value::number::parse_i64;
 
 /// Which clients CLIENT KILL and CLIENT LIST mean.
@@ -21,67 +22,126 @@ struct Filter {
     address: Option<String>,
     local_address: Option<String>,
     user: Option<String>,
-    /// `TYPE` names another type than `normal`: nobody here.
-    other_type: bool,
+    kind: Option<Kind>,
     skip_me: bool,
+}
+
+/// What `TYPE` tells apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Normal,
+    Subscriber,
+    /// Masters and replicas: never clients of a proxy.
+    Replication,
+}
+
+enum Subcommand {
+    Answered,
+    Reply,
+    Tracking,
+    Unblock,
+    /// Redis answers: over the client's own connection, if it has one.
+    Forwarded,
+    /// Redis answers, over a connection of the client's own.
+    Alone,
+    Refused(String),
+}
+
+// === impl Kind ===
+
+impl Kind {
+    fn of(entry: &Entry) -> Self {
+        let subscribed = entry.standing().subscriptions.iter().any(|&count| count > 0);
+        if subscribed { Self::Subscriber } else { Self::Normal }
+    }
 }
 
 // === impl Talk ===
 
 impl Talk {
-    pub(super) fn client_command(&self, request: &Request<'_>) -> Flow {
-        let count = request.count();
+    pub(super) fn client_command(&self, command: &'static Command, request: &Request<'_>) -> Flow {
+        self.show_command();
+        let in_multi = self.client.session.borrow().pin.as_ref().is_some_and(|pin| pin.multi);
+        match subcommand(request) {
+            Subcommand::Refused(text) => self.refuse(&Reply::Error(text)),
+            Subcommand::Answered if in_multi => return self.queue_local(command, request),
+            Subcommand::Answered => self.client.answer(&self.client_reply(request)),
+            Subcommand::Forwarded => return self.forward_apart(request),
+            Subcommand::Alone if in_multi => return self.forward_apart(request),
+            Subcommand::Alone => return self.wait_in_redis("client", request),
+            Subcommand::Reply | Subcommand::Tracking | Subcommand::Unblock if in_multi => {
+                let name = String::from_utf8_lossy(request.argument(1)).to_ascii_uppercase();
+                self.refuse(&Reply::err(format!("CLIENT {name} is not supported inside MULTI")));
+            }
+            Subcommand::Reply => return self.reply_mode(request.argument(2)),
+            Subcommand::Tracking => return self.tracking(request),
+            Subcommand::Unblock => return self.unblock(request),
+        }
+        Flow::Done
+    }
+
+    /// The reply to a subcommand that respgres answers.
+    pub(super) fn client_reply(&self, request: &Request<'_>) -> Reply {
         let entry = &self.client.entry;
-        let subcommand = String::from_utf8_lossy(request.argument(1)).to_ascii_lowercase();
-        let reply = match (subcommand.as_str(), count) {
-            ("id", 2) => Reply::Integer(entry.id.cast_signed()),
-            ("getname", 2) => match entry.name() {
+        let uptime = self.event_loop.seconds.get();
+        match request.argument(1).to_ascii_lowercase().as_slice() {
+            b"id" => Reply::Integer(entry.id.cast_signed()),
+            b"getname" => match entry.name() {
                 name if name.is_empty() => Reply::Nil,
                 name => Reply::Bulk(name),
             },
-            ("setname", 3) => match check_name(request.argument(2)) {
+            b"setname" => match check_name(request.argument(2)) {
                 Ok(()) => {
                     entry.set_name(Bytes::copy_from_slice(request.argument(2)));
                     Reply::OK
                 }
                 Err(text) => Reply::Error(text),
             },
-            ("setinfo", 4) => Reply::OK,
-            ("info", 2) => Reply::bulk(describe(entry)),
-            ("list", _) => self.list(request),
-            ("kill", 3..) => self.kill(request),
-            ("no-evict" | "no-touch", 3) => on_or_off(request.argument(2))
+            b"info" => Reply::Verbatim(describe(entry, uptime).into()),
+            b"list" => self.list(request),
+            b"kill" => self.kill(request),
+            b"no-evict" | b"no-touch" => on_or_off(request.argument(2))
                 .map_or_else(|| Reply::err("syntax error"), |_| Reply::OK),
-            ("reply", 3) => return self.reply_mode(request.argument(2)),
-            ("tracking", 3..) => return self.tracking(request),
-            ("unblock", 3 | 4) => {
-                Reply::err("CLIENT UNBLOCK is not supported through respgres yet")
-            }
-            ("pause" | "unpause" | "help" | "caching" | "getredir" | "trackinginfo", _) => {
-                return self.forward_client_command(request);
-            }
-            (
-                "id" | "getname" | "setname" | "setinfo" | "info" | "kill" | "no-evict"
-                | "no-touch" | "reply" | "tracking" | "unblock",
-                _,
-            ) => Reply::Error(format!(
-                "ERR wrong number of arguments for 'client|{subcommand}' command"
-            )),
-            _ => Reply::Error(format!(
-                "ERR unknown subcommand '{}'. Try CLIENT HELP.",
-                String::from_utf8_lossy(request.argument(1))
-            )),
-        };
-        self.client.answer(&reply);
-        Flow::Done
+            // SETINFO: of Redis 7.2; client libraries introduce themselves with it.
+            _ => Reply::OK,
+        }
     }
 
-    /// Redis answers: over the client's own connection, if it has one.
-    fn forward_client_command(&self, request: &Request<'_>) -> Flow {
+    /// Lets Redis end the wait of another client: by the number that its connection has there.
+    fn unblock(&self, request: &Request<'_>) -> Flow {
         if !self.may_forward() {
             return Flow::Wait;
         }
-        self.forward_run(request.bytes, 1);
+        let is_reason = |reason: &[u8]| {
+            [&b"timeout"[..], b"error"].iter().any(|r| reason.eq_ignore_ascii_case(r))
+        };
+        if request.count() > 4 {
+            self.client.answer(&Reply::err(format!(
+                "unknown subcommand or wrong number of arguments for '{}'. Try CLIENT HELP.",
+                String::from_utf8_lossy(request.argument(1))
+            )));
+            return Flow::Done;
+        }
+        if request.count() == 4 && !is_reason(request.argument(3)) {
+            let text = "CLIENT UNBLOCK reason should be TIMEOUT or ERROR";
+            self.client.answer(&Reply::err(text));
+            return Flow::Done;
+        }
+        let Some(id) = parse_i64(request.argument(2)) else {
+            self.client.answer(&Reply::err("value is not an integer or out of range"));
+            return Flow::Done;
+        };
+        let roster = &self.event_loop.shared.roster;
+        let target = u64::try_from(id).ok().and_then(|id| roster.find(id));
+        let Some(upstream_id) = target.and_then(|entry| entry.aim_at_wait()) else {
+            self.client.answer(&Reply::Integer(0));
+            return Flow::Done;
+        };
+        let upstream_id = upstream_id.to_string();
+        let reason = if request.count() == 4 { request.argument(3) } else { b"TIMEOUT" };
+        let mut bytes = BytesMut::new();
+        encode_request(&[&b"CLIENT"[..], b"UNBLOCK", upstream_id.as_bytes(), reason], &mut bytes);
+        self.forward_run(&bytes, 1);
         Flow::Done
     }
 
@@ -118,7 +178,7 @@ impl Talk {
         }
         match on_or_off(request.argument(2)) {
             Some(true) => self.with_pin(request, |pin| pin.sticky = true),
-            _ => self.forward_client_command(request),
+            _ => self.forward_apart(request),
         }
     }
 
@@ -130,16 +190,25 @@ impl Talk {
         let mut text = String::new();
         for entry in self.event_loop.shared.roster.all() {
             if filter.means(&entry) {
-                text.push_str(&describe(&entry));
+                text.push_str(&describe(&entry, self.event_loop.seconds.get()));
             }
         }
-        Reply::bulk(text)
+        Reply::Verbatim(text.into())
     }
 
     fn kill(&self, request: &Request<'_>) -> Reply {
         let me = self.client.entry.id;
         let all = self.event_loop.shared.roster.all();
         let is_old_form = request.count() == 3;
+        if !is_old_form
+            && let Some(name) = (2..request.count() - 1)
+                .step_by(2)
+                .find(|&at| request.argument(at).eq_ignore_ascii_case(b"user"))
+                .map(|at| request.argument(at + 1))
+            && !self.event_loop.shared.users.has(name)
+        {
+            return Reply::err(format!("No such user '{}'", String::from_utf8_lossy(name)));
+        }
         let filter = if is_old_form {
             let address = String::from_utf8_lossy(request.argument(2)).into_owned();
             Filter { address: Some(address), ..Filter::default() }
@@ -186,7 +255,7 @@ impl Filter {
                 b"addr" => filter.address = Some(text),
                 b"laddr" => filter.local_address = Some(text),
                 b"user" => filter.user = Some(text),
-                b"type" => filter.other_type = read_type(&text)?,
+                b"type" => filter.kind = Some(read_type(&text)?),
                 b"skipme" => {
                     filter.skip_me = match text.to_ascii_lowercase().as_str() {
                         "yes" => true,
@@ -211,12 +280,13 @@ impl Filter {
         match (option.as_slice(), count) {
             (b"type", 4) => {
                 let text = String::from_utf8_lossy(request.argument(3)).into_owned();
-                filter.other_type = read_type(&text)?;
+                filter.kind = Some(read_type(&text)?);
             }
             (b"id", 4..) => {
-                let ids: Result<Vec<u64>, String> =
-                    (3..count).map(|at| read_id(request.argument(at))).collect();
-                filter.id = Some(ids.map_err(|_| "ERR Invalid client ID".to_owned())?);
+                let ids: Option<Vec<i64>> =
+                    (3..count).map(|at| parse_i64(request.argument(at))).collect();
+                let ids = ids.ok_or("ERR Invalid client ID")?;
+                filter.id = Some(ids.into_iter().filter_map(|id| id.try_into().ok()).collect());
             }
             _ => return Err("ERR syntax error".to_owned()),
         }
@@ -227,7 +297,7 @@ impl Filter {
         let same = |wanted: &Option<String>, address: SocketAddr| {
             wanted.as_ref().is_none_or(|wanted| *wanted == address.to_string())
         };
-        !self.other_type
+        self.kind.is_none_or(|kind| kind == Kind::of(entry))
             && self.id.as_ref().is_none_or(|ids| ids.contains(&entry.id))
             && same(&self.address, entry.address)
             && same(&self.local_address, entry.local_address)
@@ -242,11 +312,11 @@ fn read_id(value: &[u8]) -> Result<u64, String> {
     }
 }
 
-/// True when nobody here is of that type.
-fn read_type(text: &str) -> Result<bool, String> {
+fn read_type(text: &str) -> Result<Kind, String> {
     match text.to_ascii_lowercase().as_str() {
-        "normal" => Ok(false),
-        "master" | "slave" | "replica" | "pubsub" => Ok(true),
+        "normal" => Ok(Kind::Normal),
+        "pubsub" => Ok(Kind::Subscriber),
+        "master" | "slave" | "replica" => Ok(Kind::Replication),
         _ => Err(format!("ERR Unknown client type '{text}'")),
     }
 }
@@ -261,20 +331,79 @@ fn on_or_off(word: &[u8]) -> Option<bool> {
     }
 }
 
-/// A line of CLIENT LIST, in Redis' form, with the fields that a proxy knows.
-fn describe(entry: &Entry) -> String {
-    let mut line = String::new();
-    let _ = writeln!(
-        line,
-        "id={} addr={} laddr={} name={} age={} db={} user={} resp={}",
+/// What is wrong with the subcommand's name or the number of its arguments.
+pub(super) fn refusal(request: &Request<'_>) -> Option<String> {
+    match subcommand(request) {
+        Subcommand::Refused(text) => Some(text),
+        _ => None,
+    }
+}
+
+/// How a request for CLIENT is handled. As Redis does, what is wrong with the subcommand's name and
+/// the number of its arguments is told before it is queued in a transaction.
+fn subcommand(request: &Request<'_>) -> Subcommand {
+    let count = request.count();
+    let name = String::from_utf8_lossy(request.argument(1)).to_ascii_lowercase();
+    let (counts, way) = match name.as_str() {
+        "id" | "getname" | "info" => (2..=2, Subcommand::Answered),
+        "setname" | "no-evict" | "no-touch" => (3..=3, Subcommand::Answered),
+        "setinfo" => (4..=4, Subcommand::Answered),
+        "list" => (2..=usize::MAX, Subcommand::Answered),
+        "kill" => (3..=usize::MAX, Subcommand::Answered),
+        "reply" => (3..=3, Subcommand::Reply),
+        "tracking" => (3..=usize::MAX, Subcommand::Tracking),
+        "unblock" => (3..=usize::MAX, Subcommand::Unblock),
+        // A paused Redis holds up every connection on which somebody writes.
+        "pause" | "unpause" => (2..=usize::MAX, Subcommand::Alone),
+        "help" | "caching" | "getredir" | "trackinginfo" => (2..=usize::MAX, Subcommand::Forwarded),
+        _ => {
+            return Subcommand::Refused(format!(
+                "ERR unknown subcommand '{}'. Try CLIENT HELP.",
+                String::from_utf8_lossy(request.argument(1))
+            ));
+        }
+    };
+    if counts.contains(&count) {
+        return way;
+    }
+    Subcommand::Refused(format!("ERR wrong number of arguments for 'client|{name}' command"))
+}
+
+/// A line of CLIENT LIST, in Redis' form. What a proxy does not know (sizes of Redis' buffers) is 0.
+fn describe(entry: &Entry, uptime_seconds: u32) -> String {
+    let standing = entry.standing();
+    let [channels, patterns, shard_channels] = standing.subscriptions;
+    let multi = standing.multi.map_or(-1, |queued| i64::try_from(queued).unwrap_or(i64::MAX));
+    let mut flags = String::new();
+    for (flag, holds) in [
+        ('O', standing.monitors),
+        ('P', Kind::of(entry) == Kind::Subscriber),
+        ('x', standing.multi.is_some()),
+        ('b', entry.is_waiting()),
+        ('t', standing.tracks),
+    ] {
+        if holds {
+            flags.push(flag);
+        }
+    }
+    if flags.is_empty() {
+        flags.push('N');
+    }
+    let row = entry.command.load(Ordering::Relaxed).checked_sub(1);
+    let command = row.and_then(|row| COMMANDS.get(row)).map_or("NULL", |command| command.name);
+    format!(
+        "id={} addr={} laddr={} fd=-1 name={} age={} idle={} flags={flags} db={} sub={channels} \
+         psub={patterns} ssub={shard_channels} multi={multi} qbuf=0 qbuf-free=0 argv-mem=0 \
+         multi-mem=0 rbs=0 rbp=0 obl=0 oll=0 omem=0 tot-mem=0 events=r cmd={command} user={} \
+         redir=-1 resp={}\n",
         entry.id,
         entry.address,
         entry.local_address,
         String::from_utf8_lossy(&entry.name()),
         entry.connected.elapsed().as_secs(),
+        uptime_seconds.saturating_sub(entry.seen.load(Ordering::Relaxed)),
         entry.database.load(Ordering::Relaxed),
         entry.user(),
         entry.protocol.load(Ordering::Relaxed),
-    );
-    line
+    )
 }

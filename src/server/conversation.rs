@@ -11,9 +11,11 @@
 //!   worker excepted; everything else starts when the mapped writes before it have been answered.
 //!   So another client never sees a later command's effect without an earlier one's.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
 use bytes::{Buf, BytesMut};
@@ -21,6 +23,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::tcp::OwnedReadHalf;
 
 use super::client::{Client, Replies};
+use super::client_command;
 use super::event_loop::EventLoop;
 use super::expect::Inspection;
 use super::info;
@@ -51,7 +54,9 @@ pub(super) struct Conversation {
 pub(super) struct Talk {
     pub(super) event_loop: Rc<EventLoop>,
     pub(super) client: Rc<Client>,
-    limits: RequestLimits,
+    pub(super) limits: RequestLimits,
+    /// The command that was looked at last.
+    last: Cell<Option<&'static Command>>,
 }
 
 /// One whole request.
@@ -107,16 +112,12 @@ impl Conversation {
         client: Rc<Client>,
         reader: OwnedReadHalf,
     ) -> Self {
-        let limits = RequestLimits {
-            max_argument_bytes: event_loop.shared.limits.max_argument_bytes,
-            max_inline_bytes: 64 << 10,
-        };
         Self {
             reader,
             scanner: Scanner::new(),
             input: BytesMut::new(),
             ended: false,
-            talk: Talk { event_loop, client, limits },
+            talk: Talk::new(event_loop, client),
         }
     }
 
@@ -154,9 +155,7 @@ impl Conversation {
                 }
             }
             if self.ended {
-                if self.end() {
-                    return Poll::Ready(());
-                }
+                self.end();
                 return if client.is_done() { Poll::Ready(()) } else { Poll::Pending };
             }
             if client.is_done() {
@@ -217,30 +216,43 @@ impl Conversation {
         }
     }
 
-    /// The client will send nothing more: true when it is to be closed at once.
-    fn end(&mut self) -> bool {
+    /// The client will send nothing more.
+    fn end(&mut self) {
         let client = &self.talk.client;
-        let waits_in_redis = client
-            .session
-            .borrow()
-            .pin
-            .as_ref()
-            .is_some_and(|pin| pin.blocking || pin.sticky || pin.subscriptions.is_some());
-        if waits_in_redis {
-            // Nobody is there to take the element that a blocking pop would give.
-            return true;
+        if let Some(pin) = &client.session.borrow().pin
+            && (pin.blocking || pin.sticky || pin.subscriptions.is_some())
+        {
+            // As with Redis: what it can answer it answers, then the connection ends.
+            pin.lane.finish();
+            return;
         }
         if self.talk.may_take() {
             // All that could be understood has been taken; the rest is half a request.
             client.leave_when_told();
         }
-        false
     }
 }
 
 // === impl Talk ===
 
 impl Talk {
+    pub(super) fn new(event_loop: Rc<EventLoop>, client: Rc<Client>) -> Self {
+        let limits = RequestLimits {
+            max_argument_bytes: event_loop.shared.limits.max_argument_bytes,
+            max_inline_bytes: 64 << 10,
+        };
+        Self { event_loop, client, limits, last: Cell::new(None) }
+    }
+
+    /// Tells other clients (CLIENT LIST) when this one last sent something, and what.
+    pub(super) fn show_command(&self) {
+        let entry = &self.client.entry;
+        entry.seen.store(self.event_loop.seconds.get(), Ordering::Relaxed);
+        if let Some(command) = self.last.get() {
+            entry.command.store(command.row() + 1, Ordering::Relaxed);
+        }
+    }
+
     /// Whether requests may be taken now.
     fn may_take(&self) -> bool {
         let client = &self.client;
@@ -256,6 +268,12 @@ impl Talk {
 
     /// Takes the requests that `buffer` begins with; how many bytes they were.
     fn take(&self, scanner: &mut Scanner, buffer: &[u8]) -> usize {
+        let taken = self.take_requests(scanner, buffer);
+        self.show_command();
+        taken
+    }
+
+    fn take_requests(&self, scanner: &mut Scanner, buffer: &[u8]) -> usize {
         let client = &self.client;
         let most = self.event_loop.shared.limits.client_requests;
         let mut from = 0;
@@ -368,15 +386,19 @@ impl Talk {
         let count = request.count();
         let argument = |at: usize| request.argument(at);
         let engine = &self.event_loop.shared.engine;
-        let may_be_mapped = engine.maps_database(session.database);
+        let pin = session.pin.as_ref();
+        // What is queued after a SELECT in a transaction is for that database.
+        let database = pin.and_then(|pin| pin.queued_database).unwrap_or(session.database);
+        let may_be_mapped = engine.maps_database(database);
+        let is_accounted = pin.is_none_or(|pin| pin.lane.is_accounted());
         let Some(command) = lookup(argument(0)) else {
             if is_http_probe(argument(0)) {
                 return Way::Apart(Apart::Close);
             }
             if !session.authenticated {
-                return no_auth();
+                return tell(unknown_command(request));
             }
-            if may_be_mapped {
+            if may_be_mapped && is_accounted {
                 match engine.touch_of_unknown(count, argument) {
                     Touch::Nothing => {}
                     Touch::Mapped => {
@@ -390,8 +412,16 @@ impl Talk {
             }
             return if session.pin.is_some() { pinned_forward() } else { Way::Forward };
         };
+        self.last.set(Some(command));
         if !session.authenticated && !command.flags.contains(Flags::NO_AUTH) {
-            return no_auth();
+            if !command.arity_ok(count) {
+                return tell(command.arity_error());
+            }
+            let refusal = (command.name == "client").then(|| client_command::refusal(request));
+            return refusal.flatten().map_or_else(no_auth, tell);
+        }
+        if !is_accounted {
+            return Way::Apart(Apart::Pinned(command));
         }
         if may_be_mapped {
             match engine.touch(command, count, argument) {
@@ -408,6 +438,9 @@ impl Talk {
         let pinned = session.pin.is_some();
         match command.path {
             Path::Forward if !pinned => Way::Forward,
+            Path::Blocking if is_script_debug(command, count, argument) => {
+                tell("ERR SCRIPT DEBUG works only with a direct connection to Redis".to_owned())
+            }
             Path::Blocking if !pinned && !command.is_blocking(count, argument) => Way::Forward,
             Path::Forward
             | Path::Blocking
@@ -415,7 +448,7 @@ impl Talk {
             | Path::Subscription
             | Path::Stream => Way::Apart(Apart::Pinned(command)),
             Path::Local => Way::Apart(Apart::Local(command)),
-            Path::Info if pinned => Way::Apart(Apart::Pinned(command)),
+            Path::Info if pin.is_some_and(|pin| pin.multi) => Way::Apart(Apart::Pinned(command)),
             Path::Info => {
                 if info::wants_section((1..count).map(argument)) {
                     Way::Apart(Apart::Info)
@@ -501,7 +534,7 @@ impl Talk {
     }
 
     /// Appends requests whose replies are expected already.
-    fn append(&self, bytes: &[u8], count: u32, joins: bool) {
+    pub(super) fn append(&self, bytes: &[u8], count: u32, joins: bool) {
         let session = self.client.session.borrow();
         let lane = match &session.pin {
             Some(pin) => Rc::clone(&pin.lane),
@@ -585,6 +618,35 @@ impl Talk {
 
 fn tell(text: String) -> Way {
     Way::Apart(Apart::Tell(Reply::Error(text)))
+}
+
+fn is_script_debug<'a>(
+    command: &Command,
+    count: usize,
+    argument: impl Fn(usize) -> &'a [u8],
+) -> bool {
+    command.name == "script"
+        && count == 3
+        && argument(1).eq_ignore_ascii_case(b"debug")
+        && !argument(2).eq_ignore_ascii_case(b"no")
+}
+
+/// What Redis says of a command that it does not know (`commandCheckExistence`).
+fn unknown_command(request: &Request<'_>) -> String {
+    const MOST: usize = 128;
+    let shown = |bytes: &[u8], most: usize| {
+        String::from_utf8_lossy(&bytes[..bytes.len().min(most)]).into_owned()
+    };
+    let mut arguments = String::new();
+    for at in 1..request.count() {
+        if arguments.len() >= MOST {
+            break;
+        }
+        let argument = shown(request.argument(at), MOST - arguments.len());
+        arguments.push_str(&format!("'{argument}' "));
+    }
+    let name = shown(request.argument(0), MOST);
+    format!("ERR unknown command '{name}', with args beginning with: {arguments}")
 }
 
 fn no_auth() -> Way {

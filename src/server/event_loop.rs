@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use slab::Slab;
@@ -12,6 +13,7 @@ use tokio::sync::Notify;
 
 use super::Shared;
 use super::client::Client;
+use super::conversation::Talk;
 use super::expect::{Inspected, Inspection};
 use super::info;
 use super::roster::Entry;
@@ -40,6 +42,8 @@ pub(super) struct EventLoop {
     /// A client has left.
     left: Notify,
     generation: Cell<u32>,
+    /// Seconds since the server's start.
+    pub(super) seconds: Cell<u32>,
     lanes: RefCell<HashMap<LaneKey, Rc<Lane<Self>>>>,
     kept: RefCell<HashMap<LaneKey, Vec<Rc<Lane<Self>>>>>,
 }
@@ -63,6 +67,7 @@ impl EventLoop {
             clients: RefCell::default(),
             left: Notify::new(),
             generation: Cell::new(0),
+            seconds: Cell::new(0),
             lanes: RefCell::default(),
             kept: RefCell::default(),
         })
@@ -86,6 +91,16 @@ impl EventLoop {
             for client in told.drain(..) {
                 client.flush();
             }
+        }
+    }
+
+    /// Keeps the time, for as long as the loop lives: to the second, for CLIENT LIST.
+    pub(super) async fn keep_time(&self) {
+        let mut second = tokio::time::interval(Duration::from_secs(1));
+        loop {
+            second.tick().await;
+            let seconds = self.shared.started.elapsed().as_secs();
+            self.seconds.set(seconds.try_into().unwrap_or(u32::MAX));
         }
     }
 
@@ -189,7 +204,7 @@ impl EventLoop {
 
     // --- replies that are looked at ---
 
-    fn look_at(&self, client: &Client, inspected: Inspected) {
+    fn look_at(&self, client: &Rc<Client>, inspected: Inspected) {
         let Inspected { slot, inspection, reply } = inspected;
         match inspection {
             Inspection::Read(proof, operation) => {
@@ -204,6 +219,16 @@ impl EventLoop {
                 let section = info::section(&self.shared);
                 client.fill(slot, Bytes::from(info::with_section(&reply, &section)));
             }
+            Inspection::Select(database) => {
+                if reply.first() == Some(&b'+') {
+                    Talk::new(self.me(), Rc::clone(client)).selected(database);
+                }
+                client.fill(slot, Bytes::from(reply));
+            }
+            Inspection::Exec(effects) => {
+                let talk = Talk::new(self.me(), Rc::clone(client));
+                client.fill(slot, Bytes::from(talk.finish_transaction(reply, effects)));
+            }
         }
         client.flush();
     }
@@ -212,6 +237,23 @@ impl EventLoop {
         operation.reply_to.slot = slot;
         self.shared.engine.read(operation);
     }
+}
+
+/// What a client is told about a request that the upstream did not answer.
+pub(super) fn upstream_failed(error: &UpstreamError) -> Reply {
+    Reply::Error(match error {
+        UpstreamError::Refused(text) => {
+            format!("ERR the upstream Redis refuses connections: {text}")
+        }
+        // Timeouts are those of connecting.
+        UpstreamError::Connect { .. } | UpstreamError::Timeout(_) => {
+            "ERR the upstream Redis is out of reach; the command was not run".to_owned()
+        }
+        UpstreamError::Lost(_) | UpstreamError::Protocol(_) => {
+            "ERR the connection to the upstream Redis was lost; the command may have been run"
+                .to_owned()
+        }
+    })
 }
 
 fn place_of(owner: Owner) -> usize {
@@ -228,33 +270,27 @@ impl Receiver for EventLoop {
 
     fn unasked(&self, owner: Owner, frame: &[u8]) {
         let Some(client) = self.client(owner) else { return };
-        let mut over = false;
+        let mut answered = false;
         if let Some(pin) = &mut client.session.borrow_mut().pin
             && let Some(subscriptions) = &mut pin.subscriptions
         {
             subscriptions.received(frame);
-            over = subscriptions.is_over();
+            answered = !subscriptions.awaits();
         }
         client.push(frame);
-        if over {
+        if answered {
+            client.show_standing();
+            if client.expected.borrow().is_empty() {
+                client.stalled.set(false);
+            }
             client.wake();
         }
     }
 
     fn failed(&self, owner: Owner, requests: u32, error: &UpstreamError) {
         let Some(client) = self.client(owner) else { return };
-        let text = match error {
-            UpstreamError::Refused(text) => {
-                format!("ERR the upstream Redis refuses connections: {text}")
-            }
-            UpstreamError::Connect { .. } => {
-                "ERR the upstream Redis is out of reach; the command was not run".to_owned()
-            }
-            _ => "ERR the connection to the upstream Redis was lost; the command may have been run"
-                .to_owned(),
-        };
         let mut reply = BytesMut::new();
-        Reply::Error(text).write(client.version(), &mut reply);
+        upstream_failed(error).write(client.version(), &mut reply);
         for _ in 0..requests {
             match client.deliver(&reply, 1) {
                 // A mapped key: Postgres knows it too.
@@ -276,10 +312,17 @@ impl Receiver for EventLoop {
         }
     }
 
-    fn lane_lost(&self, owner: Owner) {
+    fn lane_lost(&self, owner: Owner, error: &UpstreamError) {
         let Some(client) = self.client(owner) else { return };
-        let pin = client.session.borrow_mut().pin.take();
-        if pin.is_some_and(|pin| pin.has_state()) {
+        let Some(pin) = client.session.borrow_mut().pin.take() else { return };
+        client.entry.end_wait();
+        if pin.has_state() {
+            if pin.subscriptions.is_some() && !matches!(error, UpstreamError::Lost(_)) {
+                // Nobody else answers its SUBSCRIBE.
+                let mut reply = BytesMut::new();
+                upstream_failed(error).write(client.version(), &mut reply);
+                client.push(&reply);
+            }
             // As when Redis itself goes away: its transaction or subscriptions are gone.
             client.leave_when_told();
         }

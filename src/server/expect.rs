@@ -12,6 +12,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
+use super::queued::Queued;
 use crate::command::Proof;
 use crate::engine::Operation;
 
@@ -43,6 +44,10 @@ pub(super) enum Inspection {
     Read(Proof, Box<Operation>),
     /// INFO: our own section is added.
     Info,
+    /// SELECT on the client's own connection: where it leads if Redis says OK.
+    Select(u16),
+    /// EXEC: what it does to the connection.
+    Exec(Vec<Queued>),
 }
 
 /// What has to be done about a reply that was looked at; its slot is waiting.

@@ -4,6 +4,7 @@ use std::io::{self, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -160,6 +161,8 @@ fn run_loop(shared: Arc<Shared>, tasks: &Tasks, mut arrivals: mpsc::UnboundedRec
         let event_loop = EventLoop::new(shared, own_tasks.clone());
         let deliverer = Rc::clone(&event_loop);
         own_tasks.spawn_local(async move { deliverer.deliver_answers().await });
+        let timekeeper = Rc::clone(&event_loop);
+        own_tasks.spawn_local(async move { timekeeper.keep_time().await });
         loop {
             tokio::select! {
                 arrival = arrivals.recv() => match arrival {
@@ -187,6 +190,7 @@ fn welcome(event_loop: &Rc<EventLoop>, socket: TcpStream, address: SocketAddr) {
         Ok((socket, local_address)) => {
             let entry = event_loop.shared.roster.enter(address, local_address);
             let (reader, writer) = socket.into_split();
+            entry.seen.store(event_loop.seconds.get(), Ordering::Relaxed);
             let client = event_loop.enter(entry, writer);
             let conversation = Conversation::new(Rc::clone(event_loop), client, reader);
             event_loop.tasks.spawn_local(conversation.run());

@@ -1,5 +1,5 @@
-//! Commands about the connection itself: AUTH, HELLO, SELECT, RESET, QUIT. (CLIENT has a file of
-//! its own.)
+//! Commands about the connection itself: AUTH, HELLO, SELECT, RESET, QUIT, and those of a cluster's
+//! connections, of which there are none. (CLIENT has a file of its own.)
 
 use std::sync::atomic::Ordering;
 
@@ -7,6 +7,9 @@ use bytes::Bytes;
 
 use super::client::Replies;
 use super::conversation::{Flow, Request, Talk};
+use super::event_loop::upstream_failed;
+use super::expect::Inspection;
+use super::queued::Effect;
 use crate::command::Command;
 use crate::protocol::{Reply, Version};
 use crate::upstream::UpstreamError;
@@ -16,8 +19,10 @@ const WRONG_PASSWORD: &str = "WRONGPASS invalid username-password pair or user i
 const NO_PASSWORD_SET: &str = "ERR AUTH <password> called without any password configured for the \
      default user. Are you sure your configuration is correct?";
 const HELLO_UNAUTHENTICATED: &str = "NOAUTH HELLO must be called with the client already \
-     authenticated, otherwise the HELLO <proto> AUTH <user> <pass> option can be used to \
+     authenticated, otherwise the HELLO AUTH <user> <pass> option can be used to \
      authenticate the client and select the RESP protocol version at the same time";
+
+const OUT_OF_RANGE: &str = "ERR DB index is out of range";
 
 /// What HELLO asks for, once it is understood.
 struct Hello<'a> {
@@ -36,41 +41,65 @@ impl Talk {
             return Flow::Done;
         }
         let in_multi = self.client.session.borrow().pin.as_ref().is_some_and(|pin| pin.multi);
-        if in_multi && !matches!(command.name, "quit" | "reset") {
-            self.refuse(&Reply::Error(format!(
-                "ERR {} is not supported inside MULTI",
-                command.name.to_ascii_uppercase()
-            )));
-            return Flow::Done;
-        }
         match command.name {
-            "auth" => self.auth(request),
-            "hello" => return self.hello(request),
-            "select" => return self.select(request),
-            "reset" => return self.reset(),
+            "client" => self.client_command(command, request),
+            "reset" => self.reset(),
             "quit" => {
                 self.client.answer(&Reply::OK);
                 self.client.leave_when_told();
+                Flow::Done
             }
-            _ => return self.client_command(request),
+            "select" if in_multi => match database_of(request.argument(1)) {
+                Ok(database) => self.queue(request.bytes, Effect::Select(database)),
+                Err(_) => self.forward_apart(request),
+            },
+            "hello" if in_multi && self.changes_version(request) => {
+                self.refuse(&Reply::err("HELLO cannot change the protocol inside MULTI"));
+                Flow::Done
+            }
+            _ if in_multi => self.queue_local(command, request),
+            "hello" => self.hello(request),
+            "select" => self.select(request),
+            _ => {
+                self.client.answer(&self.local_reply(command, request));
+                Flow::Done
+            }
         }
-        Flow::Done
     }
 
-    fn auth(&self, request: &Request<'_>) {
+    /// The reply to a command that respgres answers, at once or when EXEC runs it.
+    pub(super) fn local_reply(&self, command: &Command, request: &Request<'_>) -> Reply {
+        match command.name {
+            "auth" => self.auth(request),
+            "hello" => match read_hello(request) {
+                Ok(hello) => self.greet(&hello),
+                Err(text) => Reply::Error(text),
+            },
+            "client" => self.client_reply(request),
+            // ASKING, READONLY, READWRITE. They must not change a connection that others share.
+            _ => Reply::err("This instance has cluster support disabled"),
+        }
+    }
+
+    fn changes_version(&self, request: &Request<'_>) -> bool {
+        let version = read_hello(request).ok().and_then(|hello| hello.version);
+        version.is_some_and(|version| version != self.client.version())
+    }
+
+    fn auth(&self, request: &Request<'_>) -> Reply {
         let users = &self.event_loop.shared.users;
         let (name, password) = match request.count() {
             2 if !users.default_has_password() => {
-                return self.client.answer(&Reply::Error(NO_PASSWORD_SET.to_owned()));
+                return Reply::Error(NO_PASSWORD_SET.to_owned());
             }
             2 => (&b"default"[..], request.argument(1)),
             3 => (request.argument(1), request.argument(2)),
-            _ => return self.client.answer(&Reply::Error("ERR syntax error".to_owned())),
+            _ => return Reply::err("syntax error"),
         };
         if self.authenticate(name, password) {
-            self.client.answer(&Reply::OK);
+            Reply::OK
         } else {
-            self.client.answer(&Reply::Error(WRONG_PASSWORD.to_owned()));
+            Reply::Error(WRONG_PASSWORD.to_owned())
         }
     }
 
@@ -104,25 +133,29 @@ impl Talk {
         if changes && !self.drained() {
             return Flow::Wait;
         }
+        self.client.answer(&self.greet(&hello));
+        Flow::Done
+    }
+
+    fn greet(&self, hello: &Hello<'_>) -> Reply {
         if let Some((name, password)) = hello.credentials
             && !self.authenticate(name, password)
         {
-            self.client.answer(&Reply::Error(WRONG_PASSWORD.to_owned()));
-            return Flow::Done;
+            return Reply::Error(WRONG_PASSWORD.to_owned());
         }
         if !self.client.session.borrow().authenticated {
-            self.client.answer(&Reply::Error(HELLO_UNAUTHENTICATED.to_owned()));
-            return Flow::Done;
+            return Reply::Error(HELLO_UNAUTHENTICATED.to_owned());
         }
         if let Some(name) = hello.name {
             self.client.entry.set_name(Bytes::copy_from_slice(name));
         }
+        let version = hello.version.unwrap_or(self.client.version());
         self.client.session.borrow_mut().version = version;
         let number = if version == Version::Resp3 { 3 } else { 2 };
         self.client.entry.protocol.store(number, Ordering::Relaxed);
         let text = |text: &'static str| Reply::Bulk(Bytes::from_static(text.as_bytes()));
         let redis_version = self.event_loop.shared.redis_version.clone();
-        self.client.answer(&Reply::Map(vec![
+        Reply::Map(vec![
             (text("server"), text("redis")),
             (text("version"), Reply::bulk(redis_version)),
             (text("proto"), Reply::Integer(i64::from(number))),
@@ -130,23 +163,18 @@ impl Talk {
             (text("mode"), text("standalone")),
             (text("role"), text("master")),
             (text("modules"), Reply::Array(Vec::new())),
-        ]));
-        Flow::Done
+        ])
     }
 
     fn select(&self, request: &Request<'_>) -> Flow {
-        let out_of_range = || Reply::err("DB index is out of range");
-        let database = match parse_i64(request.argument(1)).map(u16::try_from) {
-            None => {
-                self.refuse(&Reply::err("value is not an integer or out of range"));
+        let database = match database_of(request.argument(1)) {
+            Ok(database) => database,
+            Err(reply) => {
+                self.client.answer(&reply);
                 return Flow::Done;
             }
-            Some(Err(_)) => {
-                self.refuse(&out_of_range());
-                return Flow::Done;
-            }
-            Some(Ok(database)) => database,
         };
+        self.give_back_lane();
         let (current, version, pinned) = {
             let session = self.client.session.borrow();
             (session.database, session.version, session.pin.is_some())
@@ -156,10 +184,13 @@ impl Talk {
             return Flow::Done;
         }
         if pinned {
-            self.refuse(&Reply::err(
-                "SELECT is not supported while the connection is subscribed, watching, tracking \
-                 or monitoring",
-            ));
+            if !self.may_forward() {
+                return Flow::Wait;
+            }
+            let muted = self.client.take_muted();
+            self.client.expected.borrow_mut().inspect(Inspection::Select(database), muted);
+            self.append(request.bytes, 1, false);
+            self.drained();
             return Flow::Done;
         }
         // Two databases are two lanes, and lanes do not wait for each other.
@@ -179,9 +210,13 @@ impl Talk {
                 }
                 Err(UpstreamError::Refused(text)) => {
                     event_loop.forget_lane(&lane);
-                    Reply::Error(text)
+                    if text == OUT_OF_RANGE {
+                        Reply::Error(text)
+                    } else {
+                        upstream_failed(&UpstreamError::Refused(text))
+                    }
                 }
-                Err(_) => Reply::err("the upstream Redis is out of reach; nothing was selected"),
+                Err(error) => upstream_failed(&error),
             };
             let mut bytes = bytes::BytesMut::new();
             reply.write(version, &mut bytes);
@@ -192,8 +227,8 @@ impl Talk {
     }
 
     fn reset(&self) -> Flow {
-        let waits = self.client.session.borrow().pin.as_ref().is_none_or(|pin| pin.is_over());
-        if waits && !self.drained() {
+        // Whatever is under way is answered first, also on the connection that is closed then.
+        if !self.drained() {
             return Flow::Wait;
         }
         let mut session = self.client.session.borrow_mut();
@@ -210,9 +245,25 @@ impl Talk {
         entry.protocol.store(2, Ordering::Relaxed);
         entry.set_name(Bytes::new());
         entry.set_user("default");
+        entry.end_wait();
+        self.client.show_standing();
         self.client.answer(&Reply::Status("RESET"));
         Flow::Done
     }
+}
+
+/// The database that SELECT names, or what Redis says of it (`selectCommand`).
+fn database_of(argument: &[u8]) -> Result<u16, Reply> {
+    let index =
+        parse_i64(argument).ok_or_else(|| Reply::err("value is not an integer or out of range"))?;
+    if i32::try_from(index).is_err() {
+        return Err(Reply::err(format!(
+            "value is out of range, value must between {} and {}",
+            i32::MIN,
+            i32::MAX
+        )));
+    }
+    u16::try_from(index).map_err(|_| Reply::Error(OUT_OF_RANGE.to_owned()))
 }
 
 fn read_hello<'a>(request: &Request<'a>) -> Result<Hello<'a>, String> {

@@ -13,6 +13,7 @@ mod info;
 mod listener;
 mod local;
 mod pin;
+mod queued;
 mod roster;
 mod subscription;
 mod users;

@@ -4,8 +4,13 @@
 use std::fmt;
 use std::rc::Rc;
 
+use bytes::BytesMut;
+
 use super::conversation::{Flow, Request, Talk};
 use super::event_loop::EventLoop;
+use super::expect::Inspection;
+use super::queued::Queued;
+use super::roster::Standing;
 use super::subscription::Subscriptions;
 use crate::command::{Command, Path};
 use crate::protocol::{Reply, Version};
@@ -17,6 +22,12 @@ pub(super) struct Pin {
     pub(super) multi: bool,
     /// A command of the transaction was refused: EXEC has to fail.
     pub(super) aborted: bool,
+    /// Commands sent since MULTI that Redis queues, unless it refuses them.
+    pub(super) queued: usize,
+    /// What EXEC is going to do to the connection.
+    pub(super) effects: Vec<Queued>,
+    /// The database in which the next queued command will run, after a queued SELECT.
+    pub(super) queued_database: Option<u16>,
     pub(super) watching: bool,
     /// Until the reply of a blocking command is there.
     pub(super) blocking: bool,
@@ -35,12 +46,34 @@ impl Pin {
             lane,
             multi: false,
             aborted: false,
+            queued: 0,
+            effects: Vec::new(),
+            queued_database: None,
             watching: false,
             blocking: false,
             subscriptions: None,
             sticky: false,
             spoiled: false,
         }
+    }
+
+    /// What CLIENT LIST shows of it.
+    pub(super) fn standing(&self) -> Standing {
+        Standing {
+            multi: self.multi.then_some(self.queued),
+            subscriptions: self.subscriptions.as_ref().map_or([0; 3], Subscriptions::counts),
+            tracks: self.sticky && self.lane.is_accounted(),
+            monitors: self.sticky && !self.lane.is_accounted(),
+        }
+    }
+
+    fn end_transaction(&mut self) {
+        self.multi = false;
+        self.aborted = false;
+        self.watching = false;
+        self.queued = 0;
+        self.effects.clear();
+        self.queued_database = None;
     }
 
     /// Whether the connection may be given back once nothing is under way on it.
@@ -50,7 +83,10 @@ impl Pin {
 
     /// Whether the client loses something with the connection.
     pub(super) fn has_state(&self) -> bool {
-        !self.is_over()
+        self.multi
+            || self.watching
+            || self.sticky
+            || self.subscriptions.as_ref().is_some_and(|subscriptions| !subscriptions.is_over())
     }
 }
 
@@ -78,19 +114,56 @@ impl Talk {
             self.give_back_lane();
             return self.go(self.way(request), request);
         }
-        if let Some(flow) = self.unaccounted(command, request) {
-            return flow;
-        }
+        let flow = match self.unaccounted(command, request) {
+            Some(flow) => flow,
+            None => self.accounted(command, request),
+        };
+        self.client.show_standing();
+        flow
+    }
+
+    fn accounted(&self, command: &'static Command, request: &Request<'_>) -> Flow {
+        let in_multi = self.client.session.borrow().pin.as_ref().is_some_and(|pin| pin.multi);
+        let argument = |at: usize| request.argument(at);
         match command.path {
             Path::Transaction => self.transaction(command, request),
             Path::Subscription => self.subscription(command, request),
-            Path::Stream => self.with_pin(request, |pin| {
-                pin.sticky = true;
-                pin.lane.set_accounted(false);
-            }),
-            Path::Blocking => self.with_pin(request, |pin| pin.blocking = true),
+            Path::Stream if !in_multi => {
+                if !command.arity_ok(request.count()) {
+                    self.refuse(&Reply::Error(command.arity_error()));
+                    return Flow::Done;
+                }
+                self.with_pin(request, |pin| {
+                    pin.sticky = true;
+                    pin.lane.set_accounted(false);
+                })
+            }
+            Path::Blocking if !in_multi && command.is_blocking(request.count(), argument) => {
+                self.wait_in_redis(command.name, request)
+            }
             _ => self.forward_apart(request),
         }
+    }
+
+    /// Forwards a request that may wait inside Redis, over a connection of its own.
+    pub(super) fn wait_in_redis(&self, name: &str, request: &Request<'_>) -> Flow {
+        if !self.pin() {
+            return Flow::Wait;
+        }
+        if let Some(pin) = &mut self.client.session.borrow_mut().pin {
+            pin.blocking = true;
+            self.client.entry.begin_wait(pin.lane.upstream_id());
+        }
+        if matches!(name, "wait" | "waitaof") {
+            // They wait for what their connection saw written. A command before them makes that
+            // all that was written until now, over whichever connection.
+            let joins = self.client.expected.borrow_mut().replies(1, true);
+            self.append(b"*1\r\n$4\r\nPING\r\n", 1, joins);
+        }
+        self.forward_run(request.bytes, 1);
+        // What follows waits for the reply.
+        self.drained();
+        Flow::Done
     }
 
     /// Makes sure of a connection of its own, changes its state and forwards the request there.
@@ -113,11 +186,16 @@ impl Talk {
     }
 
     /// Forwards one request among those of its lane.
-    fn forward_apart(&self, request: &Request<'_>) -> Flow {
+    pub(super) fn forward_apart(&self, request: &Request<'_>) -> Flow {
         if !self.may_forward() {
             return Flow::Wait;
         }
         self.forward_run(request.bytes, 1);
+        if let Some(pin) = &mut self.client.session.borrow_mut().pin
+            && pin.multi
+        {
+            pin.queued += 1;
+        }
         Flow::Done
     }
 
@@ -141,7 +219,9 @@ impl Talk {
         }
         let mut session = self.client.session.borrow_mut();
         let Some(pin) = &mut session.pin else { return };
-        pin.blocking = false;
+        if std::mem::take(&mut pin.blocking) {
+            pin.spoiled |= self.client.entry.end_wait();
+        }
         if pin.subscriptions.as_ref().is_some_and(Subscriptions::is_over) {
             pin.subscriptions = None;
             pin.lane.set_accounted(true);
@@ -151,6 +231,7 @@ impl Talk {
         }
         if let Some(pin) = session.pin.take() {
             drop(session);
+            self.client.show_standing();
             if pin.spoiled {
                 pin.lane.close();
             } else {
@@ -161,11 +242,39 @@ impl Talk {
 
     /// A RESP2 client that is subscribed, or that monitors: everything goes to its connection, and
     /// everything that comes from there goes to it.
-    fn unaccounted(&self, command: &Command, request: &Request<'_>) -> Option<Flow> {
+    fn unaccounted(&self, command: &'static Command, request: &Request<'_>) -> Option<Flow> {
         let mut session = self.client.session.borrow_mut();
         let pin = session.pin.as_mut().filter(|pin| !pin.lane.is_accounted())?;
+        let leaves = matches!(command.name, "quit" | "reset");
         if let Some(subscriptions) = &mut pin.subscriptions {
-            subscriptions.sent(command.name, request.count() - 1, true);
+            let stays = command.path == Path::Subscription || command.name == "ping";
+            if !stays {
+                if subscriptions.awaits() {
+                    // Only then it shows whether Redis still counts it as subscribed.
+                    self.client.stalled.set(true);
+                    return Some(Flow::Wait);
+                }
+                if subscriptions.is_over() {
+                    drop(session);
+                    self.give_back_lane();
+                    return Some(self.go(self.way(request), request));
+                }
+            }
+            if !leaves {
+                // What Redis does not take from a subscriber it refuses itself.
+                subscriptions.sent(command.name, request.count() - 1, true);
+            }
+        } else if command.path == Path::Local && !leaves {
+            let mut reply = BytesMut::new();
+            let name = command.name.to_ascii_uppercase();
+            let text = format!("{name} is not supported while the connection monitors");
+            Reply::err(text).write(session.version, &mut reply);
+            self.client.push(&reply);
+            return Some(Flow::Done);
+        }
+        if leaves {
+            drop(session);
+            return Some(self.local(command, request));
         }
         if !pin.lane.append_unanswered(request.bytes) {
             drop(session);
@@ -217,28 +326,48 @@ impl Talk {
             session.pin.as_ref().map_or((false, false), |pin| (pin.multi, pin.aborted))
         };
         if !command.arity_ok(request.count()) {
+            if in_multi && command.name == "exec" {
+                // As in Redis, this is EXEC all the same.
+                return self.end_aborted(&command.arity_error().replacen("ERR", ":", 1));
+            }
             self.refuse(&Reply::Error(command.arity_error()));
             return Flow::Done;
         }
         match command.name {
-            "multi" => self.with_pin(request, |pin| pin.multi = true),
+            "multi" if !in_multi => self.with_pin(request, |pin| pin.multi = true),
             "watch" if !in_multi => self.with_pin(request, |pin| pin.watching = true),
             "unwatch" if !in_multi => self.ending(request, |pin| pin.watching = false),
-            "exec" if in_multi && aborted => {
-                let flow = self.end_aborted();
-                if flow == Flow::Done {
-                    let text = "EXECABORT Transaction discarded because of previous errors.";
-                    self.client.answer(&Reply::Error(text.to_owned()));
+            "exec" if in_multi && aborted => self.end_aborted(" previous errors."),
+            "exec" if in_multi => self.exec(request),
+            "discard" if in_multi => self.ending(request, Pin::end_transaction),
+            // Refused, and not queued.
+            "multi" | "watch" if in_multi => {
+                if !self.may_forward() {
+                    return Flow::Wait;
                 }
-                flow
+                self.forward_run(request.bytes, 1);
+                Flow::Done
             }
-            "exec" | "discard" if in_multi => self.ending(request, |pin| {
-                pin.multi = false;
-                pin.aborted = false;
-                pin.watching = false;
-            }),
             _ => self.forward_apart(request),
         }
+    }
+
+    fn exec(&self, request: &Request<'_>) -> Flow {
+        let effects = match &mut self.client.session.borrow_mut().pin {
+            Some(pin) => std::mem::take(&mut pin.effects),
+            None => Vec::new(),
+        };
+        if effects.is_empty() {
+            return self.ending(request, Pin::end_transaction);
+        }
+        let muted = self.client.take_muted();
+        self.client.expected.borrow_mut().inspect(Inspection::Exec(effects), muted);
+        self.append(request.bytes, 1, false);
+        if let Some(pin) = &mut self.client.session.borrow_mut().pin {
+            pin.end_transaction();
+        }
+        self.drained();
+        Flow::Done
     }
 
     /// Forwards a request that ends a state of the client's own connection, if it has one.
@@ -256,19 +385,18 @@ impl Talk {
     }
 
     /// Ends a transaction of which a command was refused, without a word from Redis.
-    fn end_aborted(&self) -> Flow {
+    fn end_aborted(&self, why: &str) -> Flow {
         if !self.drained() {
             return Flow::Wait;
         }
-        let mut session = self.client.session.borrow_mut();
-        let Some(pin) = &mut session.pin else { return Flow::Done };
-        pin.multi = false;
-        pin.aborted = false;
-        pin.watching = false;
-        // Redis forgets the queued commands and the watched keys with the connection.
-        pin.spoiled = true;
-        drop(session);
+        if let Some(pin) = &mut self.client.session.borrow_mut().pin {
+            pin.end_transaction();
+            // Redis forgets the queued commands and the watched keys with the connection.
+            pin.spoiled = true;
+        }
         self.give_back_lane();
+        let text = format!("EXECABORT Transaction discarded because of{why}");
+        self.client.answer(&Reply::Error(text));
         Flow::Done
     }
 }

@@ -1,8 +1,10 @@
 //! All clients of all event loops: what CLIENT LIST shows and CLIENT KILL finds.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{
+    AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering,
+};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -26,11 +28,37 @@ pub struct Entry {
     pub database: AtomicU16,
     /// 2 or 3.
     pub protocol: AtomicU8,
+    /// When it last sent something, seconds since the server's start.
+    pub seen: AtomicU32,
+    /// The command that it sent last: 1 more than its row's number in the command table, or 0.
+    pub command: AtomicUsize,
     pub name: Mutex<Bytes>,
     pub user: Mutex<String>,
+    pub standing: Mutex<Standing>,
+    wait: Mutex<Option<Wait>>,
     /// Set by CLIENT KILL; `kill_wanted` wakes the client's conversation.
     killed: AtomicBool,
     pub kill_wanted: Notify,
+}
+
+/// What a client has a connection of its own for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Standing {
+    /// Commands queued since MULTI.
+    pub multi: Option<usize>,
+    /// Channels, patterns, shard channels.
+    pub subscriptions: [usize; 3],
+    pub tracks: bool,
+    pub monitors: bool,
+}
+
+/// A command that waits inside Redis.
+#[derive(Debug)]
+struct Wait {
+    /// The CLIENT ID, in the upstream, of the connection that it waits on; 0 until it is known.
+    upstream_id: Arc<AtomicU64>,
+    /// Somebody has asked Redis to end it: that may come late.
+    aimed_at: bool,
 }
 
 // === impl Roster ===
@@ -45,8 +73,12 @@ impl Roster {
             connected: Instant::now(),
             database: AtomicU16::new(0),
             protocol: AtomicU8::new(2),
+            seen: AtomicU32::new(0),
+            command: AtomicUsize::new(0),
             name: Mutex::default(),
             user: Mutex::new("default".to_owned()),
+            standing: Mutex::default(),
+            wait: Mutex::default(),
             killed: AtomicBool::new(false),
             kill_wanted: Notify::new(),
         });
@@ -64,6 +96,10 @@ impl Roster {
 
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
+    }
+
+    pub fn find(&self, id: u64) -> Option<Arc<Entry>> {
+        self.entries.get(&id).map(|entry| Arc::clone(entry.value()))
     }
 
     /// All clients, oldest first.
@@ -85,6 +121,43 @@ impl Entry {
 
     pub fn is_killed(&self) -> bool {
         self.killed.load(Ordering::Acquire)
+    }
+
+    pub fn standing(&self) -> Standing {
+        *self.standing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn set_standing(&self, standing: Standing) {
+        *self.standing.lock().unwrap_or_else(PoisonError::into_inner) = standing;
+    }
+
+    /// The client's command waits inside Redis on the connection with this CLIENT ID there.
+    pub fn begin_wait(&self, upstream_id: &Arc<AtomicU64>) {
+        let wait = Wait { upstream_id: Arc::clone(upstream_id), aimed_at: false };
+        *self.wait() = Some(wait);
+    }
+
+    /// The wait is over. True when somebody asked Redis to end it: then the connection must not
+    /// serve anybody else, whose wait could be ended in its place.
+    pub fn end_wait(&self) -> bool {
+        self.wait().take().is_some_and(|wait| wait.aimed_at)
+    }
+
+    /// The upstream's CLIENT ID of the connection that this client waits on, for CLIENT UNBLOCK.
+    pub fn aim_at_wait(&self) -> Option<u64> {
+        let mut wait = self.wait();
+        let wait = wait.as_mut()?;
+        let id = wait.upstream_id.load(Ordering::Acquire);
+        wait.aimed_at |= id != 0;
+        (id != 0).then_some(id)
+    }
+
+    pub fn is_waiting(&self) -> bool {
+        self.wait().is_some()
+    }
+
+    fn wait(&self) -> MutexGuard<'_, Option<Wait>> {
+        self.wait.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn name(&self) -> Bytes {

@@ -88,6 +88,16 @@ impl Subscriptions {
         }
     }
 
+    /// Whether requests are under way.
+    pub(super) fn awaits(&self) -> bool {
+        !self.awaited.is_empty()
+    }
+
+    /// How many channels, patterns and shard channels.
+    pub(super) fn counts(&self) -> [usize; 3] {
+        [0, 1, 2].map(|kind| self.subscribed[kind].len())
+    }
+
     /// No subscription is left and no request is under way.
     pub(super) fn is_over(&self) -> bool {
         self.awaited.is_empty() && self.subscribed.iter().all(HashSet::is_empty)

@@ -22,6 +22,10 @@ impl Users {
         self.default_password.is_some()
     }
 
+    pub fn has(&self, name: &[u8]) -> bool {
+        name == b"default" || self.named.iter().any(|user| user.name.as_bytes() == name)
+    }
+
     /// Checks a password. As in Redis, a user `default` without a password takes any.
     pub fn check(&self, name: &[u8], password: &[u8]) -> bool {
         if name == b"default" {

@@ -16,11 +16,13 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::sync::Notify;
 
 use super::link::{Link, LinkReader, LinkWriter, UpstreamError};
@@ -40,10 +42,11 @@ pub trait Receiver: 'static {
     fn unasked(&self, owner: Owner, frame: &[u8]);
     /// This many requests of `owner` will not be answered.
     fn failed(&self, owner: Owner, requests: u32, error: &UpstreamError);
-    /// The rest of a reply of which `owner` already has a part will not come.
+    /// `owner` has a part of a reply whose rest will not come, or waits for what will not come since
+    /// its lane was finished.
     fn cut_off(&self, owner: Owner);
     /// A private lane is gone for good.
-    fn lane_lost(&self, owner: Owner);
+    fn lane_lost(&self, owner: Owner, error: &UpstreamError);
     /// A lane that had no room has room again.
     fn room(&self, owner: Owner);
 }
@@ -76,6 +79,10 @@ pub struct Lane<R: Receiver> {
     private_to: Cell<Option<Owner>>,
     is_private: bool,
     accounted: Cell<bool>,
+    /// Nothing more will be sent; see `finish`.
+    finishing: Cell<bool>,
+    /// A private connection's CLIENT ID in the upstream; 0 until it is known.
+    upstream_id: Arc<AtomicU64>,
     out: RefCell<Vec<u8>>,
     pending: RefCell<VecDeque<Pending>>,
     without_room: RefCell<Vec<Owner>>,
@@ -136,6 +143,8 @@ impl<R: Receiver> Lane<R> {
             private_to: Cell::new(private_to),
             is_private,
             accounted: Cell::new(true),
+            finishing: Cell::new(false),
+            upstream_id: Arc::default(),
             out: RefCell::default(),
             pending: RefCell::default(),
             without_room: RefCell::default(),
@@ -172,7 +181,12 @@ impl<R: Receiver> Lane<R> {
     }
 
     pub fn is_open(&self) -> bool {
-        matches!(self.state.get(), State::Connecting | State::Ready)
+        matches!(self.state.get(), State::Connecting | State::Ready) && !self.finishing.get()
+    }
+
+    /// A private connection's CLIENT ID in the upstream; 0 until it is known.
+    pub fn upstream_id(&self) -> &Arc<AtomicU64> {
+        &self.upstream_id
     }
 
     /// Why the lane is down.
@@ -226,9 +240,21 @@ impl<R: Receiver> Lane<R> {
         false
     }
 
-    /// Closes the connection; requests under way are dropped without a word.
+    /// Tells the upstream that nothing more will be sent, as the lane's client has done: what Redis
+    /// can answer it answers, then it closes, and a command that waits is given up. So no element is
+    /// taken for a client that is gone, and none that was taken is lost on the way.
+    pub fn finish(&self) {
+        debug_assert!(self.is_private);
+        if !self.finishing.replace(true) {
+            self.wake.notify_one();
+        }
+    }
+
+    /// Closes the connection; requests under way are dropped without a word, those not yet written
+    /// are never sent.
     pub fn close(&self) {
         self.private_to.set(None);
+        self.out.take();
         self.state.set(State::Closed);
         self.wake.notify_one();
         self.changed.notify_waiters();
@@ -259,6 +285,7 @@ impl<R: Receiver> Lane<R> {
                         return;
                     }
                     pause_ms = self.settings.reconnect_min_ms;
+                    self.upstream_id.store(link.id, Ordering::Release);
                     self.set_state(State::Ready);
                     if self.last_error.take().is_some() {
                         tracing::info!(upstream = %self.settings.address.endpoint, "upstream is back");
@@ -267,7 +294,7 @@ impl<R: Receiver> Lane<R> {
                     if self.state.get() == State::Closed {
                         return;
                     }
-                    tracing::warn!(upstream = %self.settings.address.endpoint, %error, "upstream lost");
+                    self.log("upstream lost", &error);
                     self.set_state(State::Connecting);
                     error
                 }
@@ -276,18 +303,23 @@ impl<R: Receiver> Lane<R> {
                         return;
                     }
                     if self.last_error.borrow().is_none() {
-                        tracing::warn!(upstream = %self.settings.address.endpoint, %error, "upstream down");
+                        self.log("upstream down", &error);
                     }
                     self.set_state(State::Down);
                     error
                 }
             };
             self.last_error.replace(Some(error.clone()));
+            if self.finishing.get()
+                && let Some(pending) = self.pending.take().front()
+            {
+                self.receiver.cut_off(pending.owner);
+            }
             self.fail_pending(&error);
             if self.is_private {
                 self.state.set(State::Closed);
                 if let Some(owner) = self.private_to.get() {
-                    self.receiver.lane_lost(owner);
+                    self.receiver.lane_lost(owner, &error);
                 }
                 self.changed.notify_waiters();
                 return;
@@ -300,6 +332,20 @@ impl<R: Receiver> Lane<R> {
         }
     }
 
+    /// Private connections come and go with their clients, who are told: one line for each would
+    /// be a line for each request while the upstream is down.
+    fn log(&self, what: &str, error: &UpstreamError) {
+        let upstream = &self.settings.address.endpoint;
+        // Nor is a database that Redis does not have, which any client may ask for, any trouble.
+        let is_wish =
+            matches!(error, UpstreamError::Refused(text) if text.starts_with("ERR DB index"));
+        if self.is_private || is_wish {
+            tracing::debug!(%upstream, %error, "of one client: {what}");
+        } else {
+            tracing::warn!(%upstream, %error, "{what}");
+        }
+    }
+
     fn set_state(&self, state: State) {
         self.state.set(state);
         self.changed.notify_waiters();
@@ -307,7 +353,11 @@ impl<R: Receiver> Lane<R> {
 
     async fn open(&self) -> Result<Link, UpstreamError> {
         let LaneSettings { address, database, version, connect_timeout_ms, .. } = &self.settings;
-        Link::open(address, *database, *version, *connect_timeout_ms).await
+        if self.is_private {
+            Link::open_numbered(address, *database, *version, *connect_timeout_ms).await
+        } else {
+            Link::open(address, *database, *version, *connect_timeout_ms).await
+        }
     }
 
     fn fail_pending(&self, error: &UpstreamError) {
@@ -331,7 +381,7 @@ impl<R: Receiver> Lane<R> {
     }
 
     async fn serve(&self, link: Link) -> UpstreamError {
-        let Link { reader, writer } = link;
+        let Link { reader, writer, .. } = link;
         let (error, ()) = tokio::select! {
             error = self.read(reader) => (error, ()),
             error = self.write(writer) => (error, ()),
@@ -356,6 +406,13 @@ impl<R: Receiver> Lane<R> {
                 if writing.is_empty() {
                     if self.state.get() == State::Closed {
                         return UpstreamError::Lost("closed by respgres".into());
+                    }
+                    if self.finishing.get() {
+                        if let Err(error) = writer.shutdown().await {
+                            return UpstreamError::Lost(error.to_string());
+                        }
+                        // The reader notices when the upstream is done.
+                        return std::future::pending().await;
                     }
                     self.wake.notified().await;
                     continue;

@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use socket2::{SockRef, TcpKeepalive};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpStream, UnixStream, tcp, unix};
@@ -15,6 +16,9 @@ use crate::config::url::Endpoint;
 use crate::protocol::Version;
 use crate::protocol::inline::encode_request;
 use crate::protocol::scan::{ReplyScanner, Step};
+
+/// Silence after which the upstream is asked for a sign of life.
+const KEEPALIVE: Duration = Duration::from_secs(15);
 
 /// Why the upstream cannot be used.
 #[derive(Clone, Debug, Error)]
@@ -37,6 +41,8 @@ pub enum UpstreamError {
 pub struct Link {
     pub reader: LinkReader,
     pub writer: LinkWriter,
+    /// The connection's CLIENT ID in the upstream; 0 when it was not asked, or does not tell.
+    pub id: u64,
 }
 
 #[derive(Debug)]
@@ -64,13 +70,36 @@ impl Link {
         version: Version,
         timeout_ms: u64,
     ) -> Result<Self, UpstreamError> {
+        Self::open_with(address, database, version, timeout_ms, "PING").await
+    }
+
+    /// As `open`; the connection's number is asked for too.
+    ///
+    /// # Errors
+    /// As `open`.
+    pub async fn open_numbered(
+        address: &RedisUrl,
+        database: u16,
+        version: Version,
+        timeout_ms: u64,
+    ) -> Result<Self, UpstreamError> {
+        Self::open_with(address, database, version, timeout_ms, "CLIENT ID").await
+    }
+
+    async fn open_with(
+        address: &RedisUrl,
+        database: u16,
+        version: Version,
+        timeout_ms: u64,
+        last_step: &str,
+    ) -> Result<Self, UpstreamError> {
         let opening = async {
             let mut link =
                 Self::connect(address).await.map_err(|error| UpstreamError::Connect {
                     address: address.endpoint.to_string(),
                     cause: error.to_string(),
                 })?;
-            link.shake_hands(address, database, version).await?;
+            link.shake_hands(address, database, version, last_step).await?;
             Ok(link)
         };
         tokio::time::timeout(Duration::from_millis(timeout_ms), opening)
@@ -83,12 +112,16 @@ impl Link {
             Endpoint::Tcp(host, port) => {
                 let stream = TcpStream::connect((host.as_str(), *port)).await?;
                 stream.set_nodelay(true)?;
+                // A machine that has vanished says nothing.
+                SockRef::from(&stream).set_tcp_keepalive(
+                    &TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 3),
+                )?;
                 let (reader, writer) = stream.into_split();
-                Self { reader: LinkReader::Tcp(reader), writer: LinkWriter::Tcp(writer) }
+                Self { reader: LinkReader::Tcp(reader), writer: LinkWriter::Tcp(writer), id: 0 }
             }
             Endpoint::Unix(path) => {
                 let (reader, writer) = UnixStream::connect(path).await?.into_split();
-                Self { reader: LinkReader::Unix(reader), writer: LinkWriter::Unix(writer) }
+                Self { reader: LinkReader::Unix(reader), writer: LinkWriter::Unix(writer), id: 0 }
             }
         })
     }
@@ -98,6 +131,7 @@ impl Link {
         address: &RedisUrl,
         database: u16,
         version: Version,
+        last_step: &str,
     ) -> Result<(), UpstreamError> {
         let select = database.to_string();
         let mut steps: Vec<Vec<&str>> = Vec::new();
@@ -112,25 +146,33 @@ impl Link {
         if database != 0 {
             steps.push(vec!["SELECT", &select]);
         }
-        if steps.is_empty() {
-            // Makes sure that somebody answers, and is willing to: NOAUTH, max clients reached.
-            steps.push(vec!["PING"]);
-        }
+        // Makes sure that somebody answers, and is willing to: NOAUTH, max clients reached.
+        steps.push(last_step.split(' ').collect());
         let mut requests = BytesMut::new();
         for step in &steps {
             encode_request(step, &mut requests);
         }
         self.writer.write_all(&requests).await.map_err(lost)?;
         let mut buffer = BytesMut::with_capacity(4096);
-        for _ in &steps {
+        for step in 1..=steps.len() {
             let reply = read_frame(&mut self.reader, &mut buffer).await?;
-            if reply.first() == Some(&b'-') {
-                let text = String::from_utf8_lossy(&reply[1..]).trim_end().to_owned();
-                return Err(UpstreamError::Refused(text));
+            let text = String::from_utf8_lossy(&reply[1..]).trim_end().to_owned();
+            match reply[0] {
+                b'-' if step == steps.len() && is_alive(&text) => {}
+                b'-' => return Err(UpstreamError::Refused(text)),
+                b':' => self.id = text.parse().unwrap_or(0),
+                _ => {}
             }
         }
         Ok(())
     }
+}
+
+/// Whether an error comes from a Redis that takes connections: clients shall be told it themselves,
+/// and what a Redis that loads or runs a script does allow (SCRIPT KILL) has to get through.
+fn is_alive(error: &str) -> bool {
+    let first = error.split(' ').next().unwrap_or_default();
+    matches!(first, "BUSY" | "LOADING" | "MASTERDOWN" | "NOPERM")
 }
 
 /// Reads one whole reply frame.

@@ -46,6 +46,16 @@ impl Client {
         Ok(Self { stream, received: Vec::new() })
     }
 
+    /// One side to read from, one to send to, for tasks of their own.
+    pub fn split(self) -> (Self, Self) {
+        let Self { stream, received } = self;
+        let (reader, writer) = tokio::io::split(stream);
+        let reader =
+            Self { stream: Box::new(tokio::io::join(reader, tokio::io::sink())), received };
+        let writer = tokio::io::join(tokio::io::empty(), writer);
+        (reader, Self { stream: Box::new(writer), received: Vec::new() })
+    }
+
     /// Sends a command line in redis-cli's quoting and reads one reply.
     pub async fn say(&mut self, line: &str) -> Value {
         self.command(&arguments(line)).await
@@ -78,6 +88,12 @@ impl Client {
     pub async fn send(&mut self, bytes: &[u8]) {
         let sent = timeout(DEADLINE, self.stream.write_all(bytes)).await;
         sent.expect("the server reads").expect("the connection is open");
+    }
+
+    /// Says that nothing more will be sent; replies can still be read.
+    pub async fn finish_sending(&mut self) {
+        let finished = self.stream.shutdown().await;
+        finished.expect("the connection is open");
     }
 
     /// Reads one reply; fails when the connection ends or nothing comes.

@@ -1,0 +1,263 @@
+//! MULTI, EXEC, DISCARD, WATCH, UNWATCH.
+
+use crate::both::{Both, same};
+use crate::stack::{Stack, talk};
+
+#[tokio::test]
+async fn transactions_run_as_in_redis() {
+    same(
+        r#"
+        a> MULTI
+        a> SET k 1
+        a> INCR k
+        a> GET k
+        a> PING
+        a> FOO
+        a> EXEC
+        a> GET k
+        a> MULTI
+        a> SET k text
+        a> INCR k
+        a> GET k
+        a> EXEC
+        a> EXEC
+        a> DISCARD
+        a> MULTI
+        a> MULTI
+        a> SET k 3
+        a> EXEC
+        a> MULTI
+        a> SET k 4
+        a> DISCARD
+        a> GET k
+        a> MULTI
+        a> GET
+        a> EXEC
+        a> MULTI x
+        a> MULTI
+        a> EXEC x
+        a> EXEC
+        a> MULTI
+        a> EXEC
+        a| MULTI | SET p 1 | INCR p | EXEC | GET p | MULTI | INCR p | EXEC | DISCARD | PING
+        a> HELLO 3
+        a> MULTI
+        a> HGETALL none
+        a> GET none
+        a> EXEC
+        a> GET none
+    "#,
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_watched_key_that_another_client_changes_ends_the_transaction() {
+    same(
+        r#"
+        a> WATCH k
+        b> SET k 1
+        a> MULTI
+        a> SET k 2
+        a> EXEC
+        b> GET k
+        a> WATCH k other
+        a> MULTI
+        a> SET k 3
+        a> EXEC
+        b> GET k
+        a> WATCH k
+        b> SET k 4
+        a> UNWATCH
+        a> MULTI
+        a> SET k 5
+        a> EXEC
+        a> WATCH k
+        b> SET k 6
+        a> MULTI
+        a> DISCARD
+        a> MULTI
+        a> GET k
+        a> EXEC
+        a> MULTI
+        a> WATCH k
+        a> UNWATCH
+        a> EXEC
+        a> WATCH
+        a> UNWATCH
+        a> UNWATCH x
+        a> WATCH k
+        a> SELECT 3
+        b> SET k 7
+        a> MULTI
+        a> GET k
+        a> EXEC
+        a> GET k
+        a> SELECT 0
+        a> GET k
+        a> WATCH k
+        a> INFO nosuch
+        a> SET k 8
+        a> MULTI
+        a> GET k
+        a> EXEC
+        a| WATCH k | GET k | MULTI | INCR k | EXEC | GET k
+    "#,
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn connection_commands_may_stand_in_a_transaction() {
+    same(
+        r#"
+        a> CLIENT SETNAME me
+        a> SET k zero
+        a> MULTI
+        a> SELECT 2
+        a> SET k two
+        a> GET k
+        a> EXEC
+        a> GET k
+        b> GET k
+        a> SELECT 0
+        a> GET k
+        a> MULTI
+        a> CLIENT GETNAME
+        a> CLIENT SETNAME you
+        a> CLIENT GETNAME
+        a> ECHO x
+        a> CLIENT NO-EVICT on
+        a> EXEC
+        a> CLIENT GETNAME
+        a> MULTI
+        a> SELECT 99
+        a> SELECT abc
+        a> GET k
+        a> EXEC
+        a> GET k
+        a> MULTI
+        a> SELECT 3
+        a> SET k three
+        a> DISCARD
+        a> GET k
+        a> MULTI
+        a> SELECT 4
+        a> NOSUCH
+        a> EXEC
+        a> GET k
+        a> WATCH k
+        b> SET k changed
+        a> MULTI
+        a> SELECT 5
+        a> EXEC
+        a> GET k
+        a> MULTI
+        a> SELECT
+        a> EXEC
+        a> MULTI
+        a> CLIENT FOO
+        a> EXEC
+        a> MULTI
+        a> HELLO
+        a> HELLO 2
+        a> PING
+        a> EXEC
+        a> MULTI
+        a> AUTH default x
+        a> PING
+        a> EXEC
+        a> HELLO 3
+        a> MULTI
+        a> CLIENT GETNAME
+        a> SELECT 1
+        a> GET none
+        a> EXEC
+        a> DBSIZE
+        a| MULTI | SELECT 2 | GET k | EXEC | GET k | SELECT 0 | GET k
+    "#,
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn blocking_commands_do_not_block_in_a_transaction() {
+    same(
+        r#"
+        a> MULTI
+        a> BLPOP nothing 0
+        a> RPUSH l 1 2
+        a> BLPOP l 0
+        a> XREAD BLOCK 0 STREAMS s $
+        a> WAIT 1 0
+        a> EXEC
+        a> LRANGE l 0 -1
+        a> MULTI
+        a> MONITOR
+        a> EXEC
+        a> PING
+    "#,
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_takes_its_transaction_along() {
+    let both = Both::start().await;
+    both.say_the_same(
+        r"
+        a> WATCH k
+        a> MULTI
+        a> SET k 1
+        a-
+        b> GET k
+        b> MULTI
+        b> EXEC
+        c! MULTI\r\nSET k 2\r\nEXEC\r\nGET k\r\n
+        c$
+    ",
+    )
+    .await;
+    both.stop(&[]).await;
+}
+
+#[tokio::test]
+async fn a_mapped_key_in_a_transaction_is_refused_and_ends_it() {
+    let stack = Stack::with_mappings(
+        "[[mapping]]\nname = \"people\"\nkey = \"person:{id:int}\"\ntable = \"people\"\n[mapping.columns]\nname = \"name\"\n",
+    )
+    .await;
+    talk(
+        &stack,
+        "
+        > MULTI
+        +OK
+        > SET k 1
+        +QUEUED
+        > HGET person:1 name
+        -ERR HGET on a mapped key is not supported inside MULTI yet
+        > EXEC
+        -EXECABORT Transaction discarded because of previous errors.
+        > EXISTS k
+        :0
+        > MULTI
+        +OK
+        > SELECT 1
+        +QUEUED
+        > HSET person:1 name unmapped-in-database-1
+        +QUEUED
+        > EXEC
+        *2
+          +OK
+          :1
+        > TYPE person:1
+        +hash
+        > SELECT 0
+        +OK
+        > EXISTS person:1
+        :0
+    ",
+    )
+    .await;
+    stack.stop_expecting(&[]).await;
+}
