@@ -5,8 +5,7 @@
 
 mod stack;
 
-use stack::random::Random;
-use stack::{Client, Redis, Server, Stack, Value};
+use stack::{Client, Random, Redis, Server, Stack, Value};
 
 const REQUESTS: usize = 1500;
 

@@ -9,8 +9,7 @@ use std::collections::BTreeMap;
 use respgres::upstream::scripts::{Script, aside_of, mark_of};
 
 use crate::blocking::Blocking;
-use crate::stack::Value;
-use crate::stack::random::Random;
+use crate::stack::{Random, Value};
 
 const KEYS: usize = 2;
 const WRITERS: usize = 2;
