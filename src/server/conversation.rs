@@ -38,6 +38,9 @@ use crate::protocol::request::{ProtocolError, RequestLimits, Scanned, Scanner, i
 /// Bytes read ahead of a client whose requests have to wait.
 const READ_AHEAD_BYTES: usize = 64 << 10;
 
+/// Stands for a worker where what is under way is no write of any.
+const NO_WRITER: usize = usize::MAX;
+
 /// Room for input that is kept between requests.
 const KEPT_INPUT_BYTES: usize = 16 << 10;
 
@@ -589,6 +592,15 @@ impl Talk {
                 self.append(request.bytes, 1, false);
             }
             MappedRoute::Read(mut operation) => {
+                if !operation.others.is_empty() {
+                    // The keys that are not mapped are asked for over another connection: not
+                    // before, and not while, the client's other requests change them.
+                    if !self.drained() {
+                        return Flow::Wait;
+                    }
+                    client.writer.set(NO_WRITER);
+                    client.writes.set(1);
+                }
                 let muted = client.take_muted();
                 operation.reply_to.slot = client.expected.borrow_mut().slot(muted);
                 engine.read(*operation);
