@@ -69,7 +69,7 @@ fn main() -> Result<(), Failure> {
     runtime.block_on(async {
         tokio::select! {
             result = measure(&options) => result,
-            result = interrupted() => result,
+            error = interrupted() => Err(error),
         }
     })
 }
