@@ -79,8 +79,8 @@ impl Bar {
 
     fn wanted(self) -> String {
         match self {
-            Self::Throughput(to, least) => format!("at least {least} of {}", to.name()),
-            Self::Cpu(most) => format!("CPU at most {most} of twemproxy"),
+            Self::Throughput(to, least) => format!("at least {least:.2} of {}", to.name()),
+            Self::Cpu(most) => format!("CPU at most {most:.2} of twemproxy"),
             Self::Median(most) => format!("p50 at most {most} µs above direct"),
         }
     }

@@ -106,7 +106,8 @@ fn bar(svg: &mut String, row: &str, kind: Kind, ratio: f64, y: f64, x: impl Fn(f
     element(
         svg,
         &format!(
-            "<text x=\"{figure:.1}\" y=\"{}\" font-size=\"10\">{ratio:.2}</text>",
+            "<text x=\"{figure:.1}\" y=\"{}\" font-size=\"10\" stroke=\"#ffffff\" \
+             stroke-width=\"3\" paint-order=\"stroke\">{ratio:.2}</text>",
             y + BAR - 1.0
         ),
     );
