@@ -79,8 +79,8 @@ impl Bar {
 
     fn wanted(self) -> String {
         match self {
-            Self::Throughput(to, least) => format!("at least {least:.2} of {}", to.name()),
-            Self::Cpu(most) => format!("CPU at most {most:.2} of twemproxy"),
+            Self::Throughput(to, least) => format!("at least {least} of {}", to.name()),
+            Self::Cpu(most) => format!("CPU at most {most} of twemproxy"),
             Self::Median(most) => format!("p50 at most {most} µs above direct"),
         }
     }
@@ -98,7 +98,7 @@ pub(crate) fn judge(figures: &Figures, row: &str, issue: u32) -> String {
         }
         judged = true;
         if !goal.bar.holds(figure) {
-            missed.push(format!("{figure:.2}, wanted {}", goal.bar.wanted()));
+            missed.push(format!("{figure:.3}, wanted {}", goal.bar.wanted()));
         }
     }
     match (judged, missed.is_empty()) {

@@ -61,7 +61,7 @@ pub(crate) fn judge(workload: &Workload, way: Way, throughput: f64, median: f64)
                 Median(most) => (median <= most, median, format!("p50 at most {most:.2}")),
             };
             let verdict = if holds { "yes" } else { "**NO**" };
-            format!("issue {}, {wanted}: {verdict} ({figure:.2})", goal.issue)
+            format!("issue {}, {wanted}: {verdict} ({figure:.3})", goal.issue)
         })
         .collect();
     if verdicts.is_empty() { String::from("-") } else { verdicts.join("; ") }
