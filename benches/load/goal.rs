@@ -5,7 +5,7 @@
 
 use std::fmt::Write as _;
 
-use crate::figures::Figures;
+use crate::figures::{Figures, Memory};
 use crate::target::Kind;
 
 /// What respgres has to reach in the rows of a goal.
@@ -52,10 +52,11 @@ static GOALS: &[Goal] = &[
 ];
 
 /// Memory of respgres when idle, MB (issue 3).
-pub(crate) const IDLE_MB: f64 = 12.0;
+const IDLE_MB: f64 = 12.0;
 
-/// The same with 10,000 idle connections.
-pub(crate) const CONNECTED_MB: f64 = 48.0;
+/// The same with 10,000 idle connections; judged only by figures with nearly as many.
+const CONNECTED_MB: f64 = 48.0;
+const CONNECTIONS: u32 = 9_900;
 
 const fn goal(issue: u32, bar: Bar, rows: &'static [&'static str]) -> Goal {
     Goal { issue, bar, rows }
@@ -106,6 +107,12 @@ pub(crate) fn judge(figures: &Figures, row: &str, issue: u32) -> String {
         (true, true) => String::from("yes"),
         (true, false) => format!("**NO**: {}", missed.join("; ")),
     }
+}
+
+/// Whether the goals for memory hold; `None` when these figures cannot tell.
+pub(crate) fn judge_memory(memory: &Memory) -> Option<bool> {
+    (memory.target == Kind::Respgres && memory.connections >= CONNECTIONS)
+        .then_some(memory.idle_mb <= IDLE_MB && memory.connected_mb <= CONNECTED_MB)
 }
 
 /// The share of direct Redis' throughput that the row shall reach, if one is wanted.

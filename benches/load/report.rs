@@ -150,7 +150,6 @@ fn memory(figures: &Figures) -> String {
         &["proxy", "idle", "connections", "with them", "goals of issue 3"].map(String::from),
     );
     for one in &figures.memory {
-        let holds = one.idle_mb <= goal::IDLE_MB && one.connected_mb <= goal::CONNECTED_MB;
         let _ = writeln!(
             text,
             "| {} | {:.1} | {} | {:.1} | {} |",
@@ -158,7 +157,7 @@ fn memory(figures: &Figures) -> String {
             one.idle_mb,
             grouped(f64::from(one.connections)),
             one.connected_mb,
-            verdict((one.target == Kind::Respgres).then_some(holds))
+            verdict(goal::judge_memory(one))
         );
     }
     text
