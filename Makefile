@@ -1,13 +1,14 @@
 # What there is to do with a checkout. See README.md.
 
-.PHONY: help run test fuzz bench bench-mapped check-coherence
+.PHONY: help run test fuzz bench bench-mapped soak check-coherence
 
 help:
 	@echo 'make run              respgres over a Redis and a Postgres of its own, to try it out'
 	@echo 'make test             format, lints, all tests'
 	@echo 'make fuzz             10 million odd requests for the protocol scanner'
-	@echo 'make bench            pass-through beside direct Redis and twemproxy'
+	@echo 'make bench            pass-through beside direct Redis and other proxies; writes docs/performance.md'
 	@echo 'make bench-mapped     mapped writes beside one SQL statement a write'
+	@echo 'make soak             30 minutes of clients that come, go and die; looks for leaks'
 	@echo 'make check-coherence  two proxies, 200 clients, 60 s, twice; looks for stale reads'
 
 run:
@@ -21,12 +22,16 @@ fuzz:
 	    cargo test --release --locked --test fuzz_scanner -- --nocapture
 
 bench:
-	@scripts/tools nutcracker
-	cargo bench --locked --bench load
+	@scripts/tools nutcracker haproxy
+	cargo bench --locked --bench load -- --write docs/performance.md
 
 bench-mapped:
 	@scripts/tools
 	cargo bench --locked --bench mapped
+
+soak:
+	@scripts/tools
+	cargo bench --locked --bench soak -- --minutes $${RESPGRES_SOAK_MINUTES:-30}
 
 check-coherence:
 	@scripts/tools

@@ -1,202 +1,94 @@
-//! Clients that each send the next request when the last one is answered, on either side.
+//! Clients that each send the next request when the last one is answered, on any of the ways.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use redis_protocol::resp2::types::BytesFrame;
-use sqlx::PgPool;
+use sqlx::{AssertSqlSafe, Connection as _, Executor, PgConnection, PgPool, Postgres};
 use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 
+use crate::cache;
 use crate::rig::Failure;
 use crate::rig::client::Client;
-use crate::rig::figure::quantile;
 use crate::table::{COUNTER, HOT, ROWS, TRIPLES};
+use crate::workload::{Operation, Way};
 
 /// Before anything counts: connections are made, statements prepared, caches warm.
 const WARM_UP: Duration = Duration::from_millis(500);
 
-/// Reads draw from this many hashes, which `warm` has put into the cache.
-const READ_KEYS: u32 = 1000;
-
-#[derive(Clone, Copy, PartialEq, Eq, serde::Serialize)]
-pub(crate) enum Operation {
-    /// HSET of 3 of 20 fields of a random key; the upsert of 3 columns.
-    Set,
-    /// HINCRBY of one field of one key by everybody; `SET c = c + 1 … RETURNING`.
-    HotIncrement,
-    /// HGETALL of a cached hash.
-    GetAll,
-    /// HGET of a cached hash.
-    Get,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, serde::Serialize)]
-pub(crate) enum Side {
-    /// Through the mapping.
-    Mapped,
-    /// For writes the pool, for reads pass-through.
-    Baseline,
-}
-
-pub(crate) struct Workload {
-    pub(crate) operation: Operation,
-    pub(crate) clients: u32,
-}
-
-/// What one run gave.
-#[derive(serde::Serialize)]
-pub(crate) struct Measurement {
-    pub(crate) round: u32,
-    pub(crate) operation: Operation,
-    pub(crate) clients: u32,
-    pub(crate) side: Side,
-    pub(crate) per_second: f64,
-    pub(crate) p50_us: f64,
-    pub(crate) p99_us: f64,
-    /// All operations that were answered, also those before and after the time that counts.
-    pub(crate) acknowledged: u64,
-}
-
 /// Where the requests go.
 #[derive(Clone)]
 pub(crate) struct Servers {
-    pub(crate) port: u16,
+    pub(crate) respgres_port: u16,
+    pub(crate) redis_port: u16,
     pub(crate) pool: PgPool,
+    pub(crate) postgres_url: String,
 }
 
 /// One client's way of sending one request.
 enum Sender {
-    Redis(Client, Side),
-    Postgres(PgPool),
+    /// With the prefix of its keys.
+    Redis(Client, &'static str),
+    Pool(PgPool),
+    Connection(Box<PgConnection>),
 }
 
-/// What one client measured.
-struct Share {
-    latencies_us: Vec<u32>,
-    acknowledged: u64,
+/// What one client measured, or all.
+pub(crate) struct Share {
+    pub(crate) latencies_us: Vec<u32>,
+    pub(crate) acknowledged: u64,
 }
 
-impl Operation {
-    pub(crate) fn is_read(self) -> bool {
-        matches!(self, Self::GetAll | Self::Get)
-    }
+/// What a request is made of.
+struct Choice {
+    random: u32,
+    /// For misses: a key that nobody has asked for since it was dropped from the cache.
+    uncached: u32,
 }
 
-impl Side {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Mapped => "mapped",
-            Self::Baseline => "baseline",
-        }
+/// All clients' latencies.
+pub(crate) async fn run(
+    operation: Operation,
+    clients: u32,
+    way: Way,
+    servers: &Servers,
+    length: Duration,
+    seed: u32,
+) -> Result<Share, Failure> {
+    let cursor = Arc::new(AtomicU32::new(0));
+    let mut emptying = JoinSet::new();
+    if operation == Operation::GetAllMiss && way == Way::Mapped {
+        cache::empty(servers.redis_port).await?;
+        emptying.spawn(cache::keep_emptying(servers.redis_port, Arc::clone(&cursor)));
     }
-
-    /// The table that this side writes to.
-    pub(crate) fn table(self) -> &'static str {
-        match self {
-            Self::Mapped => "bench_rows",
-            Self::Baseline => "baseline_rows",
-        }
+    let barrier = Arc::new(Barrier::new(clients as usize));
+    let mut driving = JoinSet::new();
+    for number in 0..clients {
+        let sender = Sender::connect(way, servers).await?;
+        let cursor = Arc::clone(&cursor);
+        let barrier = Arc::clone(&barrier);
+        driving.spawn(drive(sender, operation, seed + number, cursor, barrier, length));
     }
-
-    /// The prefix of this side's keys.
-    fn prefix(self) -> &'static str {
-        match self {
-            Self::Mapped => "bench",
-            Self::Baseline => "plain",
-        }
+    let mut sum = Share { latencies_us: Vec::new(), acknowledged: 0 };
+    while let Some(share) = driving.join_next().await {
+        let share = share??;
+        sum.latencies_us.extend(share.latencies_us);
+        sum.acknowledged += share.acknowledged;
     }
-}
-
-impl Workload {
-    pub(crate) fn all() -> Vec<Self> {
-        let mut workloads = Vec::new();
-        for operation in [Operation::Set, Operation::HotIncrement] {
-            for clients in [1, 50, 200] {
-                workloads.push(Self { operation, clients });
-            }
-        }
-        for operation in [Operation::GetAll, Operation::Get] {
-            workloads.push(Self { operation, clients: 50 });
-        }
-        workloads
+    // It ends before the clients only when it fails.
+    if let Some(ended) = emptying.try_join_next() {
+        ended??;
     }
-
-    /// Such as `hset c200`.
-    pub(crate) fn name(&self) -> String {
-        let command = match self.operation {
-            Operation::Set => "hset",
-            Operation::HotIncrement => "hincrby",
-            Operation::GetAll => "hgetall",
-            Operation::Get => "hget",
-        };
-        format!("{command} c{}", self.clients)
-    }
-
-    pub(crate) async fn measure(
-        &self,
-        round: u32,
-        side: Side,
-        servers: &Servers,
-        length: Duration,
-    ) -> Result<Measurement, Failure> {
-        let barrier = Arc::new(Barrier::new(self.clients as usize));
-        let mut clients = JoinSet::new();
-        for number in 0..self.clients {
-            let sender = if side == Side::Mapped || self.operation.is_read() {
-                Sender::Redis(Client::connect(servers.port).await?, side)
-            } else {
-                Sender::Postgres(servers.pool.clone())
-            };
-            let seed = round * 1000 + number;
-            clients.spawn(drive(sender, self.operation, seed, Arc::clone(&barrier), length));
-        }
-        let mut latencies_us = Vec::new();
-        let mut acknowledged = 0;
-        while let Some(share) = clients.join_next().await {
-            let share = share??;
-            latencies_us.extend(share.latencies_us);
-            acknowledged += share.acknowledged;
-        }
-        latencies_us.sort_unstable();
-        Ok(Measurement {
-            round,
-            operation: self.operation,
-            clients: self.clients,
-            side,
-            per_second: latencies_us.len() as f64 / length.as_secs_f64(),
-            p50_us: quantile(&latencies_us, 0.5),
-            p99_us: quantile(&latencies_us, 0.99),
-            acknowledged,
-        })
-    }
-}
-
-/// Makes the hashes that are read: the same fields under mapped and unmapped keys, in the cache.
-pub(crate) async fn warm(servers: &Servers) -> Result<(), Failure> {
-    let mut client = Client::connect(servers.port).await?;
-    for side in [Side::Mapped, Side::Baseline] {
-        for id in 1..=READ_KEYS {
-            let key = format!("{}:{id}", side.prefix());
-            for triple in TRIPLES.iter() {
-                let [a, b, c] = &triple.names;
-                let [x, y, z] = &triple.values(id);
-                let request = ["HSET", &key, a, x, b, y, c, z].map(str::as_bytes);
-                client.call(&request).await?;
-            }
-            match client.call(&[b"HGETALL", key.as_bytes()]).await? {
-                BytesFrame::Array(elements) if elements.len() == 40 => {}
-                other => return Err(format!("{key} does not have its 20 fields: {other:?}").into()),
-            }
-        }
-    }
-    Ok(())
+    Ok(sum)
 }
 
 async fn drive(
     mut sender: Sender,
     operation: Operation,
     seed: u32,
+    cursor: Arc<AtomicU32>,
     barrier: Arc<Barrier>,
     length: Duration,
 ) -> Result<Share, Failure> {
@@ -213,7 +105,9 @@ async fn drive(
         random ^= random << 13;
         random ^= random >> 7;
         random ^= random << 17;
-        sender.send(operation, (random >> 32) as u32).await?;
+        let uncached = cache::uncached_id(cursor.fetch_add(1, Ordering::Relaxed));
+        let choice = Choice { random: (random >> 32) as u32, uncached };
+        sender.send(operation, &choice).await?;
         let end = Instant::now();
         share.acknowledged += 1;
         if end >= from && end < to {
@@ -224,52 +118,115 @@ async fn drive(
 }
 
 impl Sender {
-    async fn send(&mut self, operation: Operation, random: u32) -> Result<(), Failure> {
-        let triple = &TRIPLES[random as usize % TRIPLES.len()];
-        // The low bits chose the triple; the values shall fit a four-byte integer.
-        let (id, seed) = ((random >> 5) % ROWS + 1, random >> 6);
-        match self {
-            Self::Redis(client, side) => {
-                let prefix = side.prefix();
-                match operation {
-                    Operation::Set => {
-                        let key = format!("{prefix}:{id}");
-                        let [a, b, c] = &triple.names;
-                        let [x, y, z] = &triple.values(seed);
-                        let request = ["HSET", &key, a, x, b, y, c, z].map(str::as_bytes);
-                        client.call(&request).await?;
-                    }
-                    Operation::HotIncrement => {
-                        let key = format!("{prefix}:{HOT}");
-                        let request = ["HINCRBY", &key, COUNTER, "1"].map(str::as_bytes);
-                        client.call(&request).await?;
-                    }
-                    Operation::GetAll => {
-                        let key = format!("{prefix}:{}", id % READ_KEYS + 1);
-                        client.call(&["HGETALL", &key].map(str::as_bytes)).await?;
-                    }
-                    Operation::Get => {
-                        let key = format!("{prefix}:{}", id % READ_KEYS + 1);
-                        client.call(&["HGET", &key, &triple.names[0]].map(str::as_bytes)).await?;
-                    }
-                }
+    async fn connect(way: Way, servers: &Servers) -> Result<Self, Failure> {
+        let redis = |port, prefix| async move {
+            Ok::<_, Failure>(Self::Redis(Client::connect(port).await?, prefix))
+        };
+        match way {
+            Way::Mapped => redis(servers.respgres_port, cache::MAPPED).await,
+            Way::PassThrough => redis(servers.respgres_port, cache::UNMAPPED).await,
+            Way::Direct => redis(servers.redis_port, cache::UNMAPPED).await,
+            Way::Statement => Ok(Self::Pool(servers.pool.clone())),
+            Way::Connection => {
+                let connection = PgConnection::connect(&servers.postgres_url).await?;
+                Ok(Self::Connection(Box::new(connection)))
             }
-            Self::Postgres(pool) => match operation {
-                Operation::Set => {
-                    triple.upsert(id, seed).execute(&*pool).await?;
-                }
-                _ => {
-                    // The one-statement form of HINCRBY.
-                    sqlx::query_scalar::<_, i64>(
-                        "INSERT INTO baseline_rows AS row (id, c0) VALUES ($1, 1) \
-                         ON CONFLICT (id) DO UPDATE SET c0 = coalesce(row.c0, 0) + 1 RETURNING c0",
-                    )
-                    .bind(i64::from(HOT))
-                    .fetch_one(&*pool)
-                    .await?;
-                }
-            },
         }
-        Ok(())
     }
+
+    async fn send(&mut self, operation: Operation, choice: &Choice) -> Result<(), Failure> {
+        match self {
+            Self::Redis(client, prefix) => command(client, prefix, operation, choice).await,
+            Self::Pool(pool) => statement(&*pool, operation, choice).await,
+            Self::Connection(connection) => statement(&mut **connection, operation, choice).await,
+        }
+    }
+}
+
+impl Choice {
+    fn triple(&self) -> usize {
+        self.random as usize % TRIPLES.len()
+    }
+
+    /// The low bits chose the triple.
+    fn id(&self) -> u32 {
+        (self.random >> 5) % ROWS + 1
+    }
+
+    /// Small enough for what is made of it to fit a four-byte integer.
+    fn seed(&self) -> u32 {
+        self.random >> 6
+    }
+
+    fn cached(&self) -> u32 {
+        self.id() % cache::CACHED_KEYS + 1
+    }
+}
+
+async fn command(
+    client: &mut Client,
+    prefix: &str,
+    operation: Operation,
+    choice: &Choice,
+) -> Result<(), Failure> {
+    let triple = &TRIPLES[choice.triple()];
+    match operation {
+        Operation::Set => {
+            let key = format!("{prefix}:{}", choice.id());
+            let [a, b, c] = &triple.names;
+            let [x, y, z] = &triple.values(choice.seed());
+            let request = ["HSET", &key, a, x, b, y, c, z].map(str::as_bytes);
+            client.call(&request).await?;
+        }
+        Operation::HotIncrement => {
+            let key = format!("{prefix}:{HOT}");
+            client.call(&["HINCRBY", &key, COUNTER, "1"].map(str::as_bytes)).await?;
+        }
+        Operation::Get => {
+            let key = format!("{prefix}:{}", choice.cached());
+            let reply = client.call(&["HGET", &key, &triple.names[0]].map(str::as_bytes)).await?;
+            if reply == BytesFrame::Null {
+                return Err(format!("{key} has no {}", triple.names[0]).into());
+            }
+        }
+        Operation::GetAll | Operation::GetAllMiss => {
+            let id = if operation == Operation::GetAll { choice.cached() } else { choice.uncached };
+            let key = format!("{prefix}:{id}");
+            match client.call(&["HGETALL", &key].map(str::as_bytes)).await? {
+                BytesFrame::Array(elements) if !elements.is_empty() => {}
+                other => return Err(format!("HGETALL {key} answers {other:?}").into()),
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn statement<'c>(
+    executor: impl Executor<'c, Database = Postgres>,
+    operation: Operation,
+    choice: &Choice,
+) -> Result<(), Failure> {
+    match operation {
+        Operation::Set => {
+            let upsert = TRIPLES[choice.triple()].upsert(choice.id(), choice.seed());
+            upsert.execute(executor).await?;
+        }
+        Operation::HotIncrement => {
+            // The one-statement form of HINCRBY.
+            sqlx::query_scalar::<_, i64>(
+                "INSERT INTO baseline_rows AS row (id, c0) VALUES ($1, 1) \
+                 ON CONFLICT (id) DO UPDATE SET c0 = coalesce(row.c0, 0) + 1 RETURNING c0",
+            )
+            .bind(i64::from(HOT))
+            .fetch_one(executor)
+            .await?;
+        }
+        Operation::GetAll | Operation::Get | Operation::GetAllMiss => {
+            sqlx::query(AssertSqlSafe("SELECT * FROM baseline_rows WHERE id = $1"))
+                .bind(i64::from(choice.uncached))
+                .fetch_one(executor)
+                .await?;
+        }
+    }
+    Ok(())
 }

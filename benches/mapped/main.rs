@@ -1,21 +1,24 @@
 //! Mapped hashes under load: respgres' combined writes beside one sqlx statement a write.
 //!
 //! `cargo bench --bench mapped -- --help`. It has a Redis and a Postgres of its own; Postgres runs
-//! with fsync and synchronous_commit on, as in production. Both sides write the same kinds of
-//! values to tables of the same shape with 100,000 rows, in interleaved rounds. Reads through the
-//! mapping are compared with reads of the same hashes under keys that no mapping matches.
+//! with fsync and synchronous_commit on, as in production. Writes of all ways go to tables of the same
+//! shape with 100,000 rows, in interleaved rounds. Reads that the cache answers are compared with reads
+//! of the same hashes under keys that no mapping matches, reads that it cannot answer with one
+//! SELECT each. The goals stand in `goal`.
 //!
-//! The goal: with 200 clients, mapped HSET does at least 3 times as many writes as the pool does. At the end
-//! the hot counter in Postgres must hold every acknowledged increment, so that nobody measures a
-//! proxy that wrote nothing. All raw figures go to `target/tmp/mapped.json`.
+//! At the end the hot counters in Postgres must hold every acknowledged increment, so that nobody
+//! measures a proxy that wrote nothing. All raw figures go to `target/tmp/mapped.json`.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "it talks to a terminal")]
 
+mod cache;
 mod drive;
+mod goal;
 mod report;
 #[path = "../rig/mod.rs"]
 mod rig;
 mod table;
+mod workload;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -24,18 +27,19 @@ use clap::Parser;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{Executor, PgPool};
 
-use drive::{Measurement, Operation, Servers, Side, Workload};
+use drive::Servers;
 use rig::cluster::Cluster;
 use rig::process::{self, Process};
 use rig::{Failure, interrupted};
+use workload::{Measurement, Operation, Way, Workload};
 
 /// Connections of the baseline's pool.
 const POOL: u32 = 16;
 
-/// Measures mapped writes against one statement a write, and mapped reads against pass-through.
+/// Measures mapped writes and misses against one statement each, and hits against pass-through.
 #[derive(Parser)]
 struct Options {
-    /// Rounds; each measures both sides of every workload once.
+    /// Rounds; each measures all ways of every workload once.
     #[arg(long, default_value_t = 5)]
     rounds: u32,
     /// Two rounds of half a second a run, to see that everything works.
@@ -51,7 +55,7 @@ struct Options {
     #[arg(long, default_value = env!("CARGO_BIN_EXE_respgres"))]
     binary: PathBuf,
     /// Seconds after which no further run is started; the table then shows what there is.
-    #[arg(long, default_value_t = 900)]
+    #[arg(long, default_value_t = 1800)]
     limit: u64,
     /// Given by `cargo bench`.
     #[arg(long, hide = true)]
@@ -69,7 +73,7 @@ fn main() -> Result<(), Failure> {
     runtime.block_on(async {
         tokio::select! {
             result = measure(&options) => result,
-            result = interrupted() => result,
+            error = interrupted() => Err(error),
         }
     })
 }
@@ -90,9 +94,10 @@ async fn measure(options: &Options) -> Result<(), Failure> {
     let settings = durability(&pool).await?;
     let (_redis, redis_port) = process::start_redis(directory.path()).await?;
     let (_respgres, port) = start_respgres(options, &cluster, redis_port, directory.path()).await?;
-    let servers = Servers { port, pool };
-    if workloads.iter().any(|workload| workload.operation.is_read()) {
-        drive::warm(&servers).await?;
+    let servers =
+        Servers { respgres_port: port, redis_port, pool, postgres_url: cluster.url().to_owned() };
+    if workloads.iter().any(|workload| workload.operation.is_hit()) {
+        cache::warm(&servers).await?;
     }
 
     let start = Instant::now();
@@ -101,19 +106,16 @@ async fn measure(options: &Options) -> Result<(), Failure> {
     'rounds: for round in 0..rounds {
         eprintln!("round {} of {rounds}, {} s so far", round + 1, start.elapsed().as_secs());
         for workload in &workloads {
-            let mut sides = [Side::Mapped, Side::Baseline];
-            // Neither is always first.
-            sides.rotate_left(round as usize % 2);
-            for side in sides {
+            let mut ways = workload.ways();
+            // Nobody is always first.
+            let first = round as usize % ways.len();
+            ways.rotate_left(first);
+            for way in ways {
                 if start.elapsed() > Duration::from_secs(options.limit) {
                     eprintln!("stopped after {} s: see --limit", options.limit);
                     break 'rounds;
                 }
-                let run = workload.measure(round, side, &servers, length);
-                let measurement = run
-                    .await
-                    .map_err(|error| format!("{} ({}): {error}", workload.name(), side.name()))?;
-                measurements.push(measurement);
+                measurements.push(workload.measure(round, way, &servers, length).await?);
             }
         }
     }
@@ -163,17 +165,18 @@ async fn durability(pool: &PgPool) -> Result<String, Failure> {
 
 /// The rows must say what the clients were told.
 async fn check_counter(pool: &PgPool, measurements: &[Measurement]) -> Result<(), Failure> {
-    for side in [Side::Mapped, Side::Baseline] {
+    for (table, ways) in
+        [("bench_rows", &[Way::Mapped][..]), ("baseline_rows", &[Way::Statement, Way::Connection])]
+    {
         let acknowledged: u64 = measurements
             .iter()
-            .filter(|one| one.operation == Operation::HotIncrement && one.side == side)
+            .filter(|one| one.operation == Operation::HotIncrement && ways.contains(&one.way))
             .map(|one| one.acknowledged)
             .sum();
-        let held = table::hot_counter(pool, side.table()).await?;
+        let held = table::hot_counter(pool, table).await?;
         if i64::try_from(acknowledged)? != held {
             return Err(format!(
-                "{}: {acknowledged} increments were acknowledged, Postgres holds {held}",
-                side.name()
+                "{table}: {acknowledged} increments were acknowledged, Postgres holds {held}"
             )
             .into());
         }

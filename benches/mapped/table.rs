@@ -90,13 +90,7 @@ impl Triple {
 
     /// The values as a client writes them, one for each column; they differ with `seed`.
     pub(crate) fn values(&self, seed: u32) -> [String; 3] {
-        self.columns.map(|column| match TYPES[column] {
-            Type::Bigint | Type::Integer => seed.wrapping_mul(31).to_string(),
-            Type::Boolean => seed.is_multiple_of(2).to_string(),
-            Type::Numeric => format!("{}.{}", seed, seed % 9 + 1),
-            Type::Text => format!("text of about thirty bytes {seed}"),
-            Type::Timestamp => format!("2026-11-{:02}T22:20:35.142Z", seed % 28 + 1),
-        })
+        self.columns.map(|column| value(column, seed))
     }
 
     /// The typed upsert of the same values.
@@ -112,6 +106,22 @@ impl Triple {
             };
         }
         query
+    }
+}
+
+/// All fields of a hash with their values.
+pub(crate) fn whole_row(seed: u32) -> Vec<[String; 2]> {
+    (0..TYPES.len()).map(|column| [format!("c{column}"), value(column, seed)]).collect()
+}
+
+/// The column's value as a client writes it.
+fn value(column: usize, seed: u32) -> String {
+    match TYPES[column] {
+        Type::Bigint | Type::Integer => seed.wrapping_mul(31).to_string(),
+        Type::Boolean => seed.is_multiple_of(2).to_string(),
+        Type::Numeric => format!("{}.{}", seed, seed % 9 + 1),
+        Type::Text => format!("text of about thirty bytes {seed}"),
+        Type::Timestamp => format!("2026-11-{:02}T22:20:35.142Z", seed % 28 + 1),
     }
 }
 

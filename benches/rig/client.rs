@@ -28,12 +28,7 @@ impl Client {
     /// An error reply is an error here.
     pub(crate) async fn call(&mut self, arguments: &[&[u8]]) -> Result<BytesFrame, Failure> {
         self.output.clear();
-        self.output.extend_from_slice(format!("*{}\r\n", arguments.len()).as_bytes());
-        for argument in arguments {
-            self.output.extend_from_slice(format!("${}\r\n", argument.len()).as_bytes());
-            self.output.extend_from_slice(argument);
-            self.output.extend_from_slice(b"\r\n");
-        }
+        encode(arguments, &mut self.output);
         self.stream.write_all(&self.output).await?;
         loop {
             if let Some((frame, _, _)) = decode_bytes_mut(&mut self.input)? {
@@ -49,5 +44,15 @@ impl Client {
                 return Err("the server closed the connection".into());
             }
         }
+    }
+}
+
+/// Appends the request in its form with lengths.
+pub(crate) fn encode(arguments: &[&[u8]], output: &mut Vec<u8>) {
+    output.extend_from_slice(format!("*{}\r\n", arguments.len()).as_bytes());
+    for argument in arguments {
+        output.extend_from_slice(format!("${}\r\n", argument.len()).as_bytes());
+        output.extend_from_slice(argument);
+        output.extend_from_slice(b"\r\n");
     }
 }

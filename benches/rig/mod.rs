@@ -13,12 +13,17 @@ pub(crate) mod process;
 pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// Waits for Ctrl-C or SIGTERM, so that the caller can leave and its servers are stopped.
-pub(crate) async fn interrupted() -> Result<(), Failure> {
+pub(crate) async fn interrupted() -> Failure {
     use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate())?;
+    let mut terminate = match signal(SignalKind::terminate()) {
+        Ok(terminate) => terminate,
+        Err(error) => return error.into(),
+    };
     tokio::select! {
-        result = tokio::signal::ctrl_c() => result?,
-        _ = terminate.recv() => {}
+        result = tokio::signal::ctrl_c() => match result {
+            Ok(()) => "interrupted".into(),
+            Err(error) => error.into(),
+        },
+        _ = terminate.recv() => "interrupted".into(),
     }
-    Err("interrupted".into())
 }

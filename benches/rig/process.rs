@@ -12,10 +12,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 use super::Failure;
 
-/// Open files that a server of ours may have: a thousand clients need twice as many in a proxy.
-const OPEN_FILES: u32 = 8192;
+/// Open files that a server of ours may have, where the system allows it: ten thousand clients need
+/// twice as many in a proxy.
+const OPEN_FILES: u32 = 20_480;
 
 /// How a process is asked to end when its `Process` is dropped.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -50,9 +53,7 @@ impl Process {
         let log = program.log_directory.join(format!("{}.log", program.name));
         let output = File::create(&log)?;
         let mut command = Command::new("sh");
-        let limit = format!(
-            "ulimit -S -n {OPEN_FILES} 2>/dev/null || ulimit -S -n \"$(ulimit -H -n)\"; exec \"$@\""
-        );
+        let limit = format!("ulimit -S -n {}; exec \"$@\"", open_files());
         command.args(["-c", &limit, "sh"]).arg(program.path).args(&program.arguments);
         command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
         if let Some((user, group)) = program.identity {
@@ -118,6 +119,22 @@ impl Process {
         Ok(ticks as f64 / 100.0)
     }
 
+    /// Resident memory, MB of 1024 * 1024 bytes.
+    pub(crate) fn resident_mb(&self) -> Result<f64, Failure> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
+        let kilobytes: f64 = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"))
+            .ok_or("no VmRSS in /proc/PID/status")?
+            .parse()?;
+        Ok(kilobytes / 1024.0)
+    }
+
+    /// How many files the process has open, sockets included.
+    pub(crate) fn files(&self) -> Result<usize, Failure> {
+        Ok(std::fs::read_dir(format!("/proc/{}/fd", self.pid()))?.count())
+    }
+
     pub(crate) fn log(&self) -> std::io::Result<String> {
         std::fs::read_to_string(&self.log)
     }
@@ -158,6 +175,19 @@ impl Drop for Process {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Open files that a server of ours, and the benchmark itself, may have.
+pub(crate) fn open_files() -> u32 {
+    let hard = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::from(OPEN_FILES));
+    u32::try_from(hard).map_or(OPEN_FILES, |hard| hard.min(OPEN_FILES))
+}
+
+/// Lets the benchmark itself have as many.
+pub(crate) fn raise_file_limit() -> Result<(), Failure> {
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    setrlimit(Resource::Nofile, Rlimit { current: Some(u64::from(open_files())), maximum })?;
+    Ok(())
 }
 
 /// A port of 127.0.0.1 that nobody listens on.

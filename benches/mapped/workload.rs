@@ -1,0 +1,143 @@
+//! What is measured: an operation, a number of clients, and the ways that lead to the same end.
+
+use std::time::Duration;
+
+use crate::drive::{self, Servers};
+use crate::rig::Failure;
+use crate::rig::figure::quantile;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub(crate) enum Operation {
+    /// HSET of 3 of 20 fields of a random key; the upsert of 3 columns.
+    Set,
+    /// HINCRBY of one field of one key by everybody; `SET c = c + 1 … RETURNING`.
+    HotIncrement,
+    /// HGETALL of a cached hash.
+    GetAll,
+    /// HGET of a cached hash.
+    Get,
+    /// HGETALL of a hash that Redis does not have; `SELECT` of the row.
+    GetAllMiss,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub(crate) enum Way {
+    /// Through the mapping.
+    Mapped,
+    /// One sqlx statement at a time on a pool of 16 connections.
+    Statement,
+    /// The same on a connection of the client's own, which nothing checks or waits for: for a write,
+    /// a bare commit.
+    Connection,
+    /// Through respgres, keys that no mapping matches.
+    PassThrough,
+    /// Redis itself.
+    Direct,
+}
+
+pub(crate) struct Workload {
+    pub(crate) operation: Operation,
+    pub(crate) clients: u32,
+}
+
+/// What one run gave.
+#[derive(serde::Serialize)]
+pub(crate) struct Measurement {
+    pub(crate) round: u32,
+    pub(crate) operation: Operation,
+    pub(crate) clients: u32,
+    pub(crate) way: Way,
+    pub(crate) per_second: f64,
+    pub(crate) p50_us: f64,
+    pub(crate) p99_us: f64,
+    /// All operations that were answered, also those before and after the time that counts.
+    pub(crate) acknowledged: u64,
+}
+
+impl Operation {
+    const ALL: [Self; 5] =
+        [Self::Set, Self::HotIncrement, Self::GetAll, Self::Get, Self::GetAllMiss];
+
+    /// Whether it wants hashes in the cache.
+    pub(crate) fn is_hit(self) -> bool {
+        matches!(self, Self::GetAll | Self::Get)
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Set => "hset",
+            Self::HotIncrement => "hincrby hot",
+            Self::GetAll => "hgetall hit",
+            Self::Get => "hget hit",
+            Self::GetAllMiss => "hgetall miss",
+        }
+    }
+}
+
+impl Way {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Mapped => "mapped",
+            Self::Statement => "one statement, pool",
+            Self::Connection => "bare commit",
+            Self::PassThrough => "pass-through",
+            Self::Direct => "direct Redis",
+        }
+    }
+}
+
+impl Workload {
+    pub(crate) fn all() -> Vec<Self> {
+        Operation::ALL
+            .into_iter()
+            .flat_map(|operation| [1, 50, 200].map(|clients| Self { operation, clients }))
+            .collect()
+    }
+
+    /// Such as `hset c200`.
+    pub(crate) fn name(&self) -> String {
+        format!("{} c{}", self.operation.name(), self.clients)
+    }
+
+    /// The ways of this operation, `Mapped` first.
+    pub(crate) fn ways(&self) -> Vec<Way> {
+        let mut ways = vec![Way::Mapped];
+        match self.operation {
+            Operation::Set | Operation::HotIncrement => {
+                ways.push(Way::Statement);
+                if self.clients == 1 {
+                    ways.push(Way::Connection);
+                }
+                ways.push(Way::Direct);
+            }
+            Operation::GetAll | Operation::Get => ways.extend([Way::PassThrough, Way::Direct]),
+            Operation::GetAllMiss => ways.push(Way::Statement),
+        }
+        ways
+    }
+
+    pub(crate) async fn measure(
+        &self,
+        round: u32,
+        way: Way,
+        servers: &Servers,
+        length: Duration,
+    ) -> Result<Measurement, Failure> {
+        let seed = round * 1000;
+        let run = drive::run(self.operation, self.clients, way, servers, length, seed);
+        let share =
+            run.await.map_err(|error| format!("{} ({}): {error}", self.name(), way.name()))?;
+        let mut latencies_us = share.latencies_us;
+        latencies_us.sort_unstable();
+        Ok(Measurement {
+            round,
+            operation: self.operation,
+            clients: self.clients,
+            way,
+            per_second: latencies_us.len() as f64 / length.as_secs_f64(),
+            p50_us: quantile(&latencies_us, 0.5),
+            p99_us: quantile(&latencies_us, 0.99),
+            acknowledged: share.acknowledged,
+        })
+    }
+}
