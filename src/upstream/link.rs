@@ -1,6 +1,7 @@
 //! One connection to the upstream: opened, authenticated, on its database and protocol version.
 
 use std::io;
+use std::net::Shutdown;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -202,6 +203,37 @@ fn lost(error: io::Error) -> UpstreamError {
 }
 
 // === impl LinkReader, LinkWriter ===
+
+impl LinkWriter {
+    /// Writes what the socket takes now.
+    pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(half) => half.try_write(bytes),
+            Self::Unix(half) => half.try_write(bytes),
+        }
+    }
+
+    /// Says that nothing more will be written.
+    pub fn finish(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(half) => SockRef::from(half.as_ref()).shutdown(Shutdown::Write),
+            Self::Unix(half) => SockRef::from(half.as_ref()).shutdown(Shutdown::Write),
+        }
+    }
+
+    /// Writes some of the bytes, as soon as the socket takes any.
+    pub async fn write(&self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            match self.try_write(bytes) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => match self {
+                    Self::Tcp(half) => half.writable().await?,
+                    Self::Unix(half) => half.writable().await?,
+                },
+                done => return done,
+            }
+        }
+    }
+}
 
 impl AsyncRead for LinkReader {
     fn poll_read(
