@@ -10,7 +10,7 @@ use super::client::Replies;
 use super::conversation::{Flow, Request, Talk};
 use super::local::check_name;
 use super::roster::Entry;
-use crate::command::{COMMANDS, Command};
+use crate::command::Command;
 use crate::protocol::Reply;
 use crate::protocol::inline::encode_request;
 use crate::value::number::parse_i64;
@@ -96,7 +96,7 @@ impl Talk {
                 }
                 Err(text) => Reply::Error(text),
             },
-            b"info" => Reply::Verbatim(describe(entry, uptime).into()),
+            b"info" => Reply::Verbatim(describe(entry, uptime, request.bytes.len()).into()),
             b"list" => self.list(request),
             b"kill" => self.kill(request),
             b"no-evict" | b"no-touch" => on_or_off(request.argument(2))
@@ -189,7 +189,9 @@ impl Talk {
         let mut text = String::new();
         for entry in self.event_loop.shared.roster.all() {
             if filter.means(&entry) {
-                text.push_str(&describe(&entry, self.event_loop.seconds.get()));
+                let is_me = entry.id == self.client.entry.id;
+                let pending_bytes = if is_me { request.bytes.len() } else { 0 };
+                text.push_str(&describe(&entry, self.event_loop.seconds.get(), pending_bytes));
             }
         }
         Reply::Verbatim(text.into())
@@ -369,7 +371,8 @@ fn subcommand(request: &Request<'_>) -> Subcommand {
 }
 
 /// A line of CLIENT LIST, in Redis' form. What a proxy does not know (sizes of Redis' buffers) is 0.
-fn describe(entry: &Entry, uptime_seconds: u32) -> String {
+/// `pending_bytes`: the length of the request that is being run.
+fn describe(entry: &Entry, uptime_seconds: u32, pending_bytes: usize) -> String {
     let standing = entry.standing();
     let [channels, patterns, shard_channels] = standing.subscriptions;
     let multi = standing.multi.map_or(-1, |queued| i64::try_from(queued).unwrap_or(i64::MAX));
@@ -388,11 +391,10 @@ fn describe(entry: &Entry, uptime_seconds: u32) -> String {
     if flags.is_empty() {
         flags.push('N');
     }
-    let row = entry.command.load(Ordering::Relaxed).checked_sub(1);
-    let command = row.and_then(|row| COMMANDS.get(row)).map_or("NULL", |command| command.name);
+    let command = entry.command_name();
     format!(
         "id={} addr={} laddr={} fd=-1 name={} age={} idle={} flags={flags} db={} sub={channels} \
-         psub={patterns} ssub={shard_channels} multi={multi} qbuf=0 qbuf-free=0 argv-mem=0 \
+         psub={patterns} ssub={shard_channels} multi={multi} qbuf={pending_bytes} qbuf-free=0 argv-mem=0 \
          multi-mem=0 rbs=0 rbp=0 obl=0 oll=0 omem=0 tot-mem=0 events=r cmd={command} user={} \
          redir=-1 resp={}\n",
         entry.id,

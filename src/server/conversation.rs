@@ -24,7 +24,7 @@ use tokio::net::tcp::OwnedReadHalf;
 
 use super::client::{Client, Replies};
 use super::client_command;
-use super::event_loop::EventLoop;
+use super::event_loop::{Carries, EventLoop};
 use super::expect::Inspection;
 use super::info;
 use crate::command::{Command, Flags, Keys, Mapped, Path, lookup};
@@ -89,6 +89,8 @@ pub(super) enum Apart {
     Mapped(&'static Command),
     Pinned(&'static Command),
     Local(&'static Command),
+    /// Forwarded over the lane of the scripts.
+    Script,
     Info,
     Tell(Reply),
     /// An HTTP request: closed without a reply.
@@ -416,6 +418,9 @@ impl Talk {
             return if session.pin.is_some() { pinned_forward() } else { Way::Forward };
         };
         self.last.set(Some(command));
+        if command.has_subcommands() && count > 1 {
+            self.client.entry.set_subcommand(argument(1));
+        }
         if !session.authenticated && !command.flags.contains(Flags::NO_AUTH) {
             if !command.arity_ok(count) {
                 return tell(command.arity_error());
@@ -441,11 +446,15 @@ impl Talk {
         let pinned = session.pin.is_some();
         match command.path {
             Path::Forward if !pinned => Way::Forward,
+            // The client's requests before it are under way there already.
+            Path::Script if !pinned && self.client.on_scripts_lane.get() => Way::Forward,
+            Path::Script if !pinned => Way::Apart(Apart::Script),
             Path::Blocking if is_script_debug(command, count, argument) => {
                 tell("ERR SCRIPT DEBUG works only with a direct connection to Redis".to_owned())
             }
             Path::Blocking if !pinned && !command.is_blocking(count, argument) => Way::Forward,
             Path::Forward
+            | Path::Script
             | Path::Blocking
             | Path::Transaction
             | Path::Subscription
@@ -490,6 +499,15 @@ impl Talk {
             Way::Apart(Apart::Mapped(command)) => self.mapped(command, request),
             Way::Apart(Apart::Pinned(command)) => self.pinned(command, request),
             Way::Apart(Apart::Local(command)) => self.local(command, request),
+            Way::Apart(Apart::Script) => {
+                // Two lanes do not wait for each other.
+                if !self.drained() {
+                    return Flow::Wait;
+                }
+                self.client.on_scripts_lane.set(true);
+                self.forward_run(request.bytes, 1);
+                Flow::Done
+            }
             Way::Apart(Apart::Info) => {
                 if !self.may_forward() {
                     return Flow::Wait;
@@ -543,7 +561,14 @@ impl Talk {
         let session = self.client.session.borrow();
         let lane = match &session.pin {
             Some(pin) => Rc::clone(&pin.lane),
-            None => self.event_loop.shared_lane(session.database, session.version),
+            None => {
+                let carries = if self.client.on_scripts_lane.get() {
+                    Carries::Scripts
+                } else {
+                    Carries::AllElse
+                };
+                self.event_loop.shared_lane(session.database, session.version, carries)
+            }
         };
         drop(session);
         if lane.append(self.client.owner, bytes, count, joins) {

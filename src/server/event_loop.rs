@@ -44,12 +44,20 @@ pub(super) struct EventLoop {
     generation: Cell<u32>,
     /// Seconds since the server's start.
     pub(super) seconds: Cell<u32>,
-    lanes: RefCell<HashMap<LaneKey, Rc<Lane<Self>>>>,
+    lanes: RefCell<HashMap<(LaneKey, Carries), Rc<Lane<Self>>>>,
     kept: RefCell<HashMap<LaneKey, Vec<Rc<Lane<Self>>>>>,
 }
 
 /// Requests of one database and protocol version share a lane.
 type LaneKey = (u16, Version);
+
+/// Which of two shared lanes: a script may hold up the one, never the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Carries {
+    /// Scripts, and what their clients sent behind them.
+    Scripts,
+    AllElse,
+}
 
 // === impl EventLoop ===
 
@@ -143,10 +151,15 @@ impl EventLoop {
 
     // --- lanes ---
 
-    /// The shared lane of a database and protocol version; opened at the first request for it.
-    pub(super) fn shared_lane(&self, database: u16, version: Version) -> Rc<Lane<Self>> {
+    /// A shared lane of a database and protocol version; opened at the first request for it.
+    pub(super) fn shared_lane(
+        &self,
+        database: u16,
+        version: Version,
+        carries: Carries,
+    ) -> Rc<Lane<Self>> {
         let mut lanes = self.lanes.borrow_mut();
-        let lane = lanes.entry((database, version)).or_insert_with(|| {
+        let lane = lanes.entry(((database, version), carries)).or_insert_with(|| {
             let settings = self.lane_settings(database, version);
             let lane = Lane::shared(settings, self.me(), Rc::clone(&self.read_buffer));
             self.tasks.spawn_local(Rc::clone(&lane).run());
@@ -157,15 +170,17 @@ impl EventLoop {
 
     /// Forgets a lane whose database the upstream does not have.
     pub(super) fn forget_lane(&self, lane: &Lane<Self>) {
-        if self.lanes.borrow_mut().remove(&(lane.database(), lane.version())).is_some() {
-            lane.close();
+        let key = (lane.database(), lane.version());
+        for carries in [Carries::AllElse, Carries::Scripts] {
+            if let Some(lane) = self.lanes.borrow_mut().remove(&(key, carries)) {
+                lane.close();
+            }
         }
     }
 
     /// A connection for this client alone: one that was kept, or a new one.
-    pub(super) fn private_lane(&self, client: &Client) -> Rc<Lane<Self>> {
-        let session = client.session.borrow();
-        let key = (session.database, session.version);
+    pub(super) fn private_lane(&self, client: &Client, database: u16) -> Rc<Lane<Self>> {
+        let key = (database, client.version());
         while let Some(lane) = self.kept.borrow_mut().get_mut(&key).and_then(Vec::pop) {
             if lane.is_open() {
                 lane.give_to(Some(client.owner));
@@ -242,6 +257,8 @@ impl EventLoop {
 /// What a client is told about a request that the upstream did not answer.
 pub(super) fn upstream_failed(error: &UpstreamError) -> Reply {
     Reply::Error(match error {
+        // SELECT of a new connection, while a script runs or the data is loaded.
+        UpstreamError::Refused(text) if is_for_later(text) => text.clone(),
         UpstreamError::Refused(text) => {
             format!("ERR the upstream Redis refuses connections: {text}")
         }
@@ -254,6 +271,12 @@ pub(super) fn upstream_failed(error: &UpstreamError) -> Reply {
                 .to_owned()
         }
     })
+}
+
+/// Whether Redis refuses a request now and is willing to serve it later.
+fn is_for_later(error: &str) -> bool {
+    let first = error.split(' ').next().unwrap_or_default();
+    matches!(first, "BUSY" | "LOADING" | "MASTERDOWN")
 }
 
 fn place_of(owner: Owner) -> usize {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::client::Replies;
 use super::conversation::{Flow, Request, Talk};
-use super::event_loop::upstream_failed;
+use super::event_loop::{Carries, upstream_failed};
 use super::expect::Inspection;
 use super::queued::Effect;
 use crate::command::Command;
@@ -197,7 +197,7 @@ impl Talk {
         if !self.drained() {
             return Flow::Wait;
         }
-        let lane = self.event_loop.shared_lane(database, version);
+        let lane = self.event_loop.shared_lane(database, version, Carries::AllElse);
         let slot = self.client.expected.borrow_mut().slot(self.client.take_muted());
         self.drained();
         let (event_loop, client) = (self.event_loop.clone(), self.client.clone());

@@ -147,7 +147,10 @@ impl Talk {
 
     /// Forwards a request that may wait inside Redis, over a connection of its own.
     pub(super) fn wait_in_redis(&self, name: &str, request: &Request<'_>) -> Flow {
-        if !self.pin() {
+        // A busy Redis refuses to SELECT, so the commands that end that must not need it.
+        let is_of_no_database = matches!(name, "script" | "function" | "shutdown");
+        let database = self.client.session.borrow().database;
+        if !self.pin_in(if is_of_no_database { 0 } else { database }) {
             return Flow::Wait;
         }
         if let Some(pin) = &mut self.client.session.borrow_mut().pin {
@@ -201,13 +204,19 @@ impl Talk {
 
     /// Gets a connection of its own for the client; false when requests are under way elsewhere.
     fn pin(&self) -> bool {
+        let database = self.client.session.borrow().database;
+        self.pin_in(database)
+    }
+
+    /// As `pin`; a new connection is in this database.
+    fn pin_in(&self, database: u16) -> bool {
         if self.client.session.borrow().pin.is_some() {
             return self.may_forward();
         }
         if !self.drained() {
             return false;
         }
-        let lane = self.event_loop.private_lane(&self.client);
+        let lane = self.event_loop.private_lane(&self.client, database);
         self.client.session.borrow_mut().pin = Some(Pin::new(lane));
         true
     }

@@ -11,6 +11,11 @@ use bytes::Bytes;
 use dashmap::DashMap;
 use tokio::sync::Notify;
 
+use crate::command::COMMANDS;
+
+/// Longer words are no subcommands.
+const MAX_SUBCOMMAND_BYTES: usize = 32;
+
 /// The clients that are connected, by id.
 #[derive(Debug, Default)]
 pub struct Roster {
@@ -32,6 +37,8 @@ pub struct Entry {
     pub seen: AtomicU32,
     /// The command that it sent last: 1 more than its row's number in the command table, or 0.
     pub command: AtomicUsize,
+    /// The subcommand, in lower case, of the last command that has any.
+    pub subcommand: Mutex<Vec<u8>>,
     pub name: Mutex<Bytes>,
     pub user: Mutex<String>,
     pub standing: Mutex<Standing>,
@@ -75,6 +82,7 @@ impl Roster {
             protocol: AtomicU8::new(2),
             seen: AtomicU32::new(0),
             command: AtomicUsize::new(0),
+            subcommand: Mutex::default(),
             name: Mutex::default(),
             user: Mutex::new("default".to_owned()),
             standing: Mutex::default(),
@@ -121,6 +129,24 @@ impl Entry {
 
     pub fn is_killed(&self) -> bool {
         self.killed.load(Ordering::Acquire)
+    }
+
+    pub fn set_subcommand(&self, name: &[u8]) {
+        let mut subcommand = self.subcommand.lock().unwrap_or_else(PoisonError::into_inner);
+        subcommand.clear();
+        subcommand.extend(name.iter().take(MAX_SUBCOMMAND_BYTES).map(u8::to_ascii_lowercase));
+    }
+
+    /// The command that it sent last, as CLIENT LIST names it.
+    pub fn command_name(&self) -> String {
+        let row = self.command.load(Ordering::Relaxed).checked_sub(1);
+        let Some(command) = row.and_then(|row| COMMANDS.get(row)) else { return "NULL".to_owned() };
+        let subcommand = self.subcommand.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_word = subcommand.iter().all(|byte| byte.is_ascii_lowercase() || *byte == b'-');
+        if !command.has_subcommands() || subcommand.is_empty() || !is_word {
+            return command.name.to_owned();
+        }
+        format!("{}|{}", command.name, String::from_utf8_lossy(&subcommand))
     }
 
     pub fn standing(&self) -> Standing {
