@@ -40,6 +40,7 @@ enum Subcommand {
     Reply,
     Tracking,
     Unblock,
+    Redirection,
     /// Redis answers: over the client's own connection, if it has one.
     Forwarded,
     /// Redis answers, over a connection of the client's own.
@@ -66,6 +67,8 @@ impl Talk {
             Subcommand::Answered if in_multi => return self.queue_local(command, request),
             Subcommand::Answered => self.client.answer(&self.client_reply(request)),
             Subcommand::Forwarded => return self.forward_apart(request),
+            Subcommand::Redirection if in_multi => return self.forward_apart(request),
+            Subcommand::Redirection => return self.redirection(request),
             Subcommand::Alone if in_multi => return self.forward_apart(request),
             Subcommand::Alone => return self.wait_in_redis("client", request),
             Subcommand::Reply | Subcommand::Tracking | Subcommand::Unblock if in_multi => {
@@ -164,21 +167,6 @@ impl Talk {
             self.client.answer(&Reply::OK);
         }
         Flow::Done
-    }
-
-    fn tracking(&self, request: &Request<'_>) -> Flow {
-        let redirects =
-            (2..request.count()).any(|at| request.argument(at).eq_ignore_ascii_case(b"redirect"));
-        if redirects {
-            self.refuse(&Reply::err(
-                "CLIENT TRACKING with REDIRECT is not supported through respgres yet",
-            ));
-            return Flow::Done;
-        }
-        match on_or_off(request.argument(2)) {
-            Some(true) => self.with_pin(request, |pin| pin.sticky = true),
-            _ => self.forward_apart(request),
-        }
     }
 
     fn list(&self, request: &Request<'_>) -> Reply {
@@ -356,7 +344,8 @@ fn subcommand(request: &Request<'_>) -> Subcommand {
         "unblock" => (3..=usize::MAX, Subcommand::Unblock),
         // A paused Redis holds up every connection on which somebody writes.
         "pause" | "unpause" => (2..=usize::MAX, Subcommand::Alone),
-        "help" | "caching" | "getredir" | "trackinginfo" => (2..=usize::MAX, Subcommand::Forwarded),
+        "getredir" | "trackinginfo" => (2..=usize::MAX, Subcommand::Redirection),
+        "help" | "caching" => (2..=usize::MAX, Subcommand::Forwarded),
         _ => {
             return Subcommand::Refused(format!(
                 "ERR unknown subcommand '{}'. Try CLIENT HELP.",
@@ -382,7 +371,7 @@ fn describe(entry: &Entry, uptime_seconds: u32, pending_bytes: usize) -> String 
         ('P', Kind::of(entry) == Kind::Subscriber),
         ('x', standing.multi.is_some()),
         ('b', entry.is_waiting()),
-        ('t', standing.tracks),
+        ('t', standing.tracks.is_some()),
     ] {
         if holds {
             flags.push(flag);
@@ -392,11 +381,12 @@ fn describe(entry: &Entry, uptime_seconds: u32, pending_bytes: usize) -> String 
         flags.push('N');
     }
     let command = entry.command_name();
+    let redirection = standing.tracks.map_or(-1, u64::cast_signed);
     format!(
         "id={} addr={} laddr={} fd=-1 name={} age={} idle={} flags={flags} db={} sub={channels} \
          psub={patterns} ssub={shard_channels} multi={multi} qbuf={pending_bytes} qbuf-free=0 argv-mem=0 \
          multi-mem=0 rbs=0 rbp=0 obl=0 oll=0 omem=0 tot-mem=0 events=r cmd={command} user={} \
-         redir=-1 resp={}\n",
+         redir={redirection} resp={}\n",
         entry.id,
         entry.address,
         entry.local_address,

@@ -17,6 +17,7 @@ use super::conversation::Talk;
 use super::expect::{Inspected, Inspection};
 use super::info;
 use super::roster::Entry;
+use super::tracking::with_target;
 use crate::config::RedisUrl;
 use crate::engine::route::proves;
 use crate::engine::{Mailbox, Operation};
@@ -240,6 +241,13 @@ impl EventLoop {
                 }
                 client.fill(slot, Bytes::from(reply));
             }
+            Inspection::Hello(request) => {
+                let talk = Talk::new(self.me(), Rc::clone(client));
+                client.fill(slot, talk.finish_hello(reply, &request));
+            }
+            Inspection::Redirection(target) => {
+                client.fill(slot, Bytes::from(with_target(reply, target)));
+            }
             Inspection::Exec(effects) => {
                 let talk = Talk::new(self.me(), Rc::clone(client));
                 client.fill(slot, Bytes::from(talk.finish_transaction(reply, effects)));
@@ -341,6 +349,7 @@ impl Receiver for EventLoop {
         let Some(client) = self.client(owner) else { return };
         let Some(pin) = client.session.borrow_mut().pin.take() else { return };
         client.entry.end_wait();
+        client.entry.lose_connection();
         if pin.has_state() {
             if pin.subscriptions.is_some() && !matches!(error, UpstreamError::Lost(_)) {
                 // Nobody else answers its SUBSCRIBE.

@@ -16,6 +16,7 @@ mod pin;
 mod queued;
 mod roster;
 mod subscription;
+mod tracking;
 mod users;
 
 use std::sync::Arc;

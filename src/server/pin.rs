@@ -34,6 +34,8 @@ pub(super) struct Pin {
     pub(super) subscriptions: Option<Subscriptions>,
     /// MONITOR, CLIENT TRACKING: until the client leaves or resets.
     pub(super) sticky: bool,
+    /// CLIENT TRACKING: the client that this one redirects to, or 0.
+    pub(super) tracking: Option<u64>,
     /// The connection carries state that cannot be taken back: it is closed, not kept.
     pub(super) spoiled: bool,
 }
@@ -53,6 +55,7 @@ impl Pin {
             blocking: false,
             subscriptions: None,
             sticky: false,
+            tracking: None,
             spoiled: false,
         }
     }
@@ -62,9 +65,14 @@ impl Pin {
         Standing {
             multi: self.multi.then_some(self.queued),
             subscriptions: self.subscriptions.as_ref().map_or([0; 3], Subscriptions::counts),
-            tracks: self.sticky && self.lane.is_accounted(),
-            monitors: self.sticky && !self.lane.is_accounted(),
+            tracks: self.tracking,
+            monitors: self.sticky && !self.lane.is_accounted() && self.subscriptions.is_none(),
         }
+    }
+
+    /// The client that this one redirects to, by its number here.
+    pub(super) fn redirects_to(&self) -> Option<u64> {
+        self.tracking.filter(|&target| target != 0)
     }
 
     fn end_transaction(&mut self) {
@@ -217,6 +225,7 @@ impl Talk {
             return false;
         }
         let lane = self.event_loop.private_lane(&self.client, database);
+        self.client.entry.get_connection(lane.upstream_id());
         self.client.session.borrow_mut().pin = Some(Pin::new(lane));
         true
     }
@@ -236,6 +245,10 @@ impl Talk {
             pin.lane.set_accounted(true);
         }
         if !pin.is_over() {
+            return;
+        }
+        if !self.client.entry.release_connection() {
+            pin.sticky = true;
             return;
         }
         if let Some(pin) = session.pin.take() {

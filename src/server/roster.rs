@@ -43,6 +43,7 @@ pub struct Entry {
     pub user: Mutex<String>,
     pub standing: Mutex<Standing>,
     wait: Mutex<Option<Wait>>,
+    connection: Mutex<Option<Connection>>,
     /// Set by CLIENT KILL; `kill_wanted` wakes the client's conversation.
     killed: AtomicBool,
     pub kill_wanted: Notify,
@@ -55,7 +56,8 @@ pub struct Standing {
     pub multi: Option<usize>,
     /// Channels, patterns, shard channels.
     pub subscriptions: [usize; 3],
-    pub tracks: bool,
+    /// It tracks: the client that it redirects to, or 0.
+    pub tracks: Option<u64>,
     pub monitors: bool,
 }
 
@@ -66,6 +68,15 @@ struct Wait {
     upstream_id: Arc<AtomicU64>,
     /// Somebody has asked Redis to end it: that may come late.
     aimed_at: bool,
+}
+
+/// A connection to the upstream that only this client has.
+#[derive(Debug)]
+struct Connection {
+    /// Its CLIENT ID there; 0 until it is known.
+    upstream_id: Arc<AtomicU64>,
+    /// Redis tells it what others track: it must never serve another client.
+    is_target: bool,
 }
 
 // === impl Roster ===
@@ -87,6 +98,7 @@ impl Roster {
             user: Mutex::new("default".to_owned()),
             standing: Mutex::default(),
             wait: Mutex::default(),
+            connection: Mutex::default(),
             killed: AtomicBool::new(false),
             kill_wanted: Notify::new(),
         });
@@ -176,6 +188,36 @@ impl Entry {
         let id = wait.upstream_id.load(Ordering::Acquire);
         wait.aimed_at |= id != 0;
         (id != 0).then_some(id)
+    }
+
+    /// The client has got a connection of its own.
+    pub fn get_connection(&self, upstream_id: &Arc<AtomicU64>) {
+        let connection = Connection { upstream_id: Arc::clone(upstream_id), is_target: false };
+        *self.connection() = Some(connection);
+    }
+
+    /// The connection is lost, or closed.
+    pub fn lose_connection(&self) {
+        *self.connection() = None;
+    }
+
+    /// Gives the connection up for others to use; false when another client redirects to it.
+    pub fn release_connection(&self) -> bool {
+        self.connection().take_if(|connection| !connection.is_target).is_some()
+    }
+
+    /// The upstream's CLIENT ID of its own connection, to which another client is going to redirect;
+    /// `None` without such a connection.
+    pub fn aim_redirection(&self) -> Option<u64> {
+        let mut connection = self.connection();
+        let connection = connection.as_mut()?;
+        let id = connection.upstream_id.load(Ordering::Acquire);
+        connection.is_target |= id != 0;
+        (id != 0).then_some(id)
+    }
+
+    fn connection(&self) -> MutexGuard<'_, Option<Connection>> {
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn is_waiting(&self) -> bool {
