@@ -43,8 +43,7 @@ enum Subcommand {
     Redirection,
     /// Redis answers: over the client's own connection, if it has one.
     Forwarded,
-    /// Redis answers, over a connection of the client's own.
-    Alone,
+    Pause,
     Refused(String),
 }
 
@@ -69,8 +68,13 @@ impl Talk {
             Subcommand::Forwarded => return self.forward_apart(request),
             Subcommand::Redirection if in_multi => return self.forward_apart(request),
             Subcommand::Redirection => return self.redirection(request),
-            Subcommand::Alone if in_multi => return self.forward_apart(request),
-            Subcommand::Alone => return self.wait_in_redis("client", request),
+            Subcommand::Pause => {
+                self.note_pause(request);
+                if in_multi {
+                    return self.forward_apart(request);
+                }
+                return self.wait_in_redis("client", request);
+            }
             Subcommand::Reply | Subcommand::Tracking | Subcommand::Unblock if in_multi => {
                 let name = String::from_utf8_lossy(request.argument(1)).to_ascii_uppercase();
                 self.refuse(&Reply::err(format!("CLIENT {name} is not supported inside MULTI")));
@@ -80,6 +84,22 @@ impl Talk {
             Subcommand::Unblock => return self.unblock(request),
         }
         Flow::Done
+    }
+
+    /// While Redis pauses writes, it stops reading from every connection on which one waits. So that
+    /// no read is held up, clients have connections of their own until then.
+    fn note_pause(&self, request: &Request<'_>) {
+        let shared = &self.event_loop.shared;
+        if request.argument(1).eq_ignore_ascii_case(b"unpause") {
+            shared.writes_paused_until_ms.store(0, Ordering::Relaxed);
+            return;
+        }
+        let only_writes = request.count() == 4 && request.argument(3).eq_ignore_ascii_case(b"write");
+        let timeout_ms = parse_i64(request.argument(2)).and_then(|ms| u64::try_from(ms).ok());
+        if let (true, Some(timeout_ms)) = (only_writes, timeout_ms) {
+            let until_ms = self.event_loop.uptime_ms().saturating_add(timeout_ms);
+            shared.writes_paused_until_ms.fetch_max(until_ms, Ordering::Relaxed);
+        }
     }
 
     /// The reply to a subcommand that respgres answers.
@@ -342,8 +362,8 @@ fn subcommand(request: &Request<'_>) -> Subcommand {
         "reply" => (3..=3, Subcommand::Reply),
         "tracking" => (3..=usize::MAX, Subcommand::Tracking),
         "unblock" => (3..=usize::MAX, Subcommand::Unblock),
-        // A paused Redis holds up every connection on which somebody writes.
-        "pause" | "unpause" => (2..=usize::MAX, Subcommand::Alone),
+        "pause" => (3..=usize::MAX, Subcommand::Pause),
+        "unpause" => (2..=2, Subcommand::Pause),
         "getredir" | "trackinginfo" => (2..=usize::MAX, Subcommand::Redirection),
         "help" | "caching" => (2..=usize::MAX, Subcommand::Forwarded),
         _ => {

@@ -60,6 +60,8 @@ pub(super) struct Talk {
     pub(super) limits: RequestLimits,
     /// The command that was looked at last.
     last: Cell<Option<&'static Command>>,
+    /// Redis pauses writes: as it was when the requests at hand began to be taken.
+    writes_paused: Cell<bool>,
 }
 
 /// One whole request.
@@ -89,6 +91,8 @@ pub(super) enum Apart {
     Mapped(&'static Command),
     Pinned(&'static Command),
     Local(&'static Command),
+    /// Forwarded over a connection of the client's own until the reply is there.
+    Alone(&'static Command),
     /// Forwarded over the lane of the scripts.
     Script,
     Info,
@@ -246,7 +250,8 @@ impl Talk {
             max_argument_bytes: event_loop.shared.limits.max_argument_bytes,
             max_inline_bytes: 64 << 10,
         };
-        Self { event_loop, client, limits, last: Cell::new(None) }
+        let writes_paused = Cell::new(false);
+        Self { event_loop, client, limits, last: Cell::new(None), writes_paused }
     }
 
     /// Tells other clients (CLIENT LIST) when this one last sent something, and what.
@@ -273,6 +278,7 @@ impl Talk {
 
     /// Takes the requests that `buffer` begins with; how many bytes they were.
     fn take(&self, scanner: &mut Scanner, buffer: &[u8]) -> usize {
+        self.writes_paused.set(self.event_loop.writes_are_paused());
         let taken = self.take_requests(scanner, buffer);
         self.show_command();
         taken
@@ -445,6 +451,9 @@ impl Talk {
         }
         let pinned = session.pin.is_some();
         match command.path {
+            Path::Forward | Path::Script if !pinned && self.writes_paused.get() => {
+                Way::Apart(Apart::Alone(command))
+            }
             Path::Forward if !pinned => Way::Forward,
             // The client's requests before it are under way there already.
             Path::Script if !pinned && self.client.on_scripts_lane.get() => Way::Forward,
@@ -499,6 +508,7 @@ impl Talk {
             Way::Apart(Apart::Mapped(command)) => self.mapped(command, request),
             Way::Apart(Apart::Pinned(command)) => self.pinned(command, request),
             Way::Apart(Apart::Local(command)) => self.local(command, request),
+            Way::Apart(Apart::Alone(command)) => self.wait_in_redis(command.name, request),
             Way::Apart(Apart::Script) => {
                 // Two lanes do not wait for each other.
                 if !self.drained() {

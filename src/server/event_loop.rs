@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -111,6 +112,16 @@ impl EventLoop {
             let seconds = self.shared.started.elapsed().as_secs();
             self.seconds.set(seconds.try_into().unwrap_or(u32::MAX));
         }
+    }
+
+    pub(super) fn uptime_ms(&self) -> u64 {
+        self.shared.started.elapsed().as_millis().try_into().unwrap_or(u64::MAX)
+    }
+
+    /// Whether a client has had Redis pause writes (CLIENT PAUSE … WRITE).
+    pub(super) fn writes_are_paused(&self) -> bool {
+        let until_ms = self.shared.writes_paused_until_ms.load(Ordering::Relaxed);
+        until_ms != 0 && until_ms > self.uptime_ms()
     }
 
     // --- clients ---

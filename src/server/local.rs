@@ -142,7 +142,7 @@ impl Talk {
             .borrow()
             .pin
             .as_ref()
-            .is_some_and(|pin| pin.subscriptions.is_some() || !pin.lane.is_accounted());
+            .is_some_and(|pin| !pin.lane.is_accounted());
         if is_subscribed {
             self.refuse(&Reply::err(
                 "HELLO cannot change the protocol while the connection is subscribed or monitoring",
@@ -180,6 +180,10 @@ impl Talk {
         if let Some(pin) = &mut self.client.session.borrow_mut().pin {
             // It is not what its lane says any more.
             pin.spoiled = true;
+            if pin.subscriptions.is_some() {
+                // In RESP2 it is told by frames that answer nothing.
+                pin.lane.set_accounted(false);
+            }
         }
         let mut out = BytesMut::new();
         greeting.write(self.client.version(), &mut out);
