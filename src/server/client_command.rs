@@ -94,7 +94,8 @@ impl Talk {
             shared.writes_paused_until_ms.store(0, Ordering::Relaxed);
             return;
         }
-        let only_writes = request.count() == 4 && request.argument(3).eq_ignore_ascii_case(b"write");
+        let only_writes =
+            request.count() == 4 && request.argument(3).eq_ignore_ascii_case(b"write");
         let timeout_ms = parse_i64(request.argument(2)).and_then(|ms| u64::try_from(ms).ok());
         if let (true, Some(timeout_ms)) = (only_writes, timeout_ms) {
             let until_ms = self.event_loop.uptime_ms().saturating_add(timeout_ms);

@@ -46,12 +46,14 @@ pub(super) struct EventLoop {
     generation: Cell<u32>,
     /// Seconds since the server's start.
     pub(super) seconds: Cell<u32>,
-    lanes: RefCell<HashMap<(LaneKey, Carries), Rc<Lane<Self>>>>,
+    lanes: RefCell<HashMap<SharedLaneKey, Rc<Lane<Self>>>>,
     kept: RefCell<HashMap<LaneKey, Vec<Rc<Lane<Self>>>>>,
 }
 
 /// Requests of one database and protocol version share a lane.
 type LaneKey = (u16, Version);
+
+type SharedLaneKey = (LaneKey, Carries);
 
 /// Which of two shared lanes: a script may hold up the one, never the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -136,13 +136,8 @@ impl Talk {
 
     /// The client's own connection to Redis has to change its version too.
     fn hello_over_pin(&self, request: &Request<'_>, hello: &Hello<'_>, version: Version) -> Flow {
-        let is_subscribed = self
-            .client
-            .session
-            .borrow()
-            .pin
-            .as_ref()
-            .is_some_and(|pin| !pin.lane.is_accounted());
+        let is_subscribed =
+            self.client.session.borrow().pin.as_ref().is_some_and(|pin| !pin.lane.is_accounted());
         if is_subscribed {
             self.refuse(&Reply::err(
                 "HELLO cannot change the protocol while the connection is subscribed or monitoring",

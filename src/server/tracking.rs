@@ -17,6 +17,8 @@ struct Wanted {
     on: Option<bool>,
     /// Where in the request the number of the client to redirect to stands, and the number.
     redirect: Option<(usize, i64)>,
+    /// It names another one too.
+    redirects_twice: bool,
 }
 
 // === impl Talk ===
@@ -24,9 +26,9 @@ struct Wanted {
 impl Talk {
     pub(super) fn tracking(&self, request: &Request<'_>) -> Flow {
         let wanted = wanted(request.count(), |at| request.argument(at));
-        match wanted {
-            Wanted { on: Some(true), redirect: Some((at, id)) } if id != 0 => {
-                self.redirect(request, at, id)
+        let flow = match wanted {
+            Wanted { on: Some(true), redirect: Some((at, id)), redirects_twice } if id != 0 => {
+                self.redirect(request, at, id, redirects_twice)
             }
             Wanted { on: Some(true), .. } => self.with_pin(request, |pin| {
                 pin.sticky = true;
@@ -39,17 +41,24 @@ impl Talk {
                 self.forward_apart(request)
             }
             Wanted { on: None, .. } => self.forward_apart(request),
-        }
+        };
+        self.client.show_standing();
+        flow
     }
 
     /// The request goes to Redis with the number that the other client's connection has there.
-    fn redirect(&self, request: &Request<'_>, at: usize, id: i64) -> Flow {
+    fn redirect(&self, request: &Request<'_>, at: usize, id: i64, twice: bool) -> Flow {
         let target = u64::try_from(id).ok().and_then(|id| self.event_loop.shared.roster.find(id));
         let Some(target) = target else {
             let text = "The client ID you want redirect to does not exist";
             self.client.answer(&Reply::err(text));
             return Flow::Done;
         };
+        if twice {
+            let text = "A client can only redirect to a single other client";
+            self.client.answer(&Reply::err(text));
+            return Flow::Done;
+        }
         let Some(upstream_id) = target.aim_redirection() else {
             self.client.answer(&Reply::err(
                 "the client to redirect to must have subscribed or enabled tracking before",
@@ -93,11 +102,15 @@ fn wanted<'a>(count: usize, argument: impl Fn(usize) -> &'a [u8]) -> Wanted {
         None
     };
     let mut redirect = None;
+    let mut redirects_twice = false;
     let mut at = 3;
     while at + 1 < count {
         if is(at, "redirect") {
-            // What is no number, or named twice, Redis refuses.
-            redirect = parse_i64(argument(at + 1)).map(|id| (at + 1, id));
+            redirects_twice = redirect.is_some_and(|(_, id)| id != 0);
+            if !redirects_twice {
+                // Redis refuses what is no number.
+                redirect = parse_i64(argument(at + 1)).map(|id| (at + 1, id));
+            }
             at += 2;
         } else if is(at, "prefix") {
             at += 2;
@@ -105,7 +118,7 @@ fn wanted<'a>(count: usize, argument: impl Fn(usize) -> &'a [u8]) -> Wanted {
             at += 1;
         }
     }
-    Wanted { on, redirect }
+    Wanted { on, redirect, redirects_twice }
 }
 
 /// Puts a client's number in the place of Redis': in the integer that GETREDIR gets, or the entry
@@ -141,13 +154,15 @@ mod tests {
 
     #[test]
     fn the_redirection_is_found_among_the_options() {
+        let wanted = |on, redirect| Wanted { on, redirect, redirects_twice: false };
         let on = Some(true);
-        assert_eq!(read("CLIENT TRACKING on"), Wanted { on, redirect: None });
-        let redirect = Some((5, 7));
-        assert_eq!(read("CLIENT TRACKING ON BCAST REDIRECT 7"), Wanted { on, redirect });
-        assert_eq!(read("CLIENT TRACKING on prefix redirect 7"), Wanted { on, redirect: None });
-        assert_eq!(read("CLIENT TRACKING off"), Wanted { on: Some(false), redirect: None });
-        assert_eq!(read("CLIENT TRACKING maybe"), Wanted { on: None, redirect: None });
+        assert_eq!(read("CLIENT TRACKING on"), wanted(on, None));
+        assert_eq!(read("CLIENT TRACKING ON BCAST REDIRECT 7"), wanted(on, Some((5, 7))));
+        assert_eq!(read("CLIENT TRACKING on prefix redirect 7"), wanted(on, None));
+        assert_eq!(read("CLIENT TRACKING off"), wanted(Some(false), None));
+        assert_eq!(read("CLIENT TRACKING maybe"), wanted(None, None));
+        let twice = read("CLIENT TRACKING on REDIRECT 7 REDIRECT 8");
+        assert_eq!(twice, Wanted { redirects_twice: true, ..wanted(on, Some((4, 7))) });
     }
 
     #[test]
