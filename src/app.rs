@@ -3,6 +3,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -106,6 +107,7 @@ pub fn run(setup: Setup) -> Result<(), AppError> {
             upstream: config.upstream,
             max_clients: config.server.max_clients,
             started: Instant::now(),
+            writes_paused_until_ms: AtomicU64::new(0),
             redis_version,
         });
         let (workers, loops) = (Tasks::new(), Tasks::new());

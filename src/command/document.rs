@@ -16,6 +16,8 @@ none does, which way the request takes to the upstream Redis.
 Without a mapped key:
 
 - *forwarded*: as it came, over a connection that many clients share.
+- *forwarded, over the scripts' connection*: as it came, over another shared connection. While a
+  script runs for long, Redis tells everybody else `-BUSY`, except for SCRIPT KILL and the like.
 - *forwarded, own connection*: as it came, over a connection that this client alone has while it
   waits, subscribes, watches or is in a transaction.
 - *answered by respgres*: it concerns the client's connection, which ends at respgres.
@@ -50,6 +52,7 @@ pub fn document() -> String {
 fn unmapped(path: Path) -> String {
     let way = match path {
         Path::Forward => "forwarded",
+        Path::Script => "forwarded, over the scripts' connection",
         Path::Blocking => "forwarded, own connection while it waits",
         Path::Transaction => "forwarded, own connection until the transaction ends",
         Path::Subscription => "forwarded, own connection while subscribed",

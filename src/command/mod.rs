@@ -47,6 +47,9 @@ pub struct Command {
 pub enum Path {
     /// As it came, over a shared connection.
     Forward,
+    /// Runs a script: over a connection that only scripts share. While one runs for long, Redis
+    /// answers `-BUSY` to everybody else, and SCRIPT KILL has to get through.
+    Script,
     /// May wait inside Redis, or hold Redis up (see `Command::is_blocking` for XREAD without BLOCK, SCRIPT
     /// and FUNCTION): over a connection of its own until the reply is there.
     Blocking,
@@ -140,6 +143,12 @@ impl Command {
     pub fn arity_ok(&self, count: usize) -> bool {
         let least = self.arity.unsigned_abs() as usize;
         if self.arity < 0 { count >= least } else { count == least }
+    }
+
+    /// Whether it is only a name that its subcommands share: CONFIG, CLIENT (not COMMAND).
+    pub fn has_subcommands(&self) -> bool {
+        // Redis gives its flags to the subcommands.
+        self.flags == Flags(0)
     }
 
     /// The error for a client whose request the arity does not admit, as Redis words it.

@@ -12,7 +12,9 @@
 
 use super::Keys::{self, *};
 use super::Mapped::{self, NotApplicable, Read, Refused, Write};
-use super::Path::{self, Blocking, Flush, Forward, Info, Local, Stream, Subscription, Transaction};
+use super::Path::{
+    self, Blocking, Flush, Forward, Info, Local, Script, Stream, Subscription, Transaction,
+};
 use super::{Command, Flags, hash, key};
 
 /// All commands.
@@ -220,12 +222,12 @@ pub static COMMANDS: &[Command] = &[
     row("unwatch",                1, FAST | ALLOW_BUSY | ANY_TIME,        None,          Transaction,  NotApplicable),
     row("watch",                 -2, FAST | ALLOW_BUSY | ANY_TIME,        ALL,           Transaction,  Refused(LATER)),
     // Scripts
-    row("eval",                  -3, RUN_SCRIPT,                          counted(2),    Forward,      Refused(SCRIPT)),
-    row("eval_ro",               -3, READ | RUN_SCRIPT,                   counted(2),    Forward,      Refused(SCRIPT)),
-    row("evalsha",               -3, RUN_SCRIPT,                          counted(2),    Forward,      Refused(SCRIPT)),
-    row("evalsha_ro",            -3, READ | RUN_SCRIPT,                   counted(2),    Forward,      Refused(SCRIPT)),
-    row("fcall",                 -3, RUN_SCRIPT,                          counted(2),    Forward,      Refused(SCRIPT)),
-    row("fcall_ro",              -3, READ | RUN_SCRIPT,                   counted(2),    Forward,      Refused(SCRIPT)),
+    row("eval",                  -3, RUN_SCRIPT,                          counted(2),    Script,       Refused(SCRIPT)),
+    row("eval_ro",               -3, READ | RUN_SCRIPT,                   counted(2),    Script,       Refused(SCRIPT)),
+    row("evalsha",               -3, RUN_SCRIPT,                          counted(2),    Script,       Refused(SCRIPT)),
+    row("evalsha_ro",            -3, READ | RUN_SCRIPT,                   counted(2),    Script,       Refused(SCRIPT)),
+    row("fcall",                 -3, RUN_SCRIPT,                          counted(2),    Script,       Refused(SCRIPT)),
+    row("fcall_ro",              -3, READ | RUN_SCRIPT,                   counted(2),    Script,       Refused(SCRIPT)),
     row("function",              -2, NONE,                                None,          Blocking,     NotApplicable),
     row("script",                -2, NONE,                                None,          Blocking,     NotApplicable),
     // Connections

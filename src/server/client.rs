@@ -34,6 +34,8 @@ pub(super) struct Client {
     pub(super) stalled: Cell<bool>,
     /// The conversation waits until its lane has room.
     pub(super) without_room: Cell<bool>,
+    /// What is under way began with a script; what follows goes the same way, to stay in order.
+    pub(super) on_scripts_lane: Cell<bool>,
     /// Mapped writes under way, and the worker that they are with.
     pub(super) writes: Cell<u32>,
     pub(super) writer: Cell<usize>,
@@ -106,6 +108,7 @@ impl Client {
             session: RefCell::new(session),
             stalled: Cell::new(false),
             without_room: Cell::new(false),
+            on_scripts_lane: Cell::new(false),
             writes: Cell::new(0),
             writer: Cell::new(0),
             fate: Cell::new(Fate::Stays),
@@ -211,6 +214,7 @@ impl Client {
 
     fn drained(&self) {
         self.writes.set(0);
+        self.on_scripts_lane.set(false);
         if self.stalled.replace(false) || self.fate.get() == Fate::LeavesWhenTold {
             self.wake();
         }

@@ -10,7 +10,7 @@ use super::client::Replies;
 use super::conversation::{Flow, Request, Talk};
 use super::local::check_name;
 use super::roster::Entry;
-use crate::command::{COMMANDS, Command};
+use crate::command::Command;
 use crate::protocol::Reply;
 use crate::protocol::inline::encode_request;
 use crate::value::number::parse_i64;
@@ -40,10 +40,10 @@ enum Subcommand {
     Reply,
     Tracking,
     Unblock,
+    Redirection,
     /// Redis answers: over the client's own connection, if it has one.
     Forwarded,
-    /// Redis answers, over a connection of the client's own.
-    Alone,
+    Pause,
     Refused(String),
 }
 
@@ -66,8 +66,15 @@ impl Talk {
             Subcommand::Answered if in_multi => return self.queue_local(command, request),
             Subcommand::Answered => self.client.answer(&self.client_reply(request)),
             Subcommand::Forwarded => return self.forward_apart(request),
-            Subcommand::Alone if in_multi => return self.forward_apart(request),
-            Subcommand::Alone => return self.wait_in_redis("client", request),
+            Subcommand::Redirection if in_multi => return self.forward_apart(request),
+            Subcommand::Redirection => return self.redirection(request),
+            Subcommand::Pause => {
+                self.note_pause(request);
+                if in_multi {
+                    return self.forward_apart(request);
+                }
+                return self.wait_in_redis("client", request);
+            }
             Subcommand::Reply | Subcommand::Tracking | Subcommand::Unblock if in_multi => {
                 let name = String::from_utf8_lossy(request.argument(1)).to_ascii_uppercase();
                 self.refuse(&Reply::err(format!("CLIENT {name} is not supported inside MULTI")));
@@ -77,6 +84,23 @@ impl Talk {
             Subcommand::Unblock => return self.unblock(request),
         }
         Flow::Done
+    }
+
+    /// While Redis pauses writes, it stops reading from every connection on which one waits. So that
+    /// no read is held up, clients have connections of their own until then.
+    fn note_pause(&self, request: &Request<'_>) {
+        let shared = &self.event_loop.shared;
+        if request.argument(1).eq_ignore_ascii_case(b"unpause") {
+            shared.writes_paused_until_ms.store(0, Ordering::Relaxed);
+            return;
+        }
+        let only_writes =
+            request.count() == 4 && request.argument(3).eq_ignore_ascii_case(b"write");
+        let timeout_ms = parse_i64(request.argument(2)).and_then(|ms| u64::try_from(ms).ok());
+        if let (true, Some(timeout_ms)) = (only_writes, timeout_ms) {
+            let until_ms = self.event_loop.uptime_ms().saturating_add(timeout_ms);
+            shared.writes_paused_until_ms.fetch_max(until_ms, Ordering::Relaxed);
+        }
     }
 
     /// The reply to a subcommand that respgres answers.
@@ -96,7 +120,7 @@ impl Talk {
                 }
                 Err(text) => Reply::Error(text),
             },
-            b"info" => Reply::Verbatim(describe(entry, uptime).into()),
+            b"info" => Reply::Verbatim(describe(entry, uptime, request.bytes.len()).into()),
             b"list" => self.list(request),
             b"kill" => self.kill(request),
             b"no-evict" | b"no-touch" => on_or_off(request.argument(2))
@@ -166,21 +190,6 @@ impl Talk {
         Flow::Done
     }
 
-    fn tracking(&self, request: &Request<'_>) -> Flow {
-        let redirects =
-            (2..request.count()).any(|at| request.argument(at).eq_ignore_ascii_case(b"redirect"));
-        if redirects {
-            self.refuse(&Reply::err(
-                "CLIENT TRACKING with REDIRECT is not supported through respgres yet",
-            ));
-            return Flow::Done;
-        }
-        match on_or_off(request.argument(2)) {
-            Some(true) => self.with_pin(request, |pin| pin.sticky = true),
-            _ => self.forward_apart(request),
-        }
-    }
-
     fn list(&self, request: &Request<'_>) -> Reply {
         let filter = match Filter::for_list(request) {
             Ok(filter) => filter,
@@ -189,7 +198,9 @@ impl Talk {
         let mut text = String::new();
         for entry in self.event_loop.shared.roster.all() {
             if filter.means(&entry) {
-                text.push_str(&describe(&entry, self.event_loop.seconds.get()));
+                let is_me = entry.id == self.client.entry.id;
+                let pending_bytes = if is_me { request.bytes.len() } else { 0 };
+                text.push_str(&describe(&entry, self.event_loop.seconds.get(), pending_bytes));
             }
         }
         Reply::Verbatim(text.into())
@@ -352,9 +363,10 @@ fn subcommand(request: &Request<'_>) -> Subcommand {
         "reply" => (3..=3, Subcommand::Reply),
         "tracking" => (3..=usize::MAX, Subcommand::Tracking),
         "unblock" => (3..=usize::MAX, Subcommand::Unblock),
-        // A paused Redis holds up every connection on which somebody writes.
-        "pause" | "unpause" => (2..=usize::MAX, Subcommand::Alone),
-        "help" | "caching" | "getredir" | "trackinginfo" => (2..=usize::MAX, Subcommand::Forwarded),
+        "pause" => (3..=usize::MAX, Subcommand::Pause),
+        "unpause" => (2..=2, Subcommand::Pause),
+        "getredir" | "trackinginfo" => (2..=usize::MAX, Subcommand::Redirection),
+        "help" | "caching" => (2..=usize::MAX, Subcommand::Forwarded),
         _ => {
             return Subcommand::Refused(format!(
                 "ERR unknown subcommand '{}'. Try CLIENT HELP.",
@@ -369,7 +381,8 @@ fn subcommand(request: &Request<'_>) -> Subcommand {
 }
 
 /// A line of CLIENT LIST, in Redis' form. What a proxy does not know (sizes of Redis' buffers) is 0.
-fn describe(entry: &Entry, uptime_seconds: u32) -> String {
+/// `pending_bytes`: the length of the request that is being run.
+fn describe(entry: &Entry, uptime_seconds: u32, pending_bytes: usize) -> String {
     let standing = entry.standing();
     let [channels, patterns, shard_channels] = standing.subscriptions;
     let multi = standing.multi.map_or(-1, |queued| i64::try_from(queued).unwrap_or(i64::MAX));
@@ -379,7 +392,7 @@ fn describe(entry: &Entry, uptime_seconds: u32) -> String {
         ('P', Kind::of(entry) == Kind::Subscriber),
         ('x', standing.multi.is_some()),
         ('b', entry.is_waiting()),
-        ('t', standing.tracks),
+        ('t', standing.tracks.is_some()),
     ] {
         if holds {
             flags.push(flag);
@@ -388,13 +401,13 @@ fn describe(entry: &Entry, uptime_seconds: u32) -> String {
     if flags.is_empty() {
         flags.push('N');
     }
-    let row = entry.command.load(Ordering::Relaxed).checked_sub(1);
-    let command = row.and_then(|row| COMMANDS.get(row)).map_or("NULL", |command| command.name);
+    let command = entry.command_name();
+    let redirection = standing.tracks.map_or(-1, u64::cast_signed);
     format!(
         "id={} addr={} laddr={} fd=-1 name={} age={} idle={} flags={flags} db={} sub={channels} \
-         psub={patterns} ssub={shard_channels} multi={multi} qbuf=0 qbuf-free=0 argv-mem=0 \
+         psub={patterns} ssub={shard_channels} multi={multi} qbuf={pending_bytes} qbuf-free=0 argv-mem=0 \
          multi-mem=0 rbs=0 rbp=0 obl=0 oll=0 omem=0 tot-mem=0 events=r cmd={command} user={} \
-         redir=-1 resp={}\n",
+         redir={redirection} resp={}\n",
         entry.id,
         entry.address,
         entry.local_address,

@@ -24,7 +24,7 @@ use tokio::net::tcp::OwnedReadHalf;
 
 use super::client::{Client, Replies};
 use super::client_command;
-use super::event_loop::EventLoop;
+use super::event_loop::{Carries, EventLoop};
 use super::expect::Inspection;
 use super::info;
 use crate::command::{Command, Flags, Keys, Mapped, Path, lookup};
@@ -60,6 +60,8 @@ pub(super) struct Talk {
     pub(super) limits: RequestLimits,
     /// The command that was looked at last.
     last: Cell<Option<&'static Command>>,
+    /// Redis pauses writes: as it was when the requests at hand began to be taken.
+    writes_paused: Cell<bool>,
 }
 
 /// One whole request.
@@ -89,6 +91,10 @@ pub(super) enum Apart {
     Mapped(&'static Command),
     Pinned(&'static Command),
     Local(&'static Command),
+    /// Forwarded over a connection of the client's own until the reply is there.
+    Alone(&'static Command),
+    /// Forwarded over the lane of the scripts.
+    Script,
     Info,
     Tell(Reply),
     /// An HTTP request: closed without a reply.
@@ -244,7 +250,8 @@ impl Talk {
             max_argument_bytes: event_loop.shared.limits.max_argument_bytes,
             max_inline_bytes: 64 << 10,
         };
-        Self { event_loop, client, limits, last: Cell::new(None) }
+        let writes_paused = Cell::new(false);
+        Self { event_loop, client, limits, last: Cell::new(None), writes_paused }
     }
 
     /// Tells other clients (CLIENT LIST) when this one last sent something, and what.
@@ -271,6 +278,7 @@ impl Talk {
 
     /// Takes the requests that `buffer` begins with; how many bytes they were.
     fn take(&self, scanner: &mut Scanner, buffer: &[u8]) -> usize {
+        self.writes_paused.set(self.event_loop.writes_are_paused());
         let taken = self.take_requests(scanner, buffer);
         self.show_command();
         taken
@@ -416,6 +424,9 @@ impl Talk {
             return if session.pin.is_some() { pinned_forward() } else { Way::Forward };
         };
         self.last.set(Some(command));
+        if command.has_subcommands() && count > 1 {
+            self.client.entry.set_subcommand(argument(1));
+        }
         if !session.authenticated && !command.flags.contains(Flags::NO_AUTH) {
             if !command.arity_ok(count) {
                 return tell(command.arity_error());
@@ -440,12 +451,19 @@ impl Talk {
         }
         let pinned = session.pin.is_some();
         match command.path {
+            Path::Forward | Path::Script if !pinned && self.writes_paused.get() => {
+                Way::Apart(Apart::Alone(command))
+            }
             Path::Forward if !pinned => Way::Forward,
+            // The client's requests before it are under way there already.
+            Path::Script if !pinned && self.client.on_scripts_lane.get() => Way::Forward,
+            Path::Script if !pinned => Way::Apart(Apart::Script),
             Path::Blocking if is_script_debug(command, count, argument) => {
                 tell("ERR SCRIPT DEBUG works only with a direct connection to Redis".to_owned())
             }
             Path::Blocking if !pinned && !command.is_blocking(count, argument) => Way::Forward,
             Path::Forward
+            | Path::Script
             | Path::Blocking
             | Path::Transaction
             | Path::Subscription
@@ -490,6 +508,16 @@ impl Talk {
             Way::Apart(Apart::Mapped(command)) => self.mapped(command, request),
             Way::Apart(Apart::Pinned(command)) => self.pinned(command, request),
             Way::Apart(Apart::Local(command)) => self.local(command, request),
+            Way::Apart(Apart::Alone(command)) => self.wait_in_redis(command.name, request),
+            Way::Apart(Apart::Script) => {
+                // Two lanes do not wait for each other.
+                if !self.drained() {
+                    return Flow::Wait;
+                }
+                self.client.on_scripts_lane.set(true);
+                self.forward_run(request.bytes, 1);
+                Flow::Done
+            }
             Way::Apart(Apart::Info) => {
                 if !self.may_forward() {
                     return Flow::Wait;
@@ -543,7 +571,14 @@ impl Talk {
         let session = self.client.session.borrow();
         let lane = match &session.pin {
             Some(pin) => Rc::clone(&pin.lane),
-            None => self.event_loop.shared_lane(session.database, session.version),
+            None => {
+                let carries = if self.client.on_scripts_lane.get() {
+                    Carries::Scripts
+                } else {
+                    Carries::AllElse
+                };
+                self.event_loop.shared_lane(session.database, session.version, carries)
+            }
         };
         drop(session);
         if lane.append(self.client.owner, bytes, count, joins) {

@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -17,6 +18,7 @@ use super::conversation::Talk;
 use super::expect::{Inspected, Inspection};
 use super::info;
 use super::roster::Entry;
+use super::tracking::with_target;
 use crate::config::RedisUrl;
 use crate::engine::route::proves;
 use crate::engine::{Mailbox, Operation};
@@ -44,12 +46,22 @@ pub(super) struct EventLoop {
     generation: Cell<u32>,
     /// Seconds since the server's start.
     pub(super) seconds: Cell<u32>,
-    lanes: RefCell<HashMap<LaneKey, Rc<Lane<Self>>>>,
+    lanes: RefCell<HashMap<SharedLaneKey, Rc<Lane<Self>>>>,
     kept: RefCell<HashMap<LaneKey, Vec<Rc<Lane<Self>>>>>,
 }
 
 /// Requests of one database and protocol version share a lane.
 type LaneKey = (u16, Version);
+
+type SharedLaneKey = (LaneKey, Carries);
+
+/// Which of two shared lanes: a script may hold up the one, never the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Carries {
+    /// Scripts, and what their clients sent behind them.
+    Scripts,
+    AllElse,
+}
 
 // === impl EventLoop ===
 
@@ -104,6 +116,16 @@ impl EventLoop {
         }
     }
 
+    pub(super) fn uptime_ms(&self) -> u64 {
+        self.shared.started.elapsed().as_millis().try_into().unwrap_or(u64::MAX)
+    }
+
+    /// Whether a client has had Redis pause writes (CLIENT PAUSE … WRITE).
+    pub(super) fn writes_are_paused(&self) -> bool {
+        let until_ms = self.shared.writes_paused_until_ms.load(Ordering::Relaxed);
+        until_ms != 0 && until_ms > self.uptime_ms()
+    }
+
     // --- clients ---
 
     pub(super) fn enter(&self, entry: Arc<Entry>, socket: OwnedWriteHalf) -> Rc<Client> {
@@ -143,10 +165,15 @@ impl EventLoop {
 
     // --- lanes ---
 
-    /// The shared lane of a database and protocol version; opened at the first request for it.
-    pub(super) fn shared_lane(&self, database: u16, version: Version) -> Rc<Lane<Self>> {
+    /// A shared lane of a database and protocol version; opened at the first request for it.
+    pub(super) fn shared_lane(
+        &self,
+        database: u16,
+        version: Version,
+        carries: Carries,
+    ) -> Rc<Lane<Self>> {
         let mut lanes = self.lanes.borrow_mut();
-        let lane = lanes.entry((database, version)).or_insert_with(|| {
+        let lane = lanes.entry(((database, version), carries)).or_insert_with(|| {
             let settings = self.lane_settings(database, version);
             let lane = Lane::shared(settings, self.me(), Rc::clone(&self.read_buffer));
             self.tasks.spawn_local(Rc::clone(&lane).run());
@@ -157,15 +184,17 @@ impl EventLoop {
 
     /// Forgets a lane whose database the upstream does not have.
     pub(super) fn forget_lane(&self, lane: &Lane<Self>) {
-        if self.lanes.borrow_mut().remove(&(lane.database(), lane.version())).is_some() {
-            lane.close();
+        let key = (lane.database(), lane.version());
+        for carries in [Carries::AllElse, Carries::Scripts] {
+            if let Some(lane) = self.lanes.borrow_mut().remove(&(key, carries)) {
+                lane.close();
+            }
         }
     }
 
     /// A connection for this client alone: one that was kept, or a new one.
-    pub(super) fn private_lane(&self, client: &Client) -> Rc<Lane<Self>> {
-        let session = client.session.borrow();
-        let key = (session.database, session.version);
+    pub(super) fn private_lane(&self, client: &Client, database: u16) -> Rc<Lane<Self>> {
+        let key = (database, client.version());
         while let Some(lane) = self.kept.borrow_mut().get_mut(&key).and_then(Vec::pop) {
             if lane.is_open() {
                 lane.give_to(Some(client.owner));
@@ -225,6 +254,13 @@ impl EventLoop {
                 }
                 client.fill(slot, Bytes::from(reply));
             }
+            Inspection::Hello(request) => {
+                let talk = Talk::new(self.me(), Rc::clone(client));
+                client.fill(slot, talk.finish_hello(reply, &request));
+            }
+            Inspection::Redirection(target) => {
+                client.fill(slot, Bytes::from(with_target(reply, target)));
+            }
             Inspection::Exec(effects) => {
                 let talk = Talk::new(self.me(), Rc::clone(client));
                 client.fill(slot, Bytes::from(talk.finish_transaction(reply, effects)));
@@ -242,6 +278,8 @@ impl EventLoop {
 /// What a client is told about a request that the upstream did not answer.
 pub(super) fn upstream_failed(error: &UpstreamError) -> Reply {
     Reply::Error(match error {
+        // SELECT of a new connection, while a script runs or the data is loaded.
+        UpstreamError::Refused(text) if is_for_later(text) => text.clone(),
         UpstreamError::Refused(text) => {
             format!("ERR the upstream Redis refuses connections: {text}")
         }
@@ -254,6 +292,12 @@ pub(super) fn upstream_failed(error: &UpstreamError) -> Reply {
                 .to_owned()
         }
     })
+}
+
+/// Whether Redis refuses a request now and is willing to serve it later.
+fn is_for_later(error: &str) -> bool {
+    let first = error.split(' ').next().unwrap_or_default();
+    matches!(first, "BUSY" | "LOADING" | "MASTERDOWN")
 }
 
 fn place_of(owner: Owner) -> usize {
@@ -318,6 +362,7 @@ impl Receiver for EventLoop {
         let Some(client) = self.client(owner) else { return };
         let Some(pin) = client.session.borrow_mut().pin.take() else { return };
         client.entry.end_wait();
+        client.entry.lose_connection();
         if pin.has_state() {
             if pin.subscriptions.is_some() && !matches!(error, UpstreamError::Lost(_)) {
                 // Nobody else answers its SUBSCRIBE.

@@ -46,6 +46,10 @@ pub(super) enum Inspection {
     Info,
     /// SELECT on the client's own connection: where it leads if Redis says OK.
     Select(u16),
+    /// HELLO on the client's own connection, which changes the protocol version there: the request.
+    Hello(Bytes),
+    /// CLIENT GETREDIR, TRACKINGINFO: the client that this one redirects to.
+    Redirection(u64),
     /// EXEC: what it does to the connection.
     Exec(Vec<Queued>),
 }

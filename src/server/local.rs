@@ -3,14 +3,15 @@
 
 use std::sync::atomic::Ordering;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use super::client::Replies;
 use super::conversation::{Flow, Request, Talk};
-use super::event_loop::upstream_failed;
+use super::event_loop::{Carries, upstream_failed};
 use super::expect::Inspection;
 use super::queued::Effect;
 use crate::command::Command;
+use crate::protocol::request::{Scanned, Scanner};
 use crate::protocol::{Reply, Version};
 use crate::upstream::UpstreamError;
 use crate::value::number::parse_i64;
@@ -122,19 +123,66 @@ impl Talk {
         };
         let version = hello.version.unwrap_or(self.client.version());
         let changes = version != self.client.version();
-        if changes && self.client.session.borrow().pin.is_some() {
-            self.refuse(&Reply::err(
-                "HELLO cannot change the protocol while the connection is subscribed, watching, \
-                 tracking or monitoring",
-            ));
-            return Flow::Done;
-        }
         // Replies to what is under way are in the old version.
         if changes && !self.drained() {
             return Flow::Wait;
         }
+        if changes && self.client.session.borrow().pin.is_some() {
+            return self.hello_over_pin(request, &hello, version);
+        }
         self.client.answer(&self.greet(&hello));
         Flow::Done
+    }
+
+    /// The client's own connection to Redis has to change its version too.
+    fn hello_over_pin(&self, request: &Request<'_>, hello: &Hello<'_>, version: Version) -> Flow {
+        let is_subscribed =
+            self.client.session.borrow().pin.as_ref().is_some_and(|pin| !pin.lane.is_accounted());
+        if is_subscribed {
+            self.refuse(&Reply::err(
+                "HELLO cannot change the protocol while the connection is subscribed or monitoring",
+            ));
+            return Flow::Done;
+        }
+        if let Some((name, password)) = hello.credentials
+            && !self.event_loop.shared.users.check(name, password)
+        {
+            self.client.answer(&Reply::Error(WRONG_PASSWORD.to_owned()));
+            return Flow::Done;
+        }
+        let muted = self.client.take_muted();
+        let request = Bytes::copy_from_slice(request.bytes);
+        self.client.expected.borrow_mut().inspect(Inspection::Hello(request), muted);
+        let bytes: &[u8] = match version {
+            Version::Resp2 => b"*2\r\n$5\r\nHELLO\r\n$1\r\n2\r\n",
+            Version::Resp3 => b"*2\r\n$5\r\nHELLO\r\n$1\r\n3\r\n",
+        };
+        self.append(bytes, 1, false);
+        self.drained();
+        Flow::Done
+    }
+
+    /// Redis has answered to `hello_over_pin`; what the client is told.
+    pub(super) fn finish_hello(&self, reply: Vec<u8>, bytes: &Bytes) -> Bytes {
+        let mut scanner = Scanner::new();
+        let scanned = scanner.next(bytes, true, &self.limits);
+        debug_assert!(matches!(scanned, Scanned::Request(_)), "it was a request when it was sent");
+        let request = Request { bytes, scanner: &scanner };
+        let greeting = match read_hello(&request) {
+            Ok(hello) if reply.first() != Some(&b'-') => self.greet(&hello),
+            _ => return Bytes::from(reply),
+        };
+        if let Some(pin) = &mut self.client.session.borrow_mut().pin {
+            // It is not what its lane says any more.
+            pin.spoiled = true;
+            if pin.subscriptions.is_some() {
+                // In RESP2 it is told by frames that answer nothing.
+                pin.lane.set_accounted(false);
+            }
+        }
+        let mut out = BytesMut::new();
+        greeting.write(self.client.version(), &mut out);
+        out.freeze()
     }
 
     fn greet(&self, hello: &Hello<'_>) -> Reply {
@@ -197,7 +245,7 @@ impl Talk {
         if !self.drained() {
             return Flow::Wait;
         }
-        let lane = self.event_loop.shared_lane(database, version);
+        let lane = self.event_loop.shared_lane(database, version, Carries::AllElse);
         let slot = self.client.expected.borrow_mut().slot(self.client.take_muted());
         self.drained();
         let (event_loop, client) = (self.event_loop.clone(), self.client.clone());
@@ -234,6 +282,7 @@ impl Talk {
         let mut session = self.client.session.borrow_mut();
         if let Some(pin) = session.pin.take() {
             pin.lane.close();
+            self.client.entry.lose_connection();
         }
         session.version = Version::Resp2;
         session.database = 0;

@@ -16,9 +16,11 @@ mod pin;
 mod queued;
 mod roster;
 mod subscription;
+mod tracking;
 mod users;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use crate::config::{self, RedisUrl};
 use crate::engine::Engine;
@@ -37,6 +39,8 @@ pub struct Shared {
     pub upstream_address: RedisUrl,
     pub max_clients: usize,
     pub started: std::time::Instant,
+    /// Until when a client has had Redis pause writes, milliseconds since `started`.
+    pub writes_paused_until_ms: AtomicU64,
     /// The upstream's version, as its INFO told at start; HELLO shows it.
     pub redis_version: String,
 }

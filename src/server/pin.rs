@@ -34,6 +34,8 @@ pub(super) struct Pin {
     pub(super) subscriptions: Option<Subscriptions>,
     /// MONITOR, CLIENT TRACKING: until the client leaves or resets.
     pub(super) sticky: bool,
+    /// CLIENT TRACKING: the client that this one redirects to, or 0.
+    pub(super) tracking: Option<u64>,
     /// The connection carries state that cannot be taken back: it is closed, not kept.
     pub(super) spoiled: bool,
 }
@@ -53,6 +55,7 @@ impl Pin {
             blocking: false,
             subscriptions: None,
             sticky: false,
+            tracking: None,
             spoiled: false,
         }
     }
@@ -62,9 +65,14 @@ impl Pin {
         Standing {
             multi: self.multi.then_some(self.queued),
             subscriptions: self.subscriptions.as_ref().map_or([0; 3], Subscriptions::counts),
-            tracks: self.sticky && self.lane.is_accounted(),
-            monitors: self.sticky && !self.lane.is_accounted(),
+            tracks: self.tracking,
+            monitors: self.sticky && !self.lane.is_accounted() && self.subscriptions.is_none(),
         }
+    }
+
+    /// The client that this one redirects to, by its number here.
+    pub(super) fn redirects_to(&self) -> Option<u64> {
+        self.tracking.filter(|&target| target != 0)
     }
 
     fn end_transaction(&mut self) {
@@ -147,7 +155,10 @@ impl Talk {
 
     /// Forwards a request that may wait inside Redis, over a connection of its own.
     pub(super) fn wait_in_redis(&self, name: &str, request: &Request<'_>) -> Flow {
-        if !self.pin() {
+        // A busy Redis refuses to SELECT, so the commands that end that must not need it.
+        let is_of_no_database = matches!(name, "script" | "function" | "shutdown");
+        let database = self.client.session.borrow().database;
+        if !self.pin_in(if is_of_no_database { 0 } else { database }) {
             return Flow::Wait;
         }
         if let Some(pin) = &mut self.client.session.borrow_mut().pin {
@@ -201,13 +212,20 @@ impl Talk {
 
     /// Gets a connection of its own for the client; false when requests are under way elsewhere.
     fn pin(&self) -> bool {
+        let database = self.client.session.borrow().database;
+        self.pin_in(database)
+    }
+
+    /// As `pin`; a new connection is in this database.
+    fn pin_in(&self, database: u16) -> bool {
         if self.client.session.borrow().pin.is_some() {
             return self.may_forward();
         }
         if !self.drained() {
             return false;
         }
-        let lane = self.event_loop.private_lane(&self.client);
+        let lane = self.event_loop.private_lane(&self.client, database);
+        self.client.entry.get_connection(lane.upstream_id());
         self.client.session.borrow_mut().pin = Some(Pin::new(lane));
         true
     }
@@ -227,6 +245,10 @@ impl Talk {
             pin.lane.set_accounted(true);
         }
         if !pin.is_over() {
+            return;
+        }
+        if !self.client.entry.release_connection() {
+            pin.sticky = true;
             return;
         }
         if let Some(pin) = session.pin.take() {

@@ -11,6 +11,11 @@ use bytes::Bytes;
 use dashmap::DashMap;
 use tokio::sync::Notify;
 
+use crate::command::COMMANDS;
+
+/// Longer words are no subcommands.
+const MAX_SUBCOMMAND_BYTES: usize = 32;
+
 /// The clients that are connected, by id.
 #[derive(Debug, Default)]
 pub struct Roster {
@@ -32,10 +37,13 @@ pub struct Entry {
     pub seen: AtomicU32,
     /// The command that it sent last: 1 more than its row's number in the command table, or 0.
     pub command: AtomicUsize,
+    /// The subcommand, in lower case, of the last command that has any.
+    pub subcommand: Mutex<Vec<u8>>,
     pub name: Mutex<Bytes>,
     pub user: Mutex<String>,
     pub standing: Mutex<Standing>,
     wait: Mutex<Option<Wait>>,
+    connection: Mutex<Option<Connection>>,
     /// Set by CLIENT KILL; `kill_wanted` wakes the client's conversation.
     killed: AtomicBool,
     pub kill_wanted: Notify,
@@ -48,7 +56,8 @@ pub struct Standing {
     pub multi: Option<usize>,
     /// Channels, patterns, shard channels.
     pub subscriptions: [usize; 3],
-    pub tracks: bool,
+    /// It tracks: the client that it redirects to, or 0.
+    pub tracks: Option<u64>,
     pub monitors: bool,
 }
 
@@ -59,6 +68,15 @@ struct Wait {
     upstream_id: Arc<AtomicU64>,
     /// Somebody has asked Redis to end it: that may come late.
     aimed_at: bool,
+}
+
+/// A connection to the upstream that only this client has.
+#[derive(Debug)]
+struct Connection {
+    /// Its CLIENT ID there; 0 until it is known.
+    upstream_id: Arc<AtomicU64>,
+    /// Redis tells it what others track: it must never serve another client.
+    is_target: bool,
 }
 
 // === impl Roster ===
@@ -75,10 +93,12 @@ impl Roster {
             protocol: AtomicU8::new(2),
             seen: AtomicU32::new(0),
             command: AtomicUsize::new(0),
+            subcommand: Mutex::default(),
             name: Mutex::default(),
             user: Mutex::new("default".to_owned()),
             standing: Mutex::default(),
             wait: Mutex::default(),
+            connection: Mutex::default(),
             killed: AtomicBool::new(false),
             kill_wanted: Notify::new(),
         });
@@ -123,6 +143,24 @@ impl Entry {
         self.killed.load(Ordering::Acquire)
     }
 
+    pub fn set_subcommand(&self, name: &[u8]) {
+        let mut subcommand = self.subcommand.lock().unwrap_or_else(PoisonError::into_inner);
+        subcommand.clear();
+        subcommand.extend(name.iter().take(MAX_SUBCOMMAND_BYTES).map(u8::to_ascii_lowercase));
+    }
+
+    /// The command that it sent last, as CLIENT LIST names it.
+    pub fn command_name(&self) -> String {
+        let row = self.command.load(Ordering::Relaxed).checked_sub(1);
+        let Some(command) = row.and_then(|row| COMMANDS.get(row)) else { return "NULL".to_owned() };
+        let subcommand = self.subcommand.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_word = subcommand.iter().all(|byte| byte.is_ascii_lowercase() || *byte == b'-');
+        if !command.has_subcommands() || subcommand.is_empty() || !is_word {
+            return command.name.to_owned();
+        }
+        format!("{}|{}", command.name, String::from_utf8_lossy(&subcommand))
+    }
+
     pub fn standing(&self) -> Standing {
         *self.standing.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -150,6 +188,36 @@ impl Entry {
         let id = wait.upstream_id.load(Ordering::Acquire);
         wait.aimed_at |= id != 0;
         (id != 0).then_some(id)
+    }
+
+    /// The client has got a connection of its own.
+    pub fn get_connection(&self, upstream_id: &Arc<AtomicU64>) {
+        let connection = Connection { upstream_id: Arc::clone(upstream_id), is_target: false };
+        *self.connection() = Some(connection);
+    }
+
+    /// The connection is lost, or closed.
+    pub fn lose_connection(&self) {
+        *self.connection() = None;
+    }
+
+    /// Gives the connection up for others to use; false when another client redirects to it.
+    pub fn release_connection(&self) -> bool {
+        self.connection().take_if(|connection| !connection.is_target).is_some()
+    }
+
+    /// The upstream's CLIENT ID of its own connection, to which another client is going to redirect;
+    /// `None` without such a connection.
+    pub fn aim_redirection(&self) -> Option<u64> {
+        let mut connection = self.connection();
+        let connection = connection.as_mut()?;
+        let id = connection.upstream_id.load(Ordering::Acquire);
+        connection.is_target |= id != 0;
+        (id != 0).then_some(id)
+    }
+
+    fn connection(&self) -> MutexGuard<'_, Option<Connection>> {
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn is_waiting(&self) -> bool {

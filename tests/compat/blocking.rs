@@ -1,6 +1,8 @@
 //! Commands that wait inside Redis, and clients that leave while they wait.
 
-use crate::both::same;
+use crate::both::{Both, same};
+use crate::stack::resp::{arguments, request};
+use crate::stack::{Value, wait_until};
 
 #[tokio::test]
 async fn a_blocked_client_is_served_by_another() {
@@ -169,6 +171,53 @@ async fn a_script_that_runs_too_long_can_be_killed() {
         b> PING
         a> SCRIPT KILL
         a> FUNCTION KILL
+    "#,
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_busy_redis_says_so_to_everybody_else() {
+    let both = Both::start().await;
+    let (mut caller, mut other) = (both.stack.client().await, both.stack.client().await);
+    // In a database that has to be selected, with a transaction's connection that is there already.
+    for client in [&mut caller, &mut other] {
+        client.say("SELECT 9").await;
+    }
+    other.say("MULTI").await;
+    other.say("DISCARD").await;
+    other.say("CONFIG SET busy-reply-threshold 20").await;
+    let script = "EVAL \"while true do redis.call('PING') end\" 0";
+    // In one write, so that the GET waits for the script.
+    let both_requests = [request(&arguments(script)), request(&arguments("GET k"))].concat();
+    caller.send(&both_requests).await;
+    let is_busy = |value: &Value| matches!(value, Value::Error(text) if text.starts_with("BUSY "));
+    wait_until("Redis is busy", async || is_busy(&other.say("GET k").await)).await;
+    assert_eq!(other.say("MULTI").await, Value::Status("OK".to_owned()));
+    assert!(is_busy(&other.say("GET k").await));
+    assert!(is_busy(&both.stack.client().await.say("SET k v").await));
+    let mut killer = both.stack.client().await;
+    killer.say("SELECT 9").await;
+    assert_eq!(killer.say("SCRIPT KILL").await, Value::Status("OK".to_owned()));
+    assert!(caller.reply().await.is_error());
+    assert_eq!(caller.reply().await, Value::NilBulk);
+    wait_until("Redis serves again", async || {
+        killer.say("SET k v").await == Value::Status("OK".to_owned())
+    })
+    .await;
+    assert!(other.say("EXEC").await.is_error(), "the transaction was spoilt by the refused GET");
+    assert_eq!(other.say("GET k").await.bytes(), Some(&b"v"[..]));
+    both.stop(&[]).await;
+}
+
+#[tokio::test]
+async fn scripts_stay_in_order_with_what_surrounds_them() {
+    same(
+        r#"
+        a| SET k 1 | EVAL "return redis.call('INCR', KEYS[1])" 1 k | GET k | INCR k | EVALSHA x 0 | GET k
+        a| EVAL "return redis.call('INCR', KEYS[1])" 1 k | INCR k | CLIENT GETNAME | EVAL "return redis.call('INCR', KEYS[1])" 1 k
+        a| INCR k | EVAL "return redis.call('GET', KEYS[1])" 1 k | SELECT 1 | GET k | EVAL "return redis.call('SET', KEYS[1], 1)" 1 k | SELECT 0 | GET k
+        a| EVAL "return 1" 0 | MULTI | EVAL "return redis.call('INCR', KEYS[1])" 1 k | EXEC | GET k
     "#,
     )
     .await;

@@ -312,3 +312,119 @@ async fn newer_client_libraries_may_introduce_themselves() {
     }
     stack.stop_expecting(&[]).await;
 }
+
+#[tokio::test]
+async fn reads_go_on_while_several_writes_are_paused() {
+    same(
+        r#"
+        a> SET k v
+        a> CLIENT PAUSE 100000 WRITE
+        b>> SET k w
+        c>> EVAL "return redis.call('SET', KEYS[1], 'x')" 1 l
+        d>> PUBLISH c m
+        blocked 3
+        e> GET k
+        e| GET k | PING | EVAL_RO "return redis.call('GET', KEYS[1])" 1 k
+        e> MULTI
+        e> GET k
+        e> EXEC
+        f> CLIENT UNPAUSE
+        b<
+        c<
+        d<
+        e> GET k
+        e> GET l
+    "#,
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn changes_are_told_to_the_client_that_tracking_redirects_to() {
+    same(
+        r"
+        a=
+        a> SUBSCRIBE __redis__:invalidate
+        b> CLIENT TRACKING on REDIRECT {a}
+        b> GET k
+        c> SET k 1
+        a<
+        b> CLIENT TRACKING on REDIRECT {a} REDIRECT {a}
+        b> CLIENT TRACKING on REDIRECT 987654321
+        b> CLIENT TRACKING on REDIRECT abc
+        b> CLIENT TRACKING off
+        b> CLIENT GETREDIR
+        b> CLIENT TRACKING on BCAST PREFIX p: REDIRECT {a} NOLOOP
+        c> SET p:1 x
+        a<
+        a> UNSUBSCRIBE
+        a> GET p:1
+    ",
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn clients_see_their_own_numbers_where_tracking_redirects() {
+    let both = Both::start().await;
+    let mut target = both.stack.client().await;
+    let id = target.say("CLIENT ID").await.integer();
+    target.say("SUBSCRIBE __redis__:invalidate").await;
+    // Redis' numbers are higher: it has respgres' own connections too.
+    let mut client = both.stack.client().await;
+    assert_eq!(client.say("CLIENT GETREDIR").await, Value::Integer(-1));
+    client.say(&format!("CLIENT TRACKING on REDIRECT {id}")).await;
+    assert_eq!(client.say("CLIENT GETREDIR").await, Value::Integer(id));
+    let info = client.say("CLIENT TRACKINGINFO").await;
+    assert_eq!(info.elements()[3], Value::Integer(id), "{info:?}");
+    assert_eq!(fields(&client.say("CLIENT INFO").await)["redir"], id.to_string());
+    client.say("CLIENT TRACKING off").await;
+    assert_eq!(client.say("CLIENT GETREDIR").await, Value::Integer(-1));
+    assert_eq!(fields(&client.say("CLIENT INFO").await)["redir"], "-1");
+    both.stop(&[]).await;
+}
+
+#[tokio::test]
+async fn a_connection_that_was_redirected_to_serves_nobody_else() {
+    let both = Both::start().await;
+    let mut target = both.stack.client().await;
+    let id = target.say("CLIENT ID").await.integer();
+    target.say("SUBSCRIBE __redis__:invalidate").await;
+    let mut client = both.stack.client().await;
+    client.say(&format!("CLIENT TRACKING on REDIRECT {id}")).await;
+    target.say("UNSUBSCRIBE").await;
+    assert_eq!(target.say("PING").await, Value::Status("PONG".to_owned()));
+    // Whoever subscribes next gets another connection, and no word of what the client reads.
+    let mut other = both.stack.client().await;
+    other.say("SUBSCRIBE __redis__:invalidate").await;
+    client.say("GET k").await;
+    client.say("SET k 1").await;
+    client.say("PUBLISH __redis__:invalidate last").await;
+    let message = other.reply().await;
+    assert_eq!(message.elements()[2].bytes(), Some(&b"last"[..]), "{message:?}");
+    both.stop(&[]).await;
+}
+
+#[tokio::test]
+async fn the_protocol_version_can_change_while_redis_keeps_state() {
+    let both = Both::start().await;
+    let mut other = both.stack.client().await;
+    let mut client = both.stack.client().await;
+    client.say("WATCH k").await;
+    assert!(matches!(client.say("HELLO 3").await, Value::Map(_)));
+    assert_eq!(client.say("GET k").await, Value::Null);
+    other.say("SET k 1").await;
+    client.say("MULTI").await;
+    client.say("GET k").await;
+    assert_eq!(client.say("EXEC").await, Value::Null, "the key was watched all along");
+
+    client.say("SUBSCRIBE c").await;
+    assert!(matches!(client.say("HELLO 2").await, Value::Array(_)));
+    other.say("PUBLISH c m").await;
+    let message = client.reply().await;
+    assert_eq!(message.elements()[2].bytes(), Some(&b"m"[..]), "{message:?}");
+    assert!(client.say("GET k").await.is_error(), "in RESP2 a subscriber reads no keys");
+    client.say("UNSUBSCRIBE").await;
+    assert_eq!(client.say("GET k").await.bytes(), Some(&b"1"[..]));
+    both.stop(&[]).await;
+}

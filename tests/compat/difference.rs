@@ -1,7 +1,7 @@
 //! What differs from Redis on purpose: a test for each entry of docs/differences.md that a
 //! conversation can show. The others are named there with their tests.
 
-use crate::stack::{Stack, talk};
+use crate::stack::{Stack, Value, talk};
 
 async fn ours(script: &str) {
     let stack = Stack::pass_through().await;
@@ -31,15 +31,9 @@ async fn what_would_change_a_shared_connection_is_refused() {
 }
 
 #[tokio::test]
-async fn the_protocol_stays_while_redis_keeps_state_for_the_connection() {
+async fn the_protocol_stays_within_a_transaction() {
     ours(
         "
-        > WATCH k
-        +OK
-        > HELLO 3
-        -ERR HELLO cannot change the protocol while the connection is subscribed, watching, tracking or monitoring
-        > UNWATCH
-        +OK
         > MULTI
         +OK
         > HELLO 3
@@ -94,14 +88,15 @@ async fn some_commands_cannot_be_queued() {
 }
 
 #[tokio::test]
-async fn tracking_cannot_be_redirected_to_another_connection() {
-    ours(
-        "
-        > CLIENT TRACKING on REDIRECT 1
-        -ERR CLIENT TRACKING with REDIRECT is not supported through respgres yet
-    ",
-    )
-    .await;
+async fn tracking_can_be_redirected_only_to_a_connection_that_redis_knows() {
+    let stack = Stack::pass_through().await;
+    let mut target = stack.client().await;
+    let id = target.say("CLIENT ID").await.integer();
+    let mut client = stack.client().await;
+    let reply = client.say(&format!("CLIENT TRACKING on REDIRECT {id}")).await;
+    let expected = "ERR the client to redirect to must have subscribed or enabled tracking before";
+    assert_eq!(reply, Value::Error(expected.to_owned()));
+    stack.stop_expecting(&[]).await;
 }
 
 #[tokio::test]
