@@ -146,11 +146,6 @@ impl Binding<'_> {
 
     fn keys(&mut self, plan: &Plan) -> Vec<KeyColumn> {
         let pattern = &plan.pattern;
-        if pattern.capture_names().is_empty() {
-            let text = "the key has no capture to tell rows apart by; write its last part as one, \
-                        as in \"totals:{name:text}\"";
-            self.complain("key", text.into());
-        }
         let mut keys = Vec::new();
         for (name, kind) in pattern.capture_names().iter().zip(pattern.capture_kinds()) {
             let below = format!("key_columns.{name}");

@@ -55,6 +55,11 @@ pub fn plan(config: &Config) -> Result<Vec<Plan>, Vec<Problem>> {
             }
         };
         let names = pattern.capture_names();
+        if names.is_empty() {
+            let text = "the key has no capture to tell rows apart by; write its last part as one, \
+                        as in \"totals:{name:slug}\"";
+            problems.push(Problem::new(format!("{path}.key"), text));
+        }
         for name in mapping.key_columns.keys().filter(|name| !names.contains(name)) {
             let text = match names {
                 [] => format!("the key {:?} has no captures", mapping.key),
@@ -403,6 +408,8 @@ mod tests {
             &[
                 "mapping[0] \"first\".key: '{' at byte 6 is never closed; a literal brace is written '{{'",
                 "mapping[1] \"hash_map\".key_columns.id: the key has no capture \"id\"; it has any",
+                "mapping[2] \"total\".key: the key has no capture to tell rows apart by; write its last \
+                 part as one, as in \"totals:{name:slug}\"",
                 "mapping[2] \"total\".key_columns.id: the key \"usage:total\" has no captures",
                 "mapping[3] \"usage\".key: the column \"id\" of the capture {id} is that of extra too; \
                  give one of them another column (captures: key_columns = { id = \"…\" })",
@@ -448,11 +455,11 @@ mod tests {
             ]
         );
         let text = text.replace("{id}", "{id:uuid}").replace("writers = 0", "");
-        let text = text.replace("\"no key\"", "\"other\"\nkey = \"other\"");
+        let text = text.replace("\"no key\"", "\"other\"\nkey = \"other:{n:int}\"");
         std::fs::write(file.path(), text).unwrap();
         let (config, plans) = Config::load_with(file.path(), plan).unwrap();
         assert_eq!(config.mappings.len(), 2);
-        assert_eq!(plans[1].pattern.as_str(), "other");
+        assert_eq!(plans[1].pattern.as_str(), "other:{n:int}");
         assert_eq!((plans[1].index, plans[1].config.name.as_str()), (1, "other"));
     }
 

@@ -12,12 +12,14 @@ mod expect;
 mod info;
 mod listener;
 mod local;
+mod mapped;
 mod pin;
 mod queued;
 mod roster;
 mod subscription;
 mod tracking;
 mod users;
+mod way;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;

@@ -1,0 +1,88 @@
+//! Requests with mapped keys, on their way to the engine and in their order.
+//!
+//! Invariants
+//! - A mapped write starts when everything before it has been answered, other writes to the same
+//!   worker excepted; everything else starts when the mapped writes before it have been answered.
+//!   So another client never sees a later command's effect without an earlier one's.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::conversation::{Flow, Request, Talk};
+use super::expect::Inspection;
+use crate::command::{Command, Mapped};
+use crate::engine::ReplyTo;
+use crate::engine::route::MappedRoute;
+use crate::protocol::Reply;
+
+/// Stands for a worker where what is under way is no write of any.
+const NO_WRITER: usize = usize::MAX;
+
+// === impl Talk ===
+
+impl Talk {
+    /// Hands over a request that touches a mapped key; its arity has been checked.
+    pub(super) fn mapped(&self, command: &'static Command, request: &Request<'_>) -> Flow {
+        if self.client.session.borrow().pin.as_ref().is_some_and(|pin| pin.multi) {
+            self.refuse(&Reply::Error(format!(
+                "ERR {} on a mapped key is not supported inside MULTI yet",
+                command.name.to_ascii_uppercase()
+            )));
+            return Flow::Done;
+        }
+        let client = &self.client;
+        if matches!(command.mapped, Mapped::Write(_)) {
+            if client.writes.get() == 0 && !self.drained() {
+                return Flow::Wait;
+            }
+        } else if !self.may_forward() {
+            return Flow::Wait;
+        }
+        let bytes = Bytes::copy_from_slice(request.bytes);
+        let arguments =
+            request.scanner.arguments().iter().map(|range| bytes.slice(range.clone())).collect();
+        let reply_to = ReplyTo {
+            mailbox: Arc::clone(&self.event_loop.mailbox),
+            owner: client.owner,
+            slot: 0,
+            version: client.version(),
+        };
+        let engine = &self.event_loop.shared.engine;
+        match engine.route_mapped(command, arguments, reply_to) {
+            MappedRoute::AskRedis(proof, operation) => {
+                let muted = client.take_muted();
+                let inspection = Inspection::Read(proof, operation);
+                client.expected.borrow_mut().inspect(inspection, muted);
+                self.append(request.bytes, 1, false);
+            }
+            MappedRoute::Read(mut operation) => {
+                if !operation.others.is_empty() {
+                    // The keys that are not mapped are asked for over another connection: not
+                    // before, and not while, the client's other requests change them.
+                    if !self.drained() {
+                        return Flow::Wait;
+                    }
+                    client.writer.set(NO_WRITER);
+                    client.writes.set(1);
+                }
+                let muted = client.take_muted();
+                operation.reply_to.slot = client.expected.borrow_mut().slot(muted);
+                engine.read(*operation);
+            }
+            MappedRoute::Write(mut operation) => {
+                let writer = engine.writer_of(&operation);
+                if client.writes.get() > 0 && client.writer.get() != writer && !self.drained() {
+                    return Flow::Wait;
+                }
+                client.writer.set(writer);
+                client.writes.set(client.writes.get() + 1);
+                let muted = client.take_muted();
+                operation.reply_to.slot = client.expected.borrow_mut().slot(muted);
+                engine.write(*operation);
+            }
+            MappedRoute::Refuse(text) => self.refuse(&Reply::Error(text)),
+        }
+        Flow::Done
+    }
+}

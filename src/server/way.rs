@@ -1,0 +1,194 @@
+//! Which way a request goes: by its row in the command table, the mappings, and the state of its
+//! client's connection.
+
+use super::client_command;
+use super::conversation::{Request, Talk};
+use super::info;
+use crate::command::{Command, Flags, Keys, Mapped, Path, lookup};
+use crate::config::Flush;
+use crate::engine::route::Touch;
+use crate::protocol::Reply;
+use crate::protocol::request::is_http_probe;
+
+/// How a request is to be handled.
+pub(super) enum Way {
+    /// Forwarded as it came, in a run with its neighbours.
+    Forward,
+    /// Anything else.
+    Apart(Apart),
+}
+
+pub(super) enum Apart {
+    Mapped(&'static Command),
+    Pinned(&'static Command),
+    Local(&'static Command),
+    /// Forwarded over a connection of the client's own until the reply is there.
+    Alone(&'static Command),
+    /// Forwarded over the lane of the scripts.
+    Script,
+    Info,
+    Tell(Reply),
+    /// An HTTP request: closed without a reply.
+    Close,
+}
+
+// === impl Talk ===
+
+impl Talk {
+    /// Decides; what the client has under way does not matter yet.
+    pub(super) fn way(&self, request: &Request<'_>) -> Way {
+        let session = self.client.session.borrow();
+        let count = request.count();
+        let argument = |at: usize| request.argument(at);
+        let engine = &self.event_loop.shared.engine;
+        let pin = session.pin.as_ref();
+        // What is queued after a SELECT in a transaction is for that database.
+        let database = pin.and_then(|pin| pin.queued_database).unwrap_or(session.database);
+        let may_be_mapped = engine.maps_database(database);
+        let is_accounted = pin.is_none_or(|pin| pin.lane.is_accounted());
+        let Some(command) = lookup(argument(0)) else {
+            if is_http_probe(argument(0)) {
+                return Way::Apart(Apart::Close);
+            }
+            if !session.authenticated {
+                return tell(unknown_command(request));
+            }
+            if may_be_mapped && is_accounted {
+                match engine.touch_of_unknown(count, argument) {
+                    Touch::Nothing => {}
+                    Touch::Mapped => {
+                        let name = String::from_utf8_lossy(argument(0)).into_owned();
+                        return tell(format!(
+                            "ERR '{name}' is not a command that respgres knows, and it may touch a mapped key"
+                        ));
+                    }
+                    Touch::Reserved => return reserved(),
+                }
+            }
+            return if session.pin.is_some() { pinned_forward() } else { Way::Forward };
+        };
+        self.last.set(Some(command));
+        if command.has_subcommands() && count > 1 {
+            self.client.entry.set_subcommand(argument(1));
+        }
+        if !session.authenticated && !command.flags.contains(Flags::NO_AUTH) {
+            if !command.arity_ok(count) {
+                return tell(command.arity_error());
+            }
+            let refusal = (command.name == "client").then(|| client_command::refusal(request));
+            return refusal.flatten().map_or_else(no_auth, tell);
+        }
+        if !is_accounted {
+            return Way::Apart(Apart::Pinned(command));
+        }
+        if may_be_mapped {
+            match engine.touch(command, count, argument) {
+                Touch::Nothing => {}
+                Touch::Mapped if command.arity_ok(count) => {
+                    return Way::Apart(Apart::Mapped(command));
+                }
+                Touch::Mapped => {
+                    return Way::Apart(Apart::Tell(Reply::Error(command.arity_error())));
+                }
+                Touch::Reserved => return reserved(),
+            }
+        }
+        let pinned = session.pin.is_some();
+        match command.path {
+            Path::Forward | Path::Script if !pinned && self.writes_paused.get() => {
+                Way::Apart(Apart::Alone(command))
+            }
+            Path::Forward if !pinned => Way::Forward,
+            // The client's requests before it are under way there already.
+            Path::Script if !pinned && self.client.on_scripts_lane.get() => Way::Forward,
+            Path::Script if !pinned => Way::Apart(Apart::Script),
+            Path::Blocking if is_script_debug(command, count, argument) => {
+                tell("ERR SCRIPT DEBUG works only with a direct connection to Redis".to_owned())
+            }
+            Path::Blocking if !pinned && !command.is_blocking(count, argument) => Way::Forward,
+            Path::Forward
+            | Path::Script
+            | Path::Blocking
+            | Path::Transaction
+            | Path::Subscription
+            | Path::Stream => Way::Apart(Apart::Pinned(command)),
+            Path::Local => Way::Apart(Apart::Local(command)),
+            Path::Info if pin.is_some_and(|pin| pin.multi) => Way::Apart(Apart::Pinned(command)),
+            Path::Info => {
+                if info::wants_section((1..count).map(argument)) {
+                    Way::Apart(Apart::Info)
+                } else {
+                    Way::Forward
+                }
+            }
+            Path::Flush => {
+                let everywhere = command.name != "flushdb";
+                let cache_only = self.event_loop.shared.upstream.flush == Flush::Cache;
+                let allowed = cache_only && command.name != "swapdb";
+                let touches = engine.has_mappings() && (everywhere || may_be_mapped);
+                if touches && !allowed {
+                    return tell(format!(
+                        "ERR {} is refused while mappings exist; see upstream.flush in the configuration",
+                        command.name.to_ascii_uppercase()
+                    ));
+                }
+                if pinned { Way::Apart(Apart::Pinned(command)) } else { Way::Forward }
+            }
+            Path::Refused(why) => tell(format!("ERR {}: {why}", command.name.to_ascii_uppercase())),
+        }
+    }
+}
+
+fn tell(text: String) -> Way {
+    Way::Apart(Apart::Tell(Reply::Error(text)))
+}
+
+fn is_script_debug<'a>(
+    command: &Command,
+    count: usize,
+    argument: impl Fn(usize) -> &'a [u8],
+) -> bool {
+    command.name == "script"
+        && count == 3
+        && argument(1).eq_ignore_ascii_case(b"debug")
+        && !argument(2).eq_ignore_ascii_case(b"no")
+}
+
+/// What Redis says of a command that it does not know (`commandCheckExistence`).
+fn unknown_command(request: &Request<'_>) -> String {
+    const MOST: usize = 128;
+    let shown = |bytes: &[u8], most: usize| {
+        String::from_utf8_lossy(&bytes[..bytes.len().min(most)]).into_owned()
+    };
+    let mut arguments = String::new();
+    for at in 1..request.count() {
+        if arguments.len() >= MOST {
+            break;
+        }
+        let argument = shown(request.argument(at), MOST - arguments.len());
+        arguments.push_str(&format!("'{argument}' "));
+    }
+    let name = shown(request.argument(0), MOST);
+    format!("ERR unknown command '{name}', with args beginning with: {arguments}")
+}
+
+fn no_auth() -> Way {
+    tell("NOAUTH Authentication required.".to_owned())
+}
+
+fn reserved() -> Way {
+    tell("ERR keys that begin with \"respgres:\" are reserved for respgres".to_owned())
+}
+
+/// A command that is not in the table, of a client with a connection of its own.
+fn pinned_forward() -> Way {
+    static UNKNOWN: Command = Command {
+        name: "",
+        arity: -1,
+        flags: Flags(0),
+        keys: Keys::None,
+        path: Path::Forward,
+        mapped: Mapped::NotApplicable,
+    };
+    Way::Apart(Apart::Pinned(&UNKNOWN))
+}
