@@ -145,8 +145,7 @@ async fn a_locked_table_does_not_stop_the_others_for_good() {
         }
     }
     assert!(longest_later < Duration::from_millis(900), "{longest_later:?} in the end");
-    // On a busy machine each takes its time; a table that stopped the others would leave a handful.
-    assert!(done > 20, "only {done}");
+    assert!(done > 100, "only {done}");
     for client in crowd {
         let longest = client.await.unwrap();
         assert!(longest < Duration::from_secs(5), "{longest:?}");
