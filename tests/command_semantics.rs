@@ -10,7 +10,7 @@ use bytes::{Bytes, BytesMut};
 use respgres::command::{Mapped, Need, Proof, lookup};
 use respgres::protocol::Reply;
 use respgres::protocol::Version::{self, Resp2, Resp3};
-use respgres::value::{Draft, Record};
+use respgres::value::{Draft, Record, ValueKind};
 use stack::{Client, Random, Redis, Value};
 
 const REQUESTS_PER_SEED: usize = 5_000;
@@ -84,8 +84,8 @@ fn run(args: &[Bytes], state: Option<Record>, now_ms: i64) -> (Reply, Option<Rec
     }
     let mut keys = Vec::new();
     command.for_each_key(args.len(), |i| &args[i], |position| keys.push(&args[position]));
-    let mut draft = Draft::new(state);
-    let mut nowhere = Draft::new(None);
+    let mut draft = Draft::new(ValueKind::Hash, state);
+    let mut nowhere = Draft::new(ValueKind::Hash, None);
     let mut replies = Vec::new();
     for key in keys {
         let draft = if key == KEY { &mut draft } else { &mut nowhere };
@@ -119,8 +119,13 @@ fn part(record: &Record, need: Need) -> Record {
     match need {
         Need::Whole => {}
         Need::Fields(fields) => part.fields.retain(|field, _| fields.contains(field)),
-        Need::Existence | Need::Expiry => part.fields.clear(),
+        Need::Existence | Need::Expiry | Need::Count => part.fields.clear(),
+        Need::Sample(count) => {
+            part.fields.truncate(count);
+            part.sample = part.fields.keys().cloned().collect();
+        }
     }
+    part.others = record.fields.len() - part.fields.len();
     part
 }
 

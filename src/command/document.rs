@@ -2,7 +2,8 @@
 
 use std::fmt::Write as _;
 
-use super::{COMMANDS, Command, Mapped, Path};
+use super::{COMMANDS, Command, Mapped, Path, Read, Write};
+use crate::value::ValueKind;
 
 const HEAD: &str = "\
 # Commands
@@ -10,8 +11,9 @@ const HEAD: &str = "\
 What respgres does with each command. This page is printed from the command table by
 `respgres print-commands > docs/commands.md`; a test compares the two.
 
-Two things decide: whether one of the command's keys matches a mapping of kind `hash`, and if
-none does, which way the request takes to the upstream Redis.
+Two things decide: whether one of the command's keys matches a mapping, and of which kind, and if none
+does, which way the request takes to the upstream Redis. Mappings of the kinds `hash` and `hash_entries` hold
+hashes, those of kind `set` hold sets.
 
 Without a mapped key:
 
@@ -32,8 +34,8 @@ With a mapped key:
 
 Commands that are not listed are unknown to respgres.
 
-| command | without a mapped key | on a mapped hash |
-| --- | --- | --- |
+| command | without a mapped key | on a mapped hash | on a mapped set |
+| --- | --- | --- | --- |
 ";
 
 /// The text of docs/commands.md.
@@ -43,8 +45,11 @@ pub fn document() -> String {
     let mut text = HEAD.to_owned();
     for command in commands {
         let name = command.name.to_uppercase();
-        let (unmapped, mapped) = (unmapped(command.path), mapped(command.mapped));
-        writeln!(text, "| {name} | {unmapped} | {mapped} |").expect("a String takes any text");
+        let unmapped = unmapped(command.path);
+        let [hash, set] =
+            [ValueKind::Hash, ValueKind::Set].map(|holds| mapped(command.mapped, holds));
+        writeln!(text, "| {name} | {unmapped} | {hash} | {set} |")
+            .expect("a String takes any text");
     }
     text
 }
@@ -65,8 +70,13 @@ fn unmapped(path: Path) -> String {
     way.to_owned()
 }
 
-fn mapped(mapped: Mapped) -> String {
+fn mapped(mapped: Mapped, holds: ValueKind) -> String {
     match mapped {
+        Mapped::Read(Read { of: Some(of), .. }) | Mapped::Write(Write { of: Some(of), .. })
+            if of != holds =>
+        {
+            format!("refused: the key holds a {}", holds.name())
+        }
         Mapped::NotApplicable => "no keys".to_owned(),
         Mapped::Read(_) => "served, read".to_owned(),
         Mapped::Write(_) => "served, write".to_owned(),

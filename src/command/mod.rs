@@ -3,6 +3,9 @@
 //! Commands are pure. A read says what it needs of a value and, given that, yields a reply; a
 //! write changes a draft and yields a reply. No command knows of stores, sockets or clocks.
 //!
+//! Sets are records whose fields are the members; see [`crate::value::Record`]. The commands that draw at
+//! random take their chances from the thread's generator.
+//!
 //! The functions of [`Read`] and [`Write`] get the whole request: argument 0 is the name, argument 1
 //! the key. The caller has checked [`Command::arity_ok`].
 
@@ -14,17 +17,21 @@ pub mod hash;
 mod index;
 pub mod key;
 mod keys;
+mod needs;
+mod scan;
+pub mod set;
 mod table;
 
 use bytes::Bytes;
 
 use crate::protocol::Reply;
-use crate::value::{Draft, Record};
+use crate::value::{Draft, Record, ValueKind};
 
 pub use document::document;
 pub use flags::Flags;
 pub use index::lookup;
 pub use keys::Keys;
+pub use needs::{Need, Needs};
 pub use table::COMMANDS;
 
 /// One row of the command table.
@@ -38,7 +45,7 @@ pub struct Command {
     pub keys: Keys,
     /// The way of a request that touches no mapped key.
     pub path: Path,
-    /// What happens when a key is mapped to a hash.
+    /// What happens when a key is mapped.
     pub mapped: Mapped,
 }
 
@@ -69,7 +76,7 @@ pub enum Path {
     Refused(&'static str),
 }
 
-/// What a command does to a key that is mapped to a hash.
+/// What a command does to a mapped key.
 #[derive(Clone, Copy, Debug)]
 pub enum Mapped {
     /// The command has no keys.
@@ -80,21 +87,27 @@ pub enum Mapped {
     Refused(&'static str),
 }
 
-/// A command that reads a mapped hash. With several keys (EXISTS) the function is applied to
+/// A command that reads a mapped key. With several keys (EXISTS) the function is applied to
 /// each key, and the integers are added up.
 #[derive(Clone, Copy, Debug)]
 pub struct Read {
+    /// What the key has to hold; `None`: anything.
+    pub of: Option<ValueKind>,
     pub proof: Proof,
     pub need: fn(args: &[Bytes]) -> Need,
-    /// `record` is what `need` asked for: with `Need::Fields` a part of the hash. `None`: the key is
+    /// `record` is what `need` asked for, perhaps with more. `None`: the key is
     /// absent. `now_ms`: milliseconds since the Unix epoch, by the clock of the store that was asked.
     pub reply: fn(args: &[Bytes], record: Option<&Record>, now_ms: i64) -> Reply,
 }
 
-/// A command that changes a mapped hash. With several keys (DEL, UNLINK) the function is applied to
+/// A command that changes a mapped key. With several keys (DEL, UNLINK) the function is applied to
 /// each key, and the integers are added up.
 #[derive(Clone, Copy, Debug)]
 pub struct Write {
+    /// What the key has to hold; `None`: anything.
+    pub of: Option<ValueKind>,
+    /// What the draft has to know of the value.
+    pub need: fn(args: &[Bytes]) -> Need,
     /// Changes the draft and says what the client is told. A `Reply::Error` means that the draft was
     /// left as it was. `now_ms`: milliseconds since the Unix epoch.
     pub run: fn(args: &[Bytes], draft: &mut Draft, now_ms: i64) -> Reply,
@@ -111,23 +124,14 @@ pub enum Proof {
     NonEmpty,
     /// An array with at least one element that is not nil.
     AnyNonNil,
+    /// An array with at least one integer that is not 0.
+    AnyNonZero,
+    /// A step of a scan that is not the last one, or found something.
+    Scanned,
     /// Any status but `+none`.
     NotNone,
     /// None: the cached copy cannot tell (it does not carry the key's own expiry).
     Never,
-}
-
-/// What a read needs of the value.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Need {
-    /// All fields.
-    Whole,
-    /// These fields.
-    Fields(Vec<Bytes>),
-    /// Only whether the key is there.
-    Existence,
-    /// Whether the key is there, and its own expiry.
-    Expiry,
 }
 
 // === impl Command ===
@@ -160,6 +164,10 @@ impl Command {
     pub fn refusal(&self, mapping_name: &str) -> String {
         let why = match self.mapped {
             Mapped::Refused(why) => why,
+            Mapped::Read(Read { of: Some(ValueKind::Set), .. })
+            | Mapped::Write(Write { of: Some(ValueKind::Set), .. }) => "its keys hold hashes",
+            Mapped::Read(Read { of: Some(ValueKind::Hash), .. })
+            | Mapped::Write(Write { of: Some(ValueKind::Hash), .. }) => "its keys hold sets",
             Mapped::NotApplicable | Mapped::Read(_) | Mapped::Write(_) => {
                 "not supported in this place"
             }

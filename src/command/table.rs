@@ -15,12 +15,12 @@ use super::Mapped::{self, NotApplicable, Read, Refused, Write};
 use super::Path::{
     self, Blocking, Flush, Forward, Info, Local, Script, Stream, Subscription, Transaction,
 };
-use super::{Command, Flags, hash, key};
+use super::{Command, Flags, hash, key, set};
 
 /// All commands.
 #[rustfmt::skip]
 pub static COMMANDS: &[Command] = &[
-    //  name                   arity flags                               keys           unmapped      mapped to a hash
+    //  name                   arity flags                               keys           unmapped      mapped
     // Strings
     row("append",                 3, GROW | FAST,                         First,         Forward,      Refused(STRING)),
     row("decr",                   2, GROW | FAST,                         First,         Forward,      Refused(STRING)),
@@ -74,7 +74,7 @@ pub static COMMANDS: &[Command] = &[
     row("restore-asking",        -4, GROW | ASKING,                       First,         Forward,      Refused(LATER)),
     row("sort",                  -2, GROW,                                Sort,          Forward,      Refused(LATER)),
     row("sort_ro",               -2, READ,                                Sort,          Forward,      Refused(LATER)),
-    row("touch",                 -2, READ | FAST,                         ALL,           Forward,      Refused(LATER)),
+    row("touch",                 -2, READ | FAST,                         ALL,           Forward,      Read(key::EXISTS)),
     row("ttl",                    2, READ | FAST,                         First,         Forward,      Read(key::TTL)),
     row("type",                   2, READ | FAST,                         First,         Forward,      Read(key::TYPE)),
     row("unlink",                -2, WRITE | FAST,                        ALL,           Forward,      Write(key::DELETE)),
@@ -89,8 +89,8 @@ pub static COMMANDS: &[Command] = &[
     row("hlen",                   2, READ | FAST,                         First,         Forward,      Read(hash::LENGTH)),
     row("hmget",                 -3, READ | FAST,                         First,         Forward,      Read(hash::MULTI_GET)),
     row("hmset",                 -4, GROW | FAST,                         First,         Forward,      Write(hash::MULTI_SET)),
-    row("hrandfield",            -2, READ,                                First,         Forward,      Refused(LATER)),
-    row("hscan",                 -3, READ,                                First,         Forward,      Refused(LATER)),
+    row("hrandfield",            -2, READ,                                First,         Forward,      Read(hash::RANDOM)),
+    row("hscan",                 -3, READ,                                First,         Forward,      Read(hash::SCAN)),
     row("hset",                  -4, GROW | FAST,                         First,         Forward,      Write(hash::SET)),
     row("hsetnx",                 4, GROW | FAST,                         First,         Forward,      Write(hash::SET_IF_ABSENT)),
     row("hstrlen",                3, READ | FAST,                         First,         Forward,      Read(hash::VALUE_LENGTH)),
@@ -119,21 +119,21 @@ pub static COMMANDS: &[Command] = &[
     row("rpush",                 -3, GROW | FAST,                         First,         Forward,      Refused(LIST)),
     row("rpushx",                -3, GROW | FAST,                         First,         Forward,      Refused(LIST)),
     // Sets
-    row("sadd",                  -3, GROW | FAST,                         First,         Forward,      Refused(SET)),
-    row("scard",                  2, READ | FAST,                         First,         Forward,      Refused(SET)),
+    row("sadd",                  -3, GROW | FAST,                         First,         Forward,      Write(set::ADD)),
+    row("scard",                  2, READ | FAST,                         First,         Forward,      Read(set::CARDINALITY)),
     row("sdiff",                 -2, READ,                                ALL,           Forward,      Refused(SET)),
     row("sdiffstore",            -3, GROW,                                ALL,           Forward,      Refused(SET)),
     row("sinter",                -2, READ,                                ALL,           Forward,      Refused(SET)),
     row("sintercard",            -3, READ,                                counted(1),    Forward,      Refused(SET)),
     row("sinterstore",           -3, GROW,                                ALL,           Forward,      Refused(SET)),
-    row("sismember",              3, READ | FAST,                         First,         Forward,      Refused(SET)),
-    row("smembers",               2, READ,                                First,         Forward,      Refused(SET)),
-    row("smismember",            -3, READ | FAST,                         First,         Forward,      Refused(SET)),
+    row("sismember",              3, READ | FAST,                         First,         Forward,      Read(set::IS_MEMBER)),
+    row("smembers",               2, READ,                                First,         Forward,      Read(set::MEMBERS)),
+    row("smismember",            -3, READ | FAST,                         First,         Forward,      Read(set::ARE_MEMBERS)),
     row("smove",                  4, WRITE | FAST,                        TWO,           Forward,      Refused(SET)),
-    row("spop",                  -2, WRITE | FAST,                        First,         Forward,      Refused(SET)),
-    row("srandmember",           -2, READ,                                First,         Forward,      Refused(SET)),
-    row("srem",                  -3, WRITE | FAST,                        First,         Forward,      Refused(SET)),
-    row("sscan",                 -3, READ,                                First,         Forward,      Refused(SET)),
+    row("spop",                  -2, WRITE | FAST,                        First,         Forward,      Write(set::POP)),
+    row("srandmember",           -2, READ,                                First,         Forward,      Read(set::RANDOM)),
+    row("srem",                  -3, WRITE | FAST,                        First,         Forward,      Write(set::REMOVE)),
+    row("sscan",                 -3, READ,                                First,         Forward,      Read(set::SCAN)),
     row("sunion",                -2, READ,                                ALL,           Forward,      Refused(SET)),
     row("sunionstore",           -3, GROW,                                ALL,           Forward,      Refused(SET)),
     // Sorted sets
@@ -376,9 +376,9 @@ const fn counted(count: u8) -> Keys {
 
 const LATER: &str = "not supported on mapped keys yet";
 const FIELDS: &str = "expiry and conditions of single fields are not mapped";
-const STRING: &str = "the key holds a hash, and this command works on strings";
+const STRING: &str = "strings are not mapped";
 const LIST: &str = "lists are not mapped";
-const SET: &str = "sets are not mapped yet";
+const SET: &str = "several sets at once are not supported on mapped keys yet";
 const SORTED_SET: &str = "sorted sets are not mapped";
 const STREAM: &str = "streams are not mapped";
 const VECTOR_SET: &str = "vector sets are not mapped";

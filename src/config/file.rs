@@ -106,6 +106,8 @@ impl Reading {
             extra: None,
             key_columns: Default::default(),
             columns: Vec::new(),
+            element: None,
+            value: None,
         };
         let name = table.get("name").and_then(|name| name.get_ref().as_str());
         let path = match name {
@@ -239,6 +241,12 @@ impl Reading {
                 }
                 None => ("a table", "{ capture = \"column\" }".to_owned()),
             },
+            Slot::Column(set) => {
+                if let Some(column) = self.column(setting.name, value, path) {
+                    set(target, column);
+                }
+                return;
+            }
             Slot::Columns(set) => match value.as_table() {
                 Some(columns) => {
                     for (field, value) in in_order(columns) {
@@ -566,7 +574,6 @@ mod tests {
             [[mapping]]
             name = "api keys"
             keys = "apikey:{id:uuid}"
-            kind = "set"
             table = "api-keys"
             strategy = "cache_first"
             on_expire = "keep"
@@ -599,7 +606,6 @@ mod tests {
             respgres.toml is not valid:
               mapping[0] "api keys".name: "api keys" is not a mapping's name; use letters, digits, '_', '-' and '.', at most 63
               mapping[0] "api keys".keys: there is no such setting; did you mean "key"?
-              mapping[0] "api keys".kind: the kind "set" is not available yet; leave such keys without a mapping, they live in Redis then
               mapping[0] "api keys".table: "api-keys" is not a table's name; use letters, digits, '_' and '$', a letter or '_' first, at most 63 bytes
               mapping[0] "api keys".strategy: the strategy "cache_first" is not available yet; use "dual_write"
               mapping[0] "api keys".on_expire: not available yet: an expired row is deleted; remove it

@@ -182,15 +182,25 @@ pub struct Mapping {
     pub key_columns: BTreeMap<String, String>,
     /// Field to column, in the file's order.
     pub columns: Vec<FieldColumn>,
+    /// The column of a row's field (kind `hash_entries`) or member (kind `set`).
+    pub element: Option<FieldColumn>,
+    /// The column of a row's value (kind `hash_entries`).
+    pub value: Option<FieldColumn>,
 }
 
 /// What kind of value a mapping's keys hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
+    /// One row a key, one column a field.
     Hash,
+    /// One row a field.
+    HashEntries,
+    /// One row a member.
+    Set,
 }
 
-/// One line of `[mapping.columns]`: `field = "column"`, or `field = { column = …, … }`.
+/// One line of `[mapping.columns]`: `field = "column"`, or `field = { column = …, … }`; likewise the
+/// settings `field`, `value` and `member`, whose `field` here is their own name.
 #[derive(Clone, Debug)]
 pub struct FieldColumn {
     pub field: String,
@@ -360,6 +370,19 @@ impl fmt::Debug for Postgres {
             .field("connect_timeout_ms", &self.connect_timeout_ms)
             .field("statement_timeout_ms", &self.statement_timeout_ms)
             .finish()
+    }
+}
+
+// === impl Kind ===
+
+impl Kind {
+    /// As the configuration spells it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Hash => "hash",
+            Self::HashEntries => "hash_entries",
+            Self::Set => "set",
+        }
     }
 }
 

@@ -43,7 +43,9 @@ pub(super) enum Slot<T> {
     Texts(fn(&mut T, &str) -> Result<(), String>),
     /// A table of texts.
     Names(fn(&mut T, &str, &str) -> Result<(), String>),
-    /// A table whose values are texts (the first setting of a column) or tables.
+    /// A text (the first setting of a column) or a table.
+    Column(fn(&mut T, FieldColumn)),
+    /// A table whose values are such columns.
     Columns(fn(&mut T, FieldColumn)),
 }
 
@@ -187,7 +189,8 @@ pub(super) static MAPPING: &[Setting<Mapping>] = &[
         "Keys that the pattern shall leave alone: globs as KEYS and SCAN take them."),
     row("kind", Default("\"hash\""),
         Slot::Text(|m, v| { m.kind = words::kind(v)?; Ok(()) }),
-        "What the keys hold. `hash`: one row a key, one column a field."),
+        "What the keys hold. `hash`: a hash, one row a key, one column a field. `hash_entries`: a hash, one \
+         row a field, for hashes whose fields are not known beforehand. `set`: a set, one row a member."),
     row("table", Required("\"api_keys\""),
         Slot::Text(|m, v| { words::table(v)?; m.table = v.to_owned(); Ok(()) }),
         "`table` or `schema.table`, in the spelling of the database's catalog."),
@@ -200,8 +203,8 @@ pub(super) static MAPPING: &[Setting<Mapping>] = &[
         "Where it differs from `[defaults]`."),
     row("expires_at", Optional("\"key_expires_at\""),
         Slot::Text(|m, v| { words::column(v)?; m.expires_at = Some(v.to_owned()); Ok(()) }),
-        "Column (`timestamptz`) of the key's own expiry: EXPIRE, TTL. Without one it is kept in the table \
-         `respgres.expiry`."),
+        "Column (`timestamptz`) of the key's own expiry: EXPIRE, TTL; for the kind `hash`. Without one it is \
+         kept in the table `respgres.expiry`."),
     row("extra", Optional("\"extra\""),
         Slot::Text(|m, v| { words::column(v)?; m.extra = Some(v.to_owned()); Ok(()) }),
         "Column (`jsonb`) for fields without a column of their own, and for bytes that a column of its type \
@@ -211,7 +214,18 @@ pub(super) static MAPPING: &[Setting<Mapping>] = &[
         "Capture to column, for captures whose column is not called as they are."),
     row("columns", Optional("{ name = \"name\", isActive = { column = \"is_active\", type = \"boolean\" } }"),
         Slot::Columns(|m, v| m.columns.push(v)),
-        "Field to column; mostly written as a table of its own, `[mapping.columns]`."),
+        "Field to column, for the kind `hash`; mostly written as a table of its own, `[mapping.columns]`."),
+    row("field", Optional("\"field\""),
+        Slot::Column(|m, v| m.element = Some(v)),
+        "The column of a row's field, for the kind `hash_entries`; takes what `[mapping.columns]` takes. A \
+         field that the column's type could not give back as it was is refused; `bytea` takes all."),
+    row("value", Optional("{ column = \"count\", type = \"bigint\" }"),
+        Slot::Column(|m, v| m.value = Some(v)),
+        "The column of a row's value, for the kind `hash_entries`."),
+    row("member", Optional("\"member\""),
+        Slot::Column(|m, v| m.element = Some(v)),
+        "The column of a row's member, for the kind `set`. A member that the column's type could not give back \
+         as it was is refused; `bytea` takes all."),
     row("on_expire", NotYet("not available yet: an expired row is deleted; remove it"),
         Slot::Text(|_, _| Ok(())), ""),
     row("on_postgres_down", NotYet("not available yet: without Postgres a mapped key gets an error; remove it"),

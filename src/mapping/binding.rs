@@ -7,7 +7,7 @@ use super::layout::{ExtraColumn, FieldColumn, KeyColumn, Layout};
 use super::pattern::CaptureKind;
 use super::registry::Plan;
 use super::shape::{BaseType, ColumnShape, Privileges, TableName, TableShape};
-use crate::config::Problem;
+use crate::config::{self, Problem};
 
 /// One mapping under examination.
 struct Binding<'a> {
@@ -45,8 +45,14 @@ impl Layout {
         };
         binding.check_table(&TableName::parse(&config.table));
         let keys = binding.keys(plan);
-        binding.check_index(&keys);
-        let fields = binding.fields(plan);
+        let element = config.element.as_ref().and_then(|column| binding.element(column));
+        if config.element.is_some() == element.is_some() {
+            binding.check_index(&keys, element.as_ref());
+        }
+        let fields = match &config.value {
+            Some(value) => binding.field("value", value, false).into_iter().collect(),
+            None => binding.fields(plan),
+        };
         let extra = config.extra.as_ref().and_then(|column| binding.extra(column));
         let expires_at = config.expires_at.as_ref().and_then(|column| binding.expires_at(column));
         binding.check_other_columns();
@@ -60,6 +66,7 @@ impl Layout {
             table: TableName::parse(&config.table),
             by_field: by_field.collect(),
             keys,
+            element,
             fields,
             extra,
             expires_at,
@@ -182,7 +189,34 @@ impl Binding<'_> {
         keys
     }
 
-    fn check_index(&mut self, keys: &[KeyColumn]) {
+    /// The column that, with the key columns, tells the rows of one key apart.
+    fn element(&mut self, config: &config::FieldColumn) -> Option<KeyColumn> {
+        let below = &config.field;
+        let column = self.take(below, &config.column)?;
+        if !column.deterministic {
+            let text = format!(
+                "column {:?} has a collation that takes different texts for equal; give it one that \
+                 is deterministic, such as \"C\"",
+                column.name
+            );
+            self.complain(below, text);
+        }
+        match Codec::new(&column, config.format.as_deref()) {
+            Ok(codec) => Some(KeyColumn {
+                capture: below.clone(),
+                column: column.name,
+                type_name: column.type_name,
+                codec,
+            }),
+            Err(text) => {
+                self.complain(below, format!("column {:?}: {text}", config.column));
+                None
+            }
+        }
+    }
+
+    fn check_index(&mut self, keys: &[KeyColumn], element: Option<&KeyColumn>) {
+        let keys: Vec<_> = keys.iter().chain(element).collect();
         let mut columns: Vec<_> = keys.iter().map(|key| key.column.as_str()).collect();
         columns.sort_unstable();
         let is_exactly = |index: &Vec<String>| {
@@ -205,37 +239,44 @@ impl Binding<'_> {
     }
 
     fn fields(&mut self, plan: &Plan) -> Vec<FieldColumn> {
-        let mut fields = Vec::new();
-        for field in &plan.config.columns {
-            let below = format!("columns.{}", field.field);
-            let Some(column) = self.take(&below, &field.column) else { continue };
-            match Codec::new(&column, field.format.as_deref()) {
-                Ok(codec) => fields.push(FieldColumn {
-                    field: field.field.clone().into(),
-                    column: column.name,
-                    type_name: column.type_name,
-                    codec,
-                    not_null: column.not_null,
-                    default: column.default.filter(|_| column.not_null),
-                }),
-                Err(text) => {
-                    self.complain(&below, format!("column {:?}: {text}", field.column));
-                }
-            }
-            let needs_default = self.shape.column(&field.column);
-            if needs_default.is_some_and(|column| column.not_null && column.default.is_none()) {
-                let text = format!(
-                    "column {:?} is NOT NULL without a default, so a hash without the field could \
-                     not be stored; ALTER TABLE {} ALTER COLUMN {} DROP NOT NULL, or give it a \
-                     default",
-                    field.column,
-                    self.shape.name.quoted(),
-                    super::shape::quote(&field.column),
-                );
-                self.complain(&below, text);
+        let field = |config: &config::FieldColumn| {
+            self.field(&format!("columns.{}", config.field), config, true)
+        };
+        plan.config.columns.iter().filter_map(field).collect()
+    }
+
+    /// A field's or value's column; `may_lack`: a row may be without it.
+    fn field(
+        &mut self,
+        below: &str,
+        config: &config::FieldColumn,
+        may_lack: bool,
+    ) -> Option<FieldColumn> {
+        let column = self.take(below, &config.column)?;
+        if may_lack && column.not_null && column.default.is_none() {
+            let text = format!(
+                "column {:?} is NOT NULL without a default, so a hash without the field could not be \
+                 stored; ALTER TABLE {} ALTER COLUMN {} DROP NOT NULL, or give it a default",
+                config.column,
+                self.shape.name.quoted(),
+                super::shape::quote(&config.column),
+            );
+            self.complain(below, text);
+        }
+        match Codec::new(&column, config.format.as_deref()) {
+            Ok(codec) => Some(FieldColumn {
+                field: config.field.clone().into(),
+                column: column.name,
+                type_name: column.type_name,
+                codec,
+                not_null: column.not_null,
+                default: column.default.filter(|_| column.not_null && may_lack),
+            }),
+            Err(text) => {
+                self.complain(below, format!("column {:?}: {text}", config.column));
+                None
             }
         }
-        fields
     }
 
     fn extra(&mut self, name: &str) -> Option<ExtraColumn> {
@@ -383,6 +424,8 @@ mod tests {
             expires_at: None,
             extra: extra.then(|| "extra".into()),
             key_columns: BTreeMap::new(),
+            element: None,
+            value: None,
             columns: columns.iter().map(field).collect(),
         };
         let ends = [column("id", BaseType::Text, -1), column("extra", BaseType::Jsonb, -1)];

@@ -5,6 +5,8 @@
 //! another; `Session::is_broken` says when the next one is due.
 
 pub mod catalog;
+mod element_read;
+mod element_write;
 mod error;
 pub mod migrate;
 mod read;
@@ -12,6 +14,7 @@ pub mod schema;
 mod session;
 mod write;
 
+pub use element_read::Want;
 pub use error::StoreError;
 pub use read::{ReadRows, RowLock, StoredRow};
 pub use session::Session;

@@ -10,8 +10,10 @@ use std::fmt::Write as _;
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, Row};
 
+use super::element_read::Want;
 use super::error::StoreError;
 use super::session::Session;
+use crate::command::Needs;
 use crate::mapping::codec::micros_of_text;
 use crate::mapping::shape::quote;
 use crate::mapping::{Layout, MappedKey, Mapping};
@@ -35,7 +37,7 @@ pub struct ReadRows {
     pub rows: Vec<StoredRow>,
 }
 
-/// What the table holds for one key.
+/// What the table holds for one key, or what of it was asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StoredRow {
     /// A row is there, though perhaps expired or without a field.
@@ -47,7 +49,7 @@ pub struct StoredRow {
 // === impl Session ===
 
 impl Session {
-    /// Reads the rows of these keys of a mapping, in or outside of a transaction.
+    /// Reads the values of these keys of a mapping as a whole, in or outside of a transaction.
     ///
     /// # Errors
     /// Those of the statement, see [`StoreError`].
@@ -57,6 +59,12 @@ impl Session {
         keys: &[&MappedKey],
         lock: RowLock,
     ) -> Result<ReadRows, StoreError> {
+        if mapping.layout.element().is_some() {
+            let needs = Needs { whole: true, ..Needs::default() };
+            let wants: Vec<Want<'_>> =
+                keys.iter().map(|&key| Want { key, needs: &needs, whole_up_to: 0 }).collect();
+            return Box::pin(self.read_parts(mapping, &wants, lock)).await;
+        }
         self.forget_stale_statements().await?;
         let layout = &mapping.layout;
         let mut order: Vec<usize> = (0..keys.len()).collect();
@@ -117,10 +125,13 @@ impl Session {
         if fields.is_empty() {
             return Ok(absent);
         }
-        Ok(StoredRow { present: true, record: Some(Record { fields, expires_at_ms }) })
+        Ok(StoredRow {
+            present: true,
+            record: Some(Record { fields, expires_at_ms, ..Record::default() }),
+        })
     }
 
-    fn column<'r, T>(&mut self, row: &'r PgRow, place: usize) -> Result<T, StoreError>
+    pub(super) fn column<'r, T>(&mut self, row: &'r PgRow, place: usize) -> Result<T, StoreError>
     where
         T: sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>,
     {

@@ -84,6 +84,9 @@ impl Session {
         let mut order: Vec<&Change<'_>> = changes.iter().collect();
         order.sort_unstable_by(|one, other| one.key.key.cmp(&other.key.key));
         debug_assert!(order.is_sorted_by(|one, next| one.key.key < next.key.key));
+        if layout.element().is_some() {
+            return self.write_elements(mapping, &order).await;
+        }
 
         let (mut deleted, mut updated, mut inserted) = (Vec::new(), Vec::new(), Vec::new());
         for change in order {
@@ -210,16 +213,24 @@ impl Session {
         inserted: &[Written<'_>],
     ) -> Result<(), StoreError> {
         let mut staying: Vec<&[u8]> = deleted.iter().map(|key| &key.key[..]).collect();
-        let (mut expiring, mut expiries) = (Vec::new(), Vec::new());
+        let mut expiring = Vec::new();
         for row in updated.iter().chain(inserted).filter(|row| row.expiry_touched) {
             match row.record.expires_at_ms {
                 None => staying.push(&row.key.key),
-                Some(expires_at_ms) => {
-                    expiring.push(&row.key.key[..]);
-                    expiries.push(text_of_epoch_ms(expires_at_ms));
-                }
+                Some(expires_at_ms) => expiring.push((&row.key.key[..], expires_at_ms)),
             }
         }
+        self.keep_expiry(mapping, staying, &expiring).await
+    }
+
+    /// Brings keys that stay, and keys that expire at so many milliseconds since the Unix epoch, into
+    /// `respgres.expiry`.
+    pub(super) async fn keep_expiry(
+        &mut self,
+        mapping: &Mapping,
+        staying: Vec<&[u8]>,
+        expiring: &[(&[u8], i64)],
+    ) -> Result<(), StoreError> {
         if !staying.is_empty() {
             let query = sqlx::query(
                 "delete from respgres.expiry where mapping = $1 and key = any($2::bytea[])",
@@ -233,7 +244,9 @@ impl Session {
                  from unnest($2::bytea[], $3::text[]::timestamptz[]) as u(key, expires_at) \
                  on conflict (mapping, key) do update set expires_at = excluded.expires_at",
             );
-            self.execute(query.bind(&mapping.name).bind(expiring).bind(expiries)).await?;
+            let keys: Vec<&[u8]> = expiring.iter().map(|(key, _)| *key).collect();
+            let times: Vec<_> = expiring.iter().map(|(_, ms)| text_of_epoch_ms(*ms)).collect();
+            self.execute(query.bind(&mapping.name).bind(keys).bind(times)).await?;
         }
         Ok(())
     }
@@ -247,7 +260,7 @@ impl Session {
         if usize::try_from(changed) == Ok(rows) { Ok(()) } else { Err(StoreError::Raced) }
     }
 
-    async fn execute(
+    pub(super) async fn execute(
         &mut self,
         query: Query<'_, sqlx::Postgres, PgArguments>,
     ) -> Result<u64, StoreError> {

@@ -1,7 +1,9 @@
 //! One key's value while the operations of a batch are applied to it, one after the other.
 //!
 //! Invariants
-//! - A draft holds no record without fields: removing the last field deletes the key.
+//! - A draft holds no record without fields or members, here or among the others that it does not
+//!   know: removing the last one deletes the key.
+//! - Of a record that is known in part, operations touch what they have asked for alone.
 //! - A deleted key forgets its expiry, as in Redis.
 //! - `delta` describes the way from the state before the batch to the state after it; applied
 //!   to a cached copy of the former it gives the latter.
@@ -9,11 +11,13 @@
 use bytes::Bytes;
 use indexmap::IndexSet;
 
-use super::record::{Fields, Record};
+use super::record::{Fields, Record, ValueKind};
 
 /// A key's value under change.
 #[derive(Clone, Debug)]
 pub struct Draft {
+    /// What a key made anew holds.
+    kind: ValueKind,
     record: Option<Record>,
     existed: bool,
     replaced: bool,
@@ -33,10 +37,11 @@ pub enum Delta {
 }
 
 impl Draft {
-    /// Starts from what the key held before the batch.
-    pub fn new(before: Option<Record>) -> Self {
-        debug_assert!(before.as_ref().is_none_or(|record| !record.fields.is_empty()));
+    /// Starts from what the key held before the batch; `kind` is what keys of its mapping hold.
+    pub fn new(kind: ValueKind, before: Option<Record>) -> Self {
+        debug_assert!(before.as_ref().is_none_or(|record| !record.is_empty()));
         Self {
+            kind,
             existed: before.is_some(),
             record: before,
             replaced: false,
@@ -75,7 +80,8 @@ impl Draft {
     /// Sets one field; true when the field is new.
     pub fn set(&mut self, field: Bytes, value: Bytes) -> bool {
         self.touched.insert(field.clone());
-        let record = self.record.get_or_insert_default();
+        let kind = self.kind;
+        let record = self.record.get_or_insert_with(|| Record { kind, ..Record::default() });
         record.fields.insert(field, value).is_none()
     }
 
@@ -84,7 +90,7 @@ impl Draft {
         let Some(record) = &mut self.record else { return false };
         let Some((field, _)) = record.fields.shift_remove_entry(field) else { return false };
         self.touched.insert(field);
-        if record.fields.is_empty() {
+        if record.is_empty() {
             self.delete();
         }
         true
@@ -154,12 +160,12 @@ mod tests {
 
     fn record(fields: &[(&'static str, &'static str)]) -> Option<Record> {
         let fields = fields.iter().map(|(f, v)| (Bytes::from(*f), Bytes::from(*v))).collect();
-        Some(Record { fields, expires_at_ms: None })
+        Some(Record { fields, ..Record::default() })
     }
 
     #[test]
     fn removing_the_last_field_deletes_the_key_and_its_expiry() {
-        let mut draft = Draft::new(record(&[("a", "1")]));
+        let mut draft = Draft::new(ValueKind::Hash, record(&[("a", "1")]));
         draft.set_expires_at_ms(Some(5));
         assert!(draft.remove(b"a"));
         assert!(!draft.exists());
@@ -170,7 +176,7 @@ mod tests {
 
     #[test]
     fn a_change_of_a_known_key_names_only_what_changed() {
-        let mut draft = Draft::new(record(&[("a", "1"), ("b", "2")]));
+        let mut draft = Draft::new(ValueKind::Hash, record(&[("a", "1"), ("b", "2")]));
         assert!(!draft.set("a".into(), "3".into()));
         assert!(draft.remove(b"b"));
         let expected =
@@ -180,7 +186,7 @@ mod tests {
 
     #[test]
     fn an_expiry_alone_leaves_the_cached_fields_as_they_are() {
-        let mut draft = Draft::new(record(&[("a", "1")]));
+        let mut draft = Draft::new(ValueKind::Hash, record(&[("a", "1")]));
         draft.set_expires_at_ms(Some(9));
         assert!(draft.is_changed());
         assert_eq!(draft.delta(), Delta::Unchanged);

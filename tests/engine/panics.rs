@@ -23,11 +23,16 @@ static BAD_WRITE: Command = Command {
     flags: Flags(0),
     keys: Keys::First,
     path: Path::Forward,
-    mapped: Mapped::Write(Write { run: |_, _, _| panic!("on purpose") }),
+    mapped: Mapped::Write(Write {
+        of: None,
+        need: |_| Need::Whole,
+        run: |_, _, _| panic!("on purpose"),
+    }),
 };
 
 static BAD_READ: Command = Command {
     mapped: Mapped::Read(Read {
+        of: None,
         proof: Proof::Never,
         need: |_| Need::Whole,
         reply: |_, _, _| panic!("on purpose"),

@@ -450,7 +450,7 @@ impl<'r> World<'r> {
             let field = if self.random.below(2) == 0 { "a" } else { "b" };
             let before = self.rows[key].clone();
             let mut after = before.clone();
-            let mut delta = vec!["keep".to_owned(), LATER.to_owned()];
+            let mut delta = vec!["hash".to_owned(), LATER.to_owned()];
             match self.random.below(12) {
                 0 => after = None,
                 1 => {
@@ -481,7 +481,7 @@ impl<'r> World<'r> {
         let (step, key, token, row, free) = (*step, *key, token.clone(), row.clone(), *free);
         match step {
             Read::Start => {
-                let arguments = vec![token, "100000000".into(), "existence".into()];
+                let arguments = vec![token, "100000000".into(), "hash".into(), "existence".into()];
                 self.send(Script::Miss, vec![key], arguments, Some(number));
                 self.set_read(number, Read::Missing, None, false);
             }
@@ -515,9 +515,9 @@ impl<'r> World<'r> {
                 if free {
                     let mut arguments = vec![token];
                     match row {
-                        None => arguments.push("100000000".into()),
+                        None => arguments.extend(["gone".into(), "100000000".into()]),
                         Some(fields) => {
-                            arguments.push(LATER.into());
+                            arguments.extend(["hash".into(), LATER.into()]);
                             for (field, value) in fields {
                                 arguments.extend([field, value.to_string()]);
                             }

@@ -97,19 +97,19 @@ impl Glob {
 
 /// A glob read byte by byte: the places in it that the bytes so far can have led to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Walk {
+pub(crate) struct Walk {
     places: Vec<usize>,
     started: bool,
 }
 
 impl Walk {
-    pub(super) fn new(glob: &Glob) -> Self {
+    pub(crate) fn new(glob: &Glob) -> Self {
         let mut walk = Self { places: vec![0], started: false };
         walk.settle(glob);
         walk
     }
 
-    pub(super) fn step(&self, glob: &Glob, byte: u8) -> Self {
+    pub(crate) fn step(&self, glob: &Glob, byte: u8) -> Self {
         let mut places = Vec::with_capacity(self.places.len() + 1);
         for &place in &self.places {
             match glob.tokens.get(place) {
@@ -123,7 +123,7 @@ impl Walk {
         walk
     }
 
-    pub(super) fn accepts(&self, glob: &Glob) -> bool {
+    pub(crate) fn accepts(&self, glob: &Glob) -> bool {
         self.places.contains(&glob.tokens.len()) && (self.started || glob.tokens.is_empty())
     }
 
