@@ -40,7 +40,11 @@ use crate::value::{Record, ValueKind};
 /// Keys that are filled or asked for by one statement.
 const BATCH_KEYS: usize = 500;
 
-/// Fields or members of a fill: a larger value is not cached, for Redis would stand still meanwhile.
+/// Arguments of a fill. Redis takes 1,048,576 in a request.
+const FILL_ARGUMENTS: usize = 1 << 20;
+
+/// Elements of a value with a row for each: a larger one is not cached. Its rows can be read one by one,
+/// while all of them would keep Redis, and Postgres, busy with one key.
 const FILL_ELEMENTS: usize = 10_000;
 
 /// How long a key that was larger than that is not looked at as a whole again.
@@ -466,9 +470,11 @@ fn fill(
     record: Option<&Record>,
     now_ms: i64,
 ) -> Call {
+    let has_rows = mapping.layout.element().is_some();
+    let most = if has_rows { FILL_ELEMENTS } else { FILL_ARGUMENTS / 2 - 8 };
     let mut arguments = vec![lease.token.text()];
     match record {
-        Some(record) if record.others > 0 || record.fields.len() > FILL_ELEMENTS => {
+        Some(record) if record.others > 0 || record.fields.len() > most => {
             return unlease(key, lease);
         }
         Some(record) => {

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use super::overlap::{self, Claim};
 use super::pattern::KeyPattern;
 use super::{MappedKey, Mapping};
-use crate::config::{self, Config, Problem};
+use crate::config::{self, Config, Kind, Problem};
 use crate::value::glob::Glob;
 
 /// A mapping of the configuration with its key pattern; not yet checked against a database.
@@ -55,7 +55,7 @@ pub fn plan(config: &Config) -> Result<Vec<Plan>, Vec<Problem>> {
             }
         };
         let names = pattern.capture_names();
-        if names.is_empty() {
+        if names.is_empty() && mapping.kind == Kind::Hash {
             let text = "the key has no capture to tell rows apart by; write its last part as one, \
                         as in \"totals:{name:slug}\"";
             problems.push(Problem::new(format!("{path}.key"), text));

@@ -7,16 +7,12 @@
 //!   a little later.
 //! - Rows are locked in the order of keys and elements, the same in every session.
 
-use std::fmt::Write as _;
-
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, Postgres};
 
 use super::error::StoreError;
-use super::read::{
-    ReadRows, RowLock, StoredRow, has_row, key_aliases, key_arrays, key_condition, key_parameters,
-};
+use super::read::{ReadRows, RowLock, StoredRow, has_row, key_aliases, key_arrays, key_condition};
 use super::session::Session;
 use crate::command::Needs;
 use crate::mapping::codec::micros_of_text;
@@ -188,6 +184,7 @@ impl Session {
         for array in key_arrays(layout, order.iter().map(|place| wants[*place].key)) {
             query = query.bind(array);
         }
+        query = query.bind(ordinals(order));
         let found = self.fetch_elements(layout, query, order).await?;
         for &place in order {
             if let Some(record) = &mut rows[place].record {
@@ -221,7 +218,7 @@ impl Session {
             query = query.bind(array);
         }
         let drawn = order.iter().map(|place| i64::try_from(wants[*place].needs.drawn()).ok());
-        query = query.bind(drawn.collect::<Vec<_>>());
+        query = query.bind(ordinals(order)).bind(drawn.collect::<Vec<_>>());
         for (place, element, value) in self.fetch_elements(layout, query, order).await? {
             let Some(record) = &mut rows[place].record else { continue };
             if record.fields.insert(element.clone(), value).is_none() {
@@ -279,6 +276,10 @@ fn ordinal(number: usize) -> i64 {
     i64::try_from(number).map_or(i64::MAX, |number| number + 1)
 }
 
+fn ordinals(order: &[usize]) -> Vec<i64> {
+    (0..order.len()).map(ordinal).collect()
+}
+
 // === statements ===
 
 /// `t."field"::text, t."value"::text, t."extra"::text`
@@ -311,43 +312,58 @@ fn locking(lock: RowLock) -> &'static str {
     }
 }
 
+/// What stands in an `unnest`: the key columns' arrays from parameter `first` on, then these.
+pub(super) fn sources(layout: &Layout, first: usize, others: &[&str]) -> String {
+    let mut sources = Vec::new();
+    for (place, key) in layout.keys().iter().enumerate() {
+        sources.push(format!("${}::text[]::{}[]", first + place, key.type_name));
+    }
+    for (place, cast) in others.iter().enumerate() {
+        sources.push(format!("${}::{cast}", first + layout.keys().len() + place));
+    }
+    sources.join(", ")
+}
+
+/// The names of an `unnest`'s columns: those of the keys, then these.
+pub(super) fn names(layout: &Layout, others: &str) -> String {
+    match &key_aliases(layout)[..] {
+        "" => others.to_owned(),
+        keys => format!("{keys}, {others}"),
+    }
+}
+
 /// The clock is read in the outer query, so after the rows were locked, and also when none is found.
 fn named_statement(layout: &Layout, lock: RowLock) -> String {
-    let (keys, aliases) = (key_parameters(layout), key_aliases(layout));
     let (condition, present) = (key_condition(layout), and_present(layout));
     let (table, columns) = (layout.table().quoted(), element_columns(layout));
-    let count = layout.keys().len();
-    let (raw, bound, mapping) = (count + 1, count + 2, count + 3);
-    let mut again = String::new();
-    for (place, key) in layout.keys().iter().enumerate() {
-        write!(again, "${}::text[]::{}[], ", mapping + 1 + place, key.type_name)
-            .expect("writing to a string cannot fail");
-    }
-    let (number, element) = (mapping + count + 1, mapping + count + 2);
+    let mapping = layout.keys().len() + 3;
+    let asked = sources(layout, 1, &["bytea[]", "bigint[]"]);
     let element_type = layout.element().map_or("text", |element| element.type_name.as_str());
+    let element_type = format!("text[]::{element_type}[]");
+    let named = sources(layout, mapping + 1, &["bigint[]", &element_type]);
     let (name, locking) = (element_name(layout), locking(lock));
     format!(
         "select floor(extract(epoch from clock_timestamp()) * 1000)::bigint, r.* \
          from (values (1)) as clock left join (\
          select u.n, e.expires_at::text, c.count, null::text, null::text, null::text \
-         from unnest({keys}, ${raw}::bytea[], ${bound}::bigint[]) \
-         with ordinality as u({aliases}, key, bound, n) \
+         from unnest({asked}) with ordinality as u({}) \
          left join respgres.expiry as e on e.mapping = ${mapping}::text and e.key = u.key \
          cross join lateral (select count(*) from (select from {table} as t \
          where {condition}{present} limit u.bound) as b) as c(count) \
          union all select s.* from (select u.n, null::text, null::bigint, {columns} \
-         from unnest({again}${number}::bigint[], ${element}::text[]::{element_type}[]) \
-         as u({aliases}, n, element) join {table} as t on {condition} and t.{name} = u.element\
-         {present}{locking}) as s) as r on true"
+         from unnest({named}) as u({}) join {table} as t on {condition} and t.{name} = u.element\
+         {present}{locking}) as s) as r on true",
+        names(layout, "key, bound, n"),
+        names(layout, "n, element"),
     )
 }
 
 fn whole_statement(layout: &Layout, lock: RowLock) -> String {
     format!(
-        "select u.n, {} from unnest({}) with ordinality as u({}, n) join {} as t on {}{}{}",
+        "select u.n, {} from unnest({}) as u({}) join {} as t on {}{}{}",
         element_columns(layout),
-        key_parameters(layout),
-        key_aliases(layout),
+        sources(layout, 1, &["bigint[]"]),
+        names(layout, "n"),
         layout.table().quoted(),
         key_condition(layout),
         and_present(layout),
@@ -357,12 +373,11 @@ fn whole_statement(layout: &Layout, lock: RowLock) -> String {
 
 fn sample_statement(layout: &Layout, lock: RowLock) -> String {
     format!(
-        "select u.n, s.* from unnest({}, ${}::bigint[]) with ordinality as u({}, drawn, n) \
+        "select u.n, s.* from unnest({}) as u({}) \
          cross join lateral (select {} from {} as t where {}{} order by random() limit u.drawn{}) \
          as s",
-        key_parameters(layout),
-        layout.keys().len() + 1,
-        key_aliases(layout),
+        sources(layout, 1, &["bigint[]", "bigint[]"]),
+        names(layout, "n, drawn"),
         element_columns(layout),
         layout.table().quoted(),
         key_condition(layout),

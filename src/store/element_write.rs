@@ -10,8 +10,9 @@ use std::borrow::Cow;
 
 use sqlx::AssertSqlSafe;
 
+use super::element_read::{names, sources};
 use super::error::StoreError;
-use super::read::{has_row, key_aliases, key_arrays, key_condition, key_parameters};
+use super::read::{has_row, key_arrays, key_condition};
 use super::session::Session;
 use super::write::Change;
 use crate::mapping::layout::ElementRow;
@@ -92,15 +93,16 @@ impl Session {
         let sql = format!(
             "delete from {} as t using unnest({}) as u({}) where {}",
             layout.table().quoted(),
-            key_parameters(layout),
-            key_aliases(layout),
+            sources(layout, 1, &["bigint[]"]),
+            names(layout, "n"),
             key_condition(layout)
         );
         let mut query = sqlx::query(AssertSqlSafe(sql));
         for array in key_arrays(layout, keys.iter().copied()) {
             query = query.bind(array);
         }
-        self.execute(query).await.map(drop)
+        // An array for the rows of a key without captures to come from.
+        self.execute(query.bind(vec![0_i64; keys.len()])).await.map(drop)
     }
 
     async fn remove_elements(
@@ -110,19 +112,17 @@ impl Session {
     ) -> Result<(), StoreError> {
         let (name, type_name) = element_of(layout);
         let sql = format!(
-            "delete from {} as t using unnest({}, ${}::text[]::{type_name}[]) as u({}, element) \
-             where {} and t.{name} = u.element",
+            "delete from {} as t using unnest({}) as u({}) where {} and t.{name} = u.element",
             layout.table().quoted(),
-            key_parameters(layout),
-            layout.keys().len() + 1,
-            key_aliases(layout),
+            sources(layout, 1, &[&format!("text[]::{type_name}[]")]),
+            names(layout, "element"),
             key_condition(layout)
         );
         let mut query = sqlx::query(AssertSqlSafe(sql));
         for array in key_arrays(layout, rows.iter().map(|row| row.key)) {
             query = query.bind(array);
         }
-        self.execute(query.bind(names(rows))).await.map(drop)
+        self.execute(query.bind(elements(rows))).await.map(drop)
     }
 
     async fn set_elements(
@@ -134,7 +134,7 @@ impl Session {
         for array in key_arrays(layout, rows.iter().map(|row| row.key)) {
             query = query.bind(array);
         }
-        query = query.bind(names(rows));
+        query = query.bind(elements(rows));
         if !layout.fields().is_empty() {
             query = query.bind(rows.iter().map(|row| row.row.value.as_deref()).collect::<Vec<_>>());
         }
@@ -149,7 +149,7 @@ fn by_element(one: &Element<'_>, other: &Element<'_>) -> std::cmp::Ordering {
     one.row.element.cmp(&other.row.element)
 }
 
-fn names<'r>(rows: &'r [Element<'_>]) -> Vec<&'r str> {
+fn elements<'r>(rows: &'r [Element<'_>]) -> Vec<&'r str> {
     rows.iter().map(|row| &*row.row.element).collect()
 }
 
@@ -165,17 +165,14 @@ fn set_statement(layout: &Layout) -> String {
     let mut columns: Vec<String> = layout.keys().iter().map(|key| quote(&key.column)).collect();
     columns.push(name);
     let unique = columns.join(", ");
-    let mut sources = format!("{}, ", key_parameters(layout));
-    let mut count = layout.keys().len() + 1;
-    sources.push_str(&format!("${count}::text[]::{type_name}[]"));
-    let mut aliases = format!("{}, element", key_aliases(layout));
+    let mut casts = vec![format!("text[]::{type_name}[]")];
+    let mut aliases = "element".to_owned();
     let mut values: Vec<Cow<'_, str>> =
         (0..layout.keys().len()).map(|place| format!("u.k{place}").into()).collect();
     values.push("u.element".into());
     let mut settings = Vec::new();
     if let Some(value) = layout.fields().first() {
-        count += 1;
-        sources.push_str(&format!(", ${count}::text[]::{}[]", value.type_name));
+        casts.push(format!("text[]::{}[]", value.type_name));
         aliases.push_str(", value");
         let column = quote(&value.column);
         settings.push(format!("{column} = excluded.{column}"));
@@ -183,8 +180,7 @@ fn set_statement(layout: &Layout) -> String {
         values.push("u.value".into());
     }
     if let Some(extra) = layout.extra() {
-        count += 1;
-        sources.push_str(&format!(", ${count}::text[]::jsonb[]"));
+        casts.push("text[]::jsonb[]".to_owned());
         aliases.push_str(", extra");
         let column = quote(&extra.column);
         settings.push(format!("{column} = excluded.{column}"));
@@ -196,12 +192,14 @@ fn set_statement(layout: &Layout) -> String {
     } else {
         format!("do update set {}", settings.join(", "))
     };
+    let casts: Vec<&str> = casts.iter().map(String::as_str).collect();
     format!(
-        "insert into {} ({}) select {} from unnest({sources}) as u({aliases}) \
-         on conflict ({unique}) {on_conflict}",
+        "insert into {} ({}) select {} from unnest({}) as u({}) on conflict ({unique}) {on_conflict}",
         layout.table().quoted(),
         columns.join(", "),
         values.join(", "),
+        sources(layout, 1, &casts),
+        names(layout, &aliases),
     )
 }
 

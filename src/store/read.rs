@@ -172,12 +172,13 @@ pub(super) fn key_parameters(layout: &Layout) -> String {
     sql
 }
 
-/// `t."id" = u.k0 and …`
+/// `t."id" = u.k0 and …`; `true` for the rows of a key without captures.
 pub(super) fn key_condition(layout: &Layout) -> String {
     let equal = |(place, key): (usize, &crate::mapping::layout::KeyColumn)| {
         format!("t.{} = u.k{place}", quote(&key.column))
     };
-    layout.keys().iter().enumerate().map(equal).collect::<Vec<_>>().join(" and ")
+    let equal: Vec<_> = layout.keys().iter().enumerate().map(equal).collect();
+    if equal.is_empty() { "true".to_owned() } else { equal.join(" and ") }
 }
 
 /// `k0, k1, …`
