@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{COMMANDS, Command, Mapped, Path};
+use super::{COMMANDS, Command, Guarded, Mapped, Path};
 
 const HEAD: &str = "\
 # Commands
@@ -22,6 +22,11 @@ Without a mapped key:
   waits, subscribes, watches or is in a transaction.
 - *answered by respgres*: it concerns the client's connection, which ends at respgres.
 - *refused*: never answered through a proxy.
+- *guarded*, or some of its subcommands: changes or stops the Redis server as a whole. Refused as by a Redis
+  that denies it to its user (`-NOPERM`), unless `upstream.admin_commands` is true. All that Redis flags as
+  `admin` is guarded, but for what only looks (CONFIG GET, MONITOR, LATENCY and SLOWLOG without their RESET,
+  MODULE LIST, CLUSTER REPLICAS and COUNT-FAILURE-REPORTS), and for CLIENT, which is about the clients of
+  respgres. Scripts can call of it what Redis lets them call.
 
 With a mapped key:
 
@@ -43,14 +48,14 @@ pub fn document() -> String {
     let mut text = HEAD.to_owned();
     for command in commands {
         let name = command.name.to_uppercase();
-        let (unmapped, mapped) = (unmapped(command.path), mapped(command.mapped));
+        let (unmapped, mapped) = (unmapped(command), mapped(command.mapped));
         writeln!(text, "| {name} | {unmapped} | {mapped} |").expect("a String takes any text");
     }
     text
 }
 
-fn unmapped(path: Path) -> String {
-    let way = match path {
+fn unmapped(command: &Command) -> String {
+    let way = match command.path {
         Path::Forward => "forwarded",
         Path::Script => "forwarded, over the scripts' connection",
         Path::Blocking => "forwarded, own connection while it waits",
@@ -62,7 +67,15 @@ fn unmapped(path: Path) -> String {
         Path::Flush => "refused while there are mappings, unless `upstream.flush` allows it",
         Path::Refused(why) => return format!("refused: {why}"),
     };
-    way.to_owned()
+    match command.guarded {
+        Guarded::Nothing => way.to_owned(),
+        Guarded::Whole => format!("{way}; guarded"),
+        Guarded::Subcommands(subcommands) => {
+            let names: Vec<String> =
+                subcommands.iter().map(|(name, _)| name.to_uppercase()).collect();
+            format!("{way}; guarded: {}", names.join(", "))
+        }
+    }
 }
 
 fn mapped(mapped: Mapped) -> String {

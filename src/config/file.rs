@@ -213,6 +213,10 @@ impl Reading {
                 }
                 _ => ("a duration in quotes", "\"500ms\", \"1.5s\" or \"24h\"".to_owned()),
             },
+            Slot::Flag(set) => match value.as_bool() {
+                Some(flag) => return set(target, flag),
+                None => ("true or false", String::new()),
+            },
             Slot::Texts(set) => match value.as_array() {
                 Some(values) => {
                     for (index, value) in values.iter().enumerate() {
@@ -297,11 +301,12 @@ impl Reading {
                 continue;
             };
             let number = value.parse::<u64>().map(|number| number.to_string());
-            let value = match &number {
-                Ok(number) if !matches!(setting.slot, Slot::Text(_)) => {
+            let value = match (&setting.slot, &number, value.parse()) {
+                (Slot::Flag(_), _, Ok(flag)) => DeValue::Boolean(flag),
+                (Slot::Text(_), ..) | (_, Err(_), _) => DeValue::String(value.into()),
+                (_, Ok(number), _) => {
                     DeValue::parse(number).expect("a number is TOML").into_inner()
                 }
-                _ => DeValue::String(value.into()),
             };
             let mut config = std::mem::replace(&mut self.config, Config::blank());
             self.setting(setting, &value, &variable, &mut config);

@@ -97,6 +97,8 @@ pub struct Upstream {
     pub reconnect_max_ms: u64,
     /// FLUSHALL, FLUSHDB and SWAPDB while mappings exist. Default `refuse`.
     pub flush: Flush,
+    /// Whether clients may run commands that concern the server as a whole. Default false.
+    pub admin_commands: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -289,6 +291,7 @@ impl Config {
                 reconnect_min_ms: 0,
                 reconnect_max_ms: 0,
                 flush: Flush::Refuse,
+                admin_commands: false,
             },
             postgres: Postgres {
                 url: String::new(),
@@ -346,6 +349,7 @@ impl fmt::Debug for Upstream {
             .field("reconnect_min_ms", &self.reconnect_min_ms)
             .field("reconnect_max_ms", &self.reconnect_max_ms)
             .field("flush", &self.flush)
+            .field("admin_commands", &self.admin_commands)
             .finish()
     }
 }

@@ -39,6 +39,8 @@ pub(super) enum Slot<T> {
     Size(fn(&mut T, usize)),
     /// Milliseconds, at least 1.
     Duration(fn(&mut T, u64)),
+    /// True or false.
+    Flag(fn(&mut T, bool)),
     /// A list of texts; the check is made for each.
     Texts(fn(&mut T, &str) -> Result<(), String>),
     /// A table of texts.
@@ -119,6 +121,12 @@ pub(super) static SECTIONS: &[Section] = &[
             Slot::Text(|c, v| { c.upstream.flush = words::flush(v)?; Ok(()) }),
             "FLUSHALL, FLUSHDB and SWAPDB while there are mappings. `refuse`: an error. `cache`: they \
              empty the upstream alone, and mapped keys come back from Postgres."),
+        row("admin_commands", Default("false"), Slot::Flag(|c, v| c.upstream.admin_commands = v),
+            "Whether clients may run what changes or stops the Redis server as a whole; if not, they are \
+             told `-NOPERM` as by a Redis that denies it to its user. That is all that Redis flags as \
+             `admin`, such as CONFIG SET, DEBUG, SHUTDOWN, REPLICAOF, SAVE, ACL SETUSER (docs/commands.md has \
+             the list), but for what only looks, such as CONFIG GET, MONITOR and SLOWLOG GET. What CONFIG GET \
+             and MONITOR show, passwords of Redis among it, only an ACL user in `upstream.url` can hide."),
     ]},
     Section { name: "postgres", about: "The store of mapped keys.", settings: &[
         row("url", Default("\"postgres://localhost/respgres\""),

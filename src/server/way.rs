@@ -4,7 +4,7 @@
 use super::client_command;
 use super::conversation::{Request, Talk};
 use super::info;
-use crate::command::{Command, Flags, Keys, Mapped, Path, lookup};
+use crate::command::{Command, Flags, Guarded, Keys, Mapped, Path, lookup};
 use crate::config::Flush;
 use crate::engine::route::Touch;
 use crate::protocol::Reply;
@@ -81,6 +81,11 @@ impl Talk {
         if !is_accounted {
             return Way::Apart(Apart::Pinned(command));
         }
+        if command.guarded != Guarded::Nothing
+            && let Some(refusal) = self.guard(command, request, pin.is_some_and(|pin| pin.multi))
+        {
+            return tell(refusal);
+        }
         if may_be_mapped {
             match engine.touch(command, count, argument) {
                 Touch::Nothing => {}
@@ -137,6 +142,20 @@ impl Talk {
             Path::Refused(why) => tell(format!("ERR {}: {why}", command.name.to_ascii_uppercase())),
         }
     }
+
+    /// What the client is told instead, if the request concerns the server as a whole and such
+    /// requests are not allowed.
+    pub(super) fn guard(
+        &self,
+        command: &Command,
+        request: &Request<'_>,
+        in_multi: bool,
+    ) -> Option<String> {
+        if self.event_loop.shared.upstream.admin_commands {
+            return None;
+        }
+        command.guard(request.count(), |at| request.argument(at), in_multi)
+    }
 }
 
 fn tell(text: String) -> Way {
@@ -189,6 +208,7 @@ fn pinned_forward() -> Way {
         keys: Keys::None,
         path: Path::Forward,
         mapped: Mapped::NotApplicable,
+        guarded: Guarded::Nothing,
     };
     Way::Apart(Apart::Pinned(&UNKNOWN))
 }

@@ -6,6 +6,7 @@
 // A test's own modules have nobody else to be private from.
 #![allow(unreachable_pub)]
 
+mod admin;
 mod blocking;
 mod both;
 mod client;
