@@ -113,6 +113,12 @@ pub(super) static SECTIONS: &[Section] = &[
             "Longest wait for a connection."),
         row("request_timeout", Default("\"5s\""), Slot::Duration(|c, v| c.upstream.request_timeout_ms = v),
             "Longest wait for the reply to a request of respgres' own."),
+        row("silence_timeout", Default("\"10s\""), Slot::Duration(|c, v| c.upstream.silence_timeout_ms = v),
+            "How long Redis may say nothing while requests of clients wait, before it is taken to hang; then a \
+             new connection is tried for `connect_timeout`, and if that gets no answer either, what waits is told \
+             that the connection was lost. Slow commands do no harm, unless they hold up all of Redis for so \
+             long; keep it above `busy-reply-threshold` of Redis. Commands that wait inside Redis, such as \
+             BLPOP, are never given up for it."),
         row("reconnect_min", Default("\"50ms\""), Slot::Duration(|c, v| c.upstream.reconnect_min_ms = v),
             "First pause before connecting again; doubled at each failure."),
         row("reconnect_max", Default("\"2s\""), Slot::Duration(|c, v| c.upstream.reconnect_max_ms = v),

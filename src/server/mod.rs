@@ -19,6 +19,7 @@ mod roster;
 mod subscription;
 mod tracking;
 mod users;
+mod watch;
 mod way;
 
 use std::sync::Arc;

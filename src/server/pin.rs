@@ -163,6 +163,7 @@ impl Talk {
         }
         if let Some(pin) = &mut self.client.session.borrow_mut().pin {
             pin.blocking = true;
+            pin.lane.set_patient(true);
             self.client.entry.begin_wait(pin.lane.upstream_id());
         }
         if matches!(name, "wait" | "waitaof") {
@@ -239,6 +240,7 @@ impl Talk {
         let Some(pin) = &mut session.pin else { return };
         if std::mem::take(&mut pin.blocking) {
             pin.spoiled |= self.client.entry.end_wait();
+            pin.lane.set_patient(false);
         }
         if pin.subscriptions.as_ref().is_some_and(Subscriptions::is_over) {
             pin.subscriptions = None;

@@ -12,6 +12,7 @@ mod both;
 mod client;
 mod difference;
 mod handshake;
+mod hang;
 mod load;
 mod malformed;
 #[path = "../stack/mod.rs"]
