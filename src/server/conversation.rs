@@ -24,6 +24,7 @@ use tokio::net::tcp::OwnedReadHalf;
 use super::client::{Client, Replies};
 use super::event_loop::{Carries, EventLoop};
 use super::expect::Inspection;
+use super::queued::Effect;
 use super::way::{Apart, Way};
 use crate::command::Command;
 use crate::protocol::Reply;
@@ -387,6 +388,12 @@ impl Talk {
                 Flow::Done
             }
             Way::Apart(Apart::Info) => {
+                let session = self.client.session.borrow();
+                if session.pin.as_ref().is_some_and(|pin| pin.multi) {
+                    drop(session);
+                    return self.queue(request.bytes, Effect::Info);
+                }
+                drop(session);
                 if !self.may_forward() {
                     return Flow::Wait;
                 }

@@ -118,14 +118,10 @@ impl Talk {
             | Path::Subscription
             | Path::Stream => Way::Apart(Apart::Pinned(command)),
             Path::Local => Way::Apart(Apart::Local(command)),
-            Path::Info if pin.is_some_and(|pin| pin.multi) => Way::Apart(Apart::Pinned(command)),
-            Path::Info => {
-                if info::wants_section((1..count).map(argument)) {
-                    Way::Apart(Apart::Info)
-                } else {
-                    Way::Forward
-                }
-            }
+            Path::Info if info::wants_section((1..count).map(argument)) => Way::Apart(Apart::Info),
+            // In a transaction it is counted.
+            Path::Info if pinned => Way::Apart(Apart::Pinned(command)),
+            Path::Info => Way::Forward,
             Path::Flush => {
                 let everywhere = command.name != "flushdb";
                 let cache_only = self.event_loop.shared.upstream.flush == Flush::Cache;
