@@ -407,10 +407,15 @@ impl Talk {
                 Flow::Done
             }
             Way::Apart(Apart::Close) => {
-                tracing::warn!(
-                    client = self.client.entry.id,
-                    "possible SECURITY ATTACK: an HTTP request on the Redis port; closed"
-                );
+                let now_ms = self.event_loop.uptime_ms();
+                if let Some(suppressed) = self.event_loop.shared.http_requests.ring(now_ms) {
+                    tracing::warn!(
+                        client = self.client.entry.id,
+                        address = %self.client.entry.address,
+                        suppressed,
+                        "possible SECURITY ATTACK: an HTTP request on the Redis port; closed"
+                    );
+                }
                 self.client.leave();
                 Flow::Done
             }
