@@ -25,8 +25,8 @@ Without a mapped key:
 - *guarded*, or some of its subcommands: changes or stops the Redis server as a whole. Refused as by a Redis
   that denies it to its user (`-NOPERM`), unless `upstream.admin_commands` is true. All that Redis flags as
   `admin` is guarded, but for what only looks (CONFIG GET, MONITOR, LATENCY and SLOWLOG without their RESET,
-  MODULE LIST, CLUSTER REPLICAS and COUNT-FAILURE-REPORTS), and for CLIENT, which is about the clients of
-  respgres. Scripts can call of it what Redis lets them call.
+  MODULE LIST, CLUSTER REPLICAS and COUNT-FAILURE-REPORTS), and for CLIENT: that is about the clients of
+  respgres, except that PAUSE pauses all of Redis. Scripts can call of it what Redis lets them call.
 
 With a mapped key:
 

@@ -206,7 +206,13 @@ impl EventLoop {
         }
         let settings = self.lane_settings(key.0, key.1);
         let lane = Lane::private(settings, self.me(), Rc::clone(&self.read_buffer), client.owner);
-        self.private.borrow_mut().push(Rc::downgrade(&lane));
+        let mut private = self.private.borrow_mut();
+        if private.len() == private.capacity() {
+            // Before it grows: most of them may be gone.
+            private.retain(|lane| lane.strong_count() > 0);
+        }
+        private.push(Rc::downgrade(&lane));
+        drop(private);
         self.tasks.spawn_local(Rc::clone(&lane).run());
         lane
     }

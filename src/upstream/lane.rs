@@ -339,6 +339,7 @@ impl<R: Receiver> Lane<R> {
                     }
                     pause_ms = self.settings.reconnect_min_ms;
                     self.upstream_id.store(link.id, Ordering::Release);
+                    self.silence.forgive();
                     self.set_state(State::Ready);
                     if self.last_error.take().is_some() {
                         tracing::info!(upstream = %self.settings.address.endpoint, "upstream is back");
