@@ -152,6 +152,7 @@ run_file() {
 start_respgres() {
     local port=$1 redis_port=$2 log=$3 database=respgres_$2
     local settings=("RESPGRES__SERVER__LISTEN=127.0.0.1:$port" RESPGRES__SERVER__THREADS=1
+        RESPGRES__UPSTREAM__ADMIN_COMMANDS=true
         "RESPGRES__UPSTREAM__URL=redis://127.0.0.1:$redis_port")
     if [[ -n $STORES ]]; then
         "$(postgres_programs)/createdb" -h "$STORES" -U postgres "$database" >"$log" 2>&1 || return 1

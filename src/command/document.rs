@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{COMMANDS, Command, Mapped, Path, Read, Write};
+use super::{COMMANDS, Command, Guarded, Mapped, Path, Read, Write};
 use crate::value::ValueKind;
 
 const HEAD: &str = "\
@@ -24,6 +24,11 @@ Without a mapped key:
   waits, subscribes, watches or is in a transaction.
 - *answered by respgres*: it concerns the client's connection, which ends at respgres.
 - *refused*: never answered through a proxy.
+- *guarded*, or some of its subcommands: changes or stops the Redis server as a whole. Refused as by a Redis
+  that denies it to its user (`-NOPERM`), unless `upstream.admin_commands` is true. All that Redis flags as
+  `admin` is guarded, but for what only looks (CONFIG GET, MONITOR, LATENCY and SLOWLOG without their RESET,
+  MODULE LIST, CLUSTER REPLICAS and COUNT-FAILURE-REPORTS), and for CLIENT: that is about the clients of
+  respgres, except that PAUSE pauses all of Redis. Scripts can call of it what Redis lets them call.
 
 With a mapped key:
 
@@ -45,7 +50,7 @@ pub fn document() -> String {
     let mut text = HEAD.to_owned();
     for command in commands {
         let name = command.name.to_uppercase();
-        let unmapped = unmapped(command.path);
+        let unmapped = unmapped(command);
         let [hash, set] =
             [ValueKind::Hash, ValueKind::Set].map(|holds| mapped(command.mapped, holds));
         writeln!(text, "| {name} | {unmapped} | {hash} | {set} |")
@@ -54,8 +59,8 @@ pub fn document() -> String {
     text
 }
 
-fn unmapped(path: Path) -> String {
-    let way = match path {
+fn unmapped(command: &Command) -> String {
+    let way = match command.path {
         Path::Forward => "forwarded",
         Path::Script => "forwarded, over the scripts' connection",
         Path::Blocking => "forwarded, own connection while it waits",
@@ -67,7 +72,15 @@ fn unmapped(path: Path) -> String {
         Path::Flush => "refused while there are mappings, unless `upstream.flush` allows it",
         Path::Refused(why) => return format!("refused: {why}"),
     };
-    way.to_owned()
+    match command.guarded {
+        Guarded::Nothing => way.to_owned(),
+        Guarded::Whole => format!("{way}; guarded"),
+        Guarded::Subcommands(subcommands) => {
+            let names: Vec<String> =
+                subcommands.iter().map(|(name, _)| name.to_uppercase()).collect();
+            format!("{way}; guarded: {}", names.join(", "))
+        }
+    }
 }
 
 fn mapped(mapped: Mapped, holds: ValueKind) -> String {

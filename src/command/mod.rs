@@ -47,6 +47,16 @@ pub struct Command {
     pub path: Path,
     /// What happens when a key is mapped.
     pub mapped: Mapped,
+    pub guarded: Guarded,
+}
+
+/// Which requests concern the server as a whole: only with `upstream.admin_commands`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Guarded {
+    Nothing,
+    Whole,
+    /// These subcommands, with their arities.
+    Subcommands(&'static [(&'static str, i32)]),
 }
 
 /// How a request reaches the upstream when it touches no mapped key.
@@ -145,8 +155,34 @@ impl Command {
 
     /// Whether a request of `count` arguments, the name included, has as many as the command takes.
     pub fn arity_ok(&self, count: usize) -> bool {
-        let least = self.arity.unsigned_abs() as usize;
-        if self.arity < 0 { count >= least } else { count == least }
+        takes(self.arity, count)
+    }
+
+    /// What Redis tells a user without the right to this request, if it concerns the server as a
+    /// whole. A request that Redis refuses for something else first is told that.
+    pub fn guard<'a>(
+        &self,
+        count: usize,
+        argument: impl Fn(usize) -> &'a [u8],
+        in_multi: bool,
+    ) -> Option<String> {
+        let (name, arity) = match self.guarded {
+            Guarded::Nothing => return None,
+            Guarded::Whole => (self.name.to_owned(), self.arity),
+            Guarded::Subcommands(_) if count < 2 => return None,
+            Guarded::Subcommands(subcommands) => {
+                let is_named = |name: &str| argument(1).eq_ignore_ascii_case(name.as_bytes());
+                let (name, arity) = subcommands.iter().find(|(name, _)| is_named(name))?;
+                (format!("{}|{name}", self.name), *arity)
+            }
+        };
+        Some(if !takes(arity, count) {
+            wrong_number_of_arguments(&name)
+        } else if in_multi && self.flags.contains(Flags::NO_MULTI) {
+            "ERR Command not allowed inside a transaction".to_owned()
+        } else {
+            format!("NOPERM this user has no permissions to run the '{name}' command")
+        })
     }
 
     /// Whether it is only a name that its subcommands share: CONFIG, CLIENT (not COMMAND).
@@ -157,7 +193,7 @@ impl Command {
 
     /// The error for a client whose request the arity does not admit, as Redis words it.
     pub fn arity_error(&self) -> String {
-        format!("ERR wrong number of arguments for '{}' command", self.name)
+        wrong_number_of_arguments(self.name)
     }
 
     /// The error for a client that sends this command for a key of a mapping it cannot serve.
@@ -174,6 +210,15 @@ impl Command {
         };
         format!("ERR '{}' is refused for keys of mapping '{mapping_name}': {why}", self.name)
     }
+}
+
+fn takes(arity: i32, count: usize) -> bool {
+    let least = arity.unsigned_abs() as usize;
+    if arity < 0 { count >= least } else { count == least }
+}
+
+fn wrong_number_of_arguments(name: &str) -> String {
+    format!("ERR wrong number of arguments for '{name}' command")
 }
 
 #[cfg(test)]

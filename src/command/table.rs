@@ -15,7 +15,7 @@ use super::Mapped::{self, NotApplicable, Read, Refused, Write};
 use super::Path::{
     self, Blocking, Flush, Forward, Info, Local, Script, Stream, Subscription, Transaction,
 };
-use super::{Command, Flags, hash, key, set};
+use super::{Command, Flags, Guarded, hash, key, set};
 
 /// All commands.
 #[rustfmt::skip]
@@ -251,21 +251,21 @@ pub static COMMANDS: &[Command] = &[
     row("scan",                  -2, READ,                                None,          Forward,      NotApplicable),
     row("swapdb",                 3, WRITE | FAST,                        None,          Flush,        NotApplicable),
     // Server
-    row("acl",                   -2, NONE,                                None,          Forward,      NotApplicable),
+    row("acl",                   -2, NONE,                                None,          Forward,      NotApplicable).guarding(ACL),
     row("bgrewriteaof",           1, ADMIN | WHEN_LOADED,                 None,          Forward,      NotApplicable),
     row("bgsave",                -1, ADMIN | WHEN_LOADED,                 None,          Forward,      NotApplicable),
-    row("cluster",               -2, NONE,                                None,          Forward,      NotApplicable),
+    row("cluster",               -2, NONE,                                None,          Forward,      NotApplicable).guarding(CLUSTER),
     row("command",               -1, LOADING | STALE,                     None,          Forward,      NotApplicable),
-    row("config",                -2, NONE,                                None,          Forward,      NotApplicable),
+    row("config",                -2, NONE,                                None,          Forward,      NotApplicable).guarding(CONFIG),
     row("debug",                 -2, ADMIN | ANY_TIME,                    None,          Blocking,     NotApplicable),
     row("failover",              -1, ADMIN | NO_SCRIPT | STALE,           None,          Blocking,     NotApplicable),
     row("info",                  -1, LOADING | STALE,                     None,          Info,         NotApplicable),
     row("lastsave",               1, FAST | LOADING | STALE,              None,          Forward,      NotApplicable),
-    row("latency",               -2, NONE,                                None,          Forward,      NotApplicable),
+    row("latency",               -2, NONE,                                None,          Forward,      NotApplicable).guarding(LATENCY),
     row("lolwut",                -1, READ | FAST,                         None,          Forward,      NotApplicable),
     row("memory",                -2, NONE,                                SECOND,        Forward,      Refused(LATER)),
-    row("module",                -2, NONE,                                None,          Forward,      NotApplicable),
-    row("monitor",                1, ADMIN | ANY_TIME,                    None,          Stream,       NotApplicable),
+    row("module",                -2, NONE,                                None,          Forward,      NotApplicable).guarding(MODULE),
+    row("monitor",                1, ADMIN | ANY_TIME,                    None,          Stream,       NotApplicable).open(),
     row("psync",                 -3, ADMIN | WHEN_LOADED | NO_MULTI,      None,          NO_REPLICAS,  NotApplicable),
     row("replconf",              -1, ADMIN | ALLOW_BUSY | ANY_TIME,       None,          NO_REPLICAS,  NotApplicable),
     row("replicaof",              3, ADMIN | STALE | WHEN_LOADED,         None,          Forward,      NotApplicable),
@@ -273,7 +273,7 @@ pub static COMMANDS: &[Command] = &[
     row("save",                   1, ADMIN | WHEN_LOADED | NO_MULTI,      None,          Forward,      NotApplicable),
     row("shutdown",              -1, ADMIN | NO_MULTI | ALLOW_BUSY | ANY_TIME, None,          Blocking,     NotApplicable),
     row("slaveof",                3, ADMIN | STALE | WHEN_LOADED,         None,          Forward,      NotApplicable),
-    row("slowlog",               -2, NONE,                                None,          Forward,      NotApplicable),
+    row("slowlog",               -2, NONE,                                None,          Forward,      NotApplicable).guarding(SLOWLOG),
     row("sync",                   1, ADMIN | WHEN_LOADED | NO_MULTI,      None,          NO_REPLICAS,  NotApplicable),
     row("time",                   1, FAST | LOADING | STALE,              None,          Forward,      NotApplicable),
     row("wait",                   3, NO_SCRIPT,                           None,          Blocking,     NotApplicable),
@@ -324,7 +324,21 @@ const fn row(
     path: Path,
     mapped: Mapped,
 ) -> Command {
-    Command { name, arity, flags: Flags(flags), keys, path, mapped }
+    let is_admin = flags & ADMIN != 0;
+    let guarded = if is_admin { Guarded::Whole } else { Guarded::Nothing };
+    Command { name, arity, flags: Flags(flags), keys, path, mapped, guarded }
+}
+
+impl Command {
+    /// It has subcommands that concern the server as a whole.
+    const fn guarding(self, subcommands: &'static [(&'static str, i32)]) -> Self {
+        Self { guarded: Guarded::Subcommands(subcommands), ..self }
+    }
+
+    /// For operators, says Redis; here it is for everybody.
+    const fn open(self) -> Self {
+        Self { guarded: Guarded::Nothing, ..self }
+    }
 }
 
 // === flags ===
@@ -371,6 +385,31 @@ const STORE_COUNTED: Keys = Counted { count: 2, also: 1 };
 const fn counted(count: u8) -> Keys {
     Counted { count, also: 0 }
 }
+
+// === subcommands that concern the server as a whole ===
+//
+// Those that Redis flags as `admin`, but for those that only look and that tools ask everywhere:
+// CONFIG GET, LATENCY HISTORY, SLOWLOG GET, MODULE LIST, CLUSTER REPLICAS and their like. Nor is
+// CLIENT among them, as it is about respgres' clients. What looks into ACL is: it shows hashes of
+// passwords.
+
+type Subcommands = &'static [(&'static str, i32)];
+
+#[rustfmt::skip]
+const ACL: Subcommands = &[
+    ("deluser", -3), ("dryrun", -4), ("getuser", 3), ("list", 2), ("load", 2), ("log", -2), ("save", 2),
+    ("setuser", -3), ("users", 2),
+];
+#[rustfmt::skip]
+const CLUSTER: Subcommands = &[
+    ("addslots", -3), ("addslotsrange", -4), ("bumpepoch", 2), ("delslots", -3), ("delslotsrange", -4),
+    ("failover", -2), ("flushslots", 2), ("forget", 3), ("meet", -4), ("replicate", 3), ("reset", -2),
+    ("saveconfig", 2), ("set-config-epoch", 3), ("setslot", -4),
+];
+const CONFIG: Subcommands = &[("resetstat", 2), ("rewrite", 2), ("set", -4)];
+const LATENCY: Subcommands = &[("reset", -2)];
+const MODULE: Subcommands = &[("load", -3), ("loadex", -3), ("unload", 3)];
+const SLOWLOG: Subcommands = &[("reset", 2)];
 
 // === why a mapped key is refused ===
 

@@ -215,6 +215,10 @@ impl Reading {
                 }
                 _ => ("a duration in quotes", "\"500ms\", \"1.5s\" or \"24h\"".to_owned()),
             },
+            Slot::Flag(set) => match value.as_bool() {
+                Some(flag) => return set(target, flag),
+                None => ("true or false", String::new()),
+            },
             Slot::Texts(set) => match value.as_array() {
                 Some(values) => {
                     for (index, value) in values.iter().enumerate() {
@@ -305,11 +309,12 @@ impl Reading {
                 continue;
             };
             let number = value.parse::<u64>().map(|number| number.to_string());
-            let value = match &number {
-                Ok(number) if !matches!(setting.slot, Slot::Text(_)) => {
+            let value = match (&setting.slot, &number, value.parse()) {
+                (Slot::Flag(_), _, Ok(flag)) => DeValue::Boolean(flag),
+                (Slot::Text(_), ..) | (_, Err(_), _) => DeValue::String(value.into()),
+                (_, Ok(number), _) => {
                     DeValue::parse(number).expect("a number is TOML").into_inner()
                 }
-                _ => DeValue::String(value.into()),
             };
             let mut config = std::mem::replace(&mut self.config, Config::blank());
             self.setting(setting, &value, &variable, &mut config);
@@ -441,9 +446,11 @@ mod tests {
         assert_eq!(config.upstream.database, 0);
         assert_eq!(config.upstream.connect_timeout_ms, 1000);
         assert_eq!(config.upstream.request_timeout_ms, 5000);
+        assert_eq!(config.upstream.silence_timeout_ms, 10_000);
         assert_eq!(config.upstream.reconnect_min_ms, 50);
         assert_eq!(config.upstream.reconnect_max_ms, 2000);
         assert_eq!(config.upstream.flush, Flush::Refuse);
+        assert!(!config.upstream.admin_commands);
         assert_eq!(config.postgres.url, "postgres://localhost/respgres");
         assert_eq!((config.postgres.writers, config.postgres.readers), (1, 2));
         assert_eq!(config.postgres.batch_operations, 1000);
@@ -732,6 +739,29 @@ mod tests {
               RESPGRES__SERVER__THREADS: expected a whole number, found a text
               RESPGRES__UPSTREAM__CONNECT_TIMEOUT: a duration needs its unit: "250ms", "250s"
             "#,
+        );
+    }
+
+    #[test]
+    fn what_is_true_or_false_is_nothing_else() {
+        assert!(read("[upstream]\nadmin_commands = true\n").upstream.admin_commands);
+        let from = |value: &str| {
+            let name = "RESPGRES__UPSTREAM__ADMIN_COMMANDS".to_owned();
+            Config::from_toml("[upstream]\nadmin_commands = true\n", [(name, value.to_owned())])
+        };
+        assert!(from("true").unwrap().upstream.admin_commands);
+        assert!(!from("false").unwrap().upstream.admin_commands);
+        let complaint = "RESPGRES__UPSTREAM__ADMIN_COMMANDS: expected true or false, found a";
+        for (value, found) in [("yes", "text"), ("1", "number"), ("", "text")] {
+            let told = from(value).unwrap_err().to_string();
+            assert!(told.ends_with(&format!("{complaint} {found}")), "{told}");
+        }
+        check(
+            "[upstream]\nadmin_commands = \"true\"\n",
+            "
+            respgres.toml is not valid:
+              upstream.admin_commands: expected true or false, found a text
+            ",
         );
     }
 

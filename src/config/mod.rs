@@ -91,12 +91,16 @@ pub struct Upstream {
     pub connect_timeout_ms: u64,
     /// The longest that respgres waits for a reply of its own scripts. Default 5 s.
     pub request_timeout_ms: u64,
+    /// How long the upstream may answer nobody while requests wait. Default 10 s.
+    pub silence_timeout_ms: u64,
     /// First pause before connecting again; doubled up to `reconnect_max_ms`. Default 50 ms.
     pub reconnect_min_ms: u64,
     /// Default 2 s.
     pub reconnect_max_ms: u64,
     /// FLUSHALL, FLUSHDB and SWAPDB while mappings exist. Default `refuse`.
     pub flush: Flush,
+    /// Whether clients may run commands that concern the server as a whole. Default false.
+    pub admin_commands: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -296,9 +300,11 @@ impl Config {
                 database: 0,
                 connect_timeout_ms: 0,
                 request_timeout_ms: 0,
+                silence_timeout_ms: 0,
                 reconnect_min_ms: 0,
                 reconnect_max_ms: 0,
                 flush: Flush::Refuse,
+                admin_commands: false,
             },
             postgres: Postgres {
                 url: String::new(),
@@ -353,9 +359,11 @@ impl fmt::Debug for Upstream {
             .field("database", &self.database)
             .field("connect_timeout_ms", &self.connect_timeout_ms)
             .field("request_timeout_ms", &self.request_timeout_ms)
+            .field("silence_timeout_ms", &self.silence_timeout_ms)
             .field("reconnect_min_ms", &self.reconnect_min_ms)
             .field("reconnect_max_ms", &self.reconnect_max_ms)
             .field("flush", &self.flush)
+            .field("admin_commands", &self.admin_commands)
             .finish()
     }
 }

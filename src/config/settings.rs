@@ -39,6 +39,8 @@ pub(super) enum Slot<T> {
     Size(fn(&mut T, usize)),
     /// Milliseconds, at least 1.
     Duration(fn(&mut T, u64)),
+    /// True or false.
+    Flag(fn(&mut T, bool)),
     /// A list of texts; the check is made for each.
     Texts(fn(&mut T, &str) -> Result<(), String>),
     /// A table of texts.
@@ -113,6 +115,12 @@ pub(super) static SECTIONS: &[Section] = &[
             "Longest wait for a connection."),
         row("request_timeout", Default("\"5s\""), Slot::Duration(|c, v| c.upstream.request_timeout_ms = v),
             "Longest wait for the reply to a request of respgres' own."),
+        row("silence_timeout", Default("\"10s\""), Slot::Duration(|c, v| c.upstream.silence_timeout_ms = v),
+            "How long Redis may say nothing while requests of clients wait, before it is taken to hang; then a \
+             new connection is tried for `connect_timeout`, and if that gets no answer either, what waits is told \
+             that the connection was lost. Slow commands do no harm, unless they hold up all of Redis for so \
+             long; keep it above `busy-reply-threshold` of Redis. Commands that wait inside Redis, such as \
+             BLPOP, are never given up for it."),
         row("reconnect_min", Default("\"50ms\""), Slot::Duration(|c, v| c.upstream.reconnect_min_ms = v),
             "First pause before connecting again; doubled at each failure."),
         row("reconnect_max", Default("\"2s\""), Slot::Duration(|c, v| c.upstream.reconnect_max_ms = v),
@@ -121,6 +129,12 @@ pub(super) static SECTIONS: &[Section] = &[
             Slot::Text(|c, v| { c.upstream.flush = words::flush(v)?; Ok(()) }),
             "FLUSHALL, FLUSHDB and SWAPDB while there are mappings. `refuse`: an error. `cache`: they \
              empty the upstream alone, and mapped keys come back from Postgres."),
+        row("admin_commands", Default("false"), Slot::Flag(|c, v| c.upstream.admin_commands = v),
+            "Whether clients may run what changes or stops the Redis server as a whole; if not, they are \
+             told `-NOPERM` as by a Redis that denies it to its user. That is all that Redis flags as \
+             `admin`, such as CONFIG SET, DEBUG, SHUTDOWN, REPLICAOF, SAVE, ACL SETUSER (docs/commands.md has \
+             the list), but for what only looks, such as CONFIG GET, MONITOR and SLOWLOG GET. What CONFIG GET \
+             and MONITOR show, passwords of Redis among it, only an ACL user in `upstream.url` can hide."),
     ]},
     Section { name: "postgres", about: "The store of mapped keys.", settings: &[
         row("url", Default("\"postgres://localhost/respgres\""),

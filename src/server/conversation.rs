@@ -24,6 +24,7 @@ use tokio::net::tcp::OwnedReadHalf;
 use super::client::{Client, Replies};
 use super::event_loop::{Carries, EventLoop};
 use super::expect::Inspection;
+use super::queued::Effect;
 use super::way::{Apart, Way};
 use crate::command::Command;
 use crate::protocol::Reply;
@@ -387,6 +388,12 @@ impl Talk {
                 Flow::Done
             }
             Way::Apart(Apart::Info) => {
+                let session = self.client.session.borrow();
+                if session.pin.as_ref().is_some_and(|pin| pin.multi) {
+                    drop(session);
+                    return self.queue(request.bytes, Effect::Info);
+                }
+                drop(session);
                 if !self.may_forward() {
                     return Flow::Wait;
                 }
@@ -400,10 +407,15 @@ impl Talk {
                 Flow::Done
             }
             Way::Apart(Apart::Close) => {
-                tracing::warn!(
-                    client = self.client.entry.id,
-                    "possible SECURITY ATTACK: an HTTP request on the Redis port; closed"
-                );
+                let now_ms = self.event_loop.uptime_ms();
+                if let Some(suppressed) = self.event_loop.shared.http_requests.ring(now_ms) {
+                    tracing::warn!(
+                        client = self.client.entry.id,
+                        address = %self.client.entry.address,
+                        suppressed,
+                        "possible SECURITY ATTACK: an HTTP request on the Redis port; closed"
+                    );
+                }
                 self.client.leave();
                 Flow::Done
             }

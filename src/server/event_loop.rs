@@ -48,6 +48,8 @@ pub(super) struct EventLoop {
     pub(super) seconds: Cell<u32>,
     lanes: RefCell<HashMap<SharedLaneKey, Rc<Lane<Self>>>>,
     kept: RefCell<HashMap<LaneKey, Vec<Rc<Lane<Self>>>>>,
+    /// Private lanes, also those that are kept.
+    private: RefCell<Vec<Weak<Lane<Self>>>>,
 }
 
 /// Requests of one database and protocol version share a lane.
@@ -82,6 +84,7 @@ impl EventLoop {
             seconds: Cell::new(0),
             lanes: RefCell::default(),
             kept: RefCell::default(),
+            private: RefCell::default(),
         })
     }
 
@@ -203,8 +206,28 @@ impl EventLoop {
         }
         let settings = self.lane_settings(key.0, key.1);
         let lane = Lane::private(settings, self.me(), Rc::clone(&self.read_buffer), client.owner);
+        let mut private = self.private.borrow_mut();
+        if private.len() == private.capacity() {
+            // Before it grows: most of them may be gone.
+            private.retain(|lane| lane.strong_count() > 0);
+        }
+        private.push(Rc::downgrade(&lane));
+        drop(private);
         self.tasks.spawn_local(Rc::clone(&lane).run());
         lane
+    }
+
+    /// All lanes that there are.
+    pub(super) fn all_lanes(&self) -> Vec<Rc<Lane<Self>>> {
+        let mut lanes: Vec<_> = self.lanes.borrow().values().cloned().collect();
+        self.private.borrow_mut().retain(|lane| match lane.upgrade() {
+            Some(lane) => {
+                lanes.push(lane);
+                true
+            }
+            None => false,
+        });
+        lanes
     }
 
     /// Takes back a private connection on which nothing is under way.
@@ -226,6 +249,7 @@ impl EventLoop {
             database,
             version,
             connect_timeout_ms: upstream.connect_timeout_ms,
+            silence_timeout_ms: upstream.silence_timeout_ms,
             reconnect_min_ms: upstream.reconnect_min_ms,
             reconnect_max_ms: upstream.reconnect_max_ms,
         }
@@ -287,7 +311,7 @@ pub(super) fn upstream_failed(error: &UpstreamError) -> Reply {
         UpstreamError::Connect { .. } | UpstreamError::Timeout(_) => {
             "ERR the upstream Redis is out of reach; the command was not run".to_owned()
         }
-        UpstreamError::Lost(_) | UpstreamError::Protocol(_) => {
+        UpstreamError::Lost(_) | UpstreamError::Silent(_) | UpstreamError::Protocol(_) => {
             "ERR the connection to the upstream Redis was lost; the command may have been run"
                 .to_owned()
         }

@@ -163,6 +163,8 @@ fn run_loop(shared: Arc<Shared>, tasks: &Tasks, mut arrivals: mpsc::UnboundedRec
         own_tasks.spawn_local(async move { deliverer.deliver_answers().await });
         let timekeeper = Rc::clone(&event_loop);
         own_tasks.spawn_local(async move { timekeeper.keep_time().await });
+        let watcher = Rc::clone(&event_loop);
+        own_tasks.spawn_local(async move { watcher.watch_upstream().await });
         loop {
             tokio::select! {
                 arrival = arrivals.recv() => match arrival {

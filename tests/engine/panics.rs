@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use respgres::command::{Command, Flags, Keys, Mapped, Need, Path, Proof, Read, Write, lookup};
+use respgres::command::{
+    Command, Flags, Guarded, Keys, Mapped, Need, Path, Proof, Read, Write, lookup,
+};
 use respgres::config::{Config, RedisUrl};
 use respgres::engine::{Engine, EngineSettings, Mailbox, Operation, ReplyTo};
 use respgres::mapping::registry::plan;
@@ -28,6 +30,7 @@ static BAD_WRITE: Command = Command {
         need: |_| Need::Whole,
         run: |_, _, _| panic!("on purpose"),
     }),
+    guarded: Guarded::Nothing,
 };
 
 static BAD_READ: Command = Command {
