@@ -99,7 +99,7 @@ fn run(args: &[Bytes], state: Option<Record>, now_ms: i64) -> (Reply, Option<Rec
                 reply
             }
             Mapped::Write(write) => (write.run)(args, draft, now_ms),
-            Mapped::NotApplicable | Mapped::Refused(_) => panic!("{} is not served", command.name),
+            _ => panic!("{} is not served", command.name),
         });
     }
     assert!(!nowhere.is_changed());
