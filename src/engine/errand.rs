@@ -33,8 +33,8 @@ pub type Done = oneshot::Sender<Result<Vec<Bytes>, ErrandFailed>>;
 /// Which lane.
 #[derive(Clone, Copy, Debug)]
 pub enum Over {
-    /// Any that is free, of the database whose keys are mapped.
-    Spare(Version),
+    /// Any that is free.
+    Spare { database: u16, version: Version },
     /// One that the loop holds ready, by its number.
     Held(u32),
 }

@@ -13,7 +13,6 @@ use slab::Slab;
 use super::event_loop::EventLoop;
 use crate::engine::errand::Done;
 use crate::engine::{Errand, ErrandFailed, Over};
-use crate::protocol::Version;
 use crate::upstream::lane::Owner;
 use crate::upstream::{Lane, UpstreamError};
 
@@ -80,7 +79,9 @@ impl EventLoop {
     pub(super) fn run_errand(&self, errand: Errand) {
         let Errand { over, requests, replies, spoils, done } = errand;
         let (lane, spoiled) = match over {
-            Over::Spare(version) => (self.spare_lane(version), false),
+            Over::Spare { database, version } => {
+                (self.private_lane_of(None, database, version), false)
+            }
             Over::Held(number) => {
                 let held = self.errands.held.borrow_mut().try_remove(number as usize);
                 let Some(Held { lane, spoiled }) = held else {
@@ -93,10 +94,6 @@ impl EventLoop {
             }
         };
         self.send_out(lane, &requests, replies, spoils || spoiled, Some(done));
-    }
-
-    fn spare_lane(&self, version: Version) -> Rc<Lane<Self>> {
-        self.private_lane_of(None, self.shared.engine.database(), version)
     }
 
     fn send_out(

@@ -83,7 +83,7 @@ impl Talk {
                 client.writes.set(1);
                 let muted = client.take_muted();
                 let slot = client.expected.borrow_mut().slot(muted);
-                let over = Over::Spare(client.version());
+                let over = Over::Spare { database: engine.database(), version: client.version() };
                 engine.lend(Loan {
                     requests: vec![*lent],
                     transaction: false,

@@ -19,8 +19,9 @@ use crate::upstream::Lane;
 
 pub(super) struct Pin {
     pub(super) lane: Rc<Lane<EventLoop>>,
-    /// The lane with the client's watch, while `lane` has its queue; see `takeover`.
-    pub(super) watch_lane: Option<Rc<Lane<EventLoop>>>,
+    /// The lane with the client's watch, while `lane` has its queue, and whether it is spoiled; see
+    /// `takeover`.
+    pub(super) watch_lane: Option<(Rc<Lane<EventLoop>>, bool)>,
     /// Copies of what was queued since MULTI, where keys are mapped.
     pub(super) kept: Option<Kept>,
     /// Between MULTI and EXEC or DISCARD.
@@ -85,7 +86,7 @@ impl Pin {
     /// Closes its connections.
     pub(super) fn close(&self) {
         self.lane.close();
-        if let Some(lane) = &self.watch_lane {
+        if let Some((lane, _)) = &self.watch_lane {
             lane.close();
         }
     }
@@ -402,7 +403,9 @@ impl Talk {
             "exec" if in_multi && aborted => self.end_aborted(" previous errors."),
             "exec" if in_multi => self.exec(request),
             "discard" if in_multi => {
-                if !self.drained() {
+                let splits = |pin: &Pin| pin.watch_lane.is_some();
+                let splits = self.client.session.borrow().pin.as_ref().is_some_and(splits);
+                if splits && !self.drained() {
                     return Flow::Wait;
                 }
                 self.leave_watch_lane();
@@ -477,7 +480,7 @@ impl Talk {
         }
         self.client.session.borrow_mut().watched = None;
         if let Some(pin) = &mut self.client.session.borrow_mut().pin {
-            if let Some(lane) = pin.watch_lane.take() {
+            if let Some((lane, _)) = pin.watch_lane.take() {
                 lane.close();
             }
             pin.end_transaction();

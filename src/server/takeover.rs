@@ -41,7 +41,8 @@ impl Talk {
     pub(super) fn multi(&self, request: &Request<'_>) -> Flow {
         let (maps, splits) = {
             let session = self.client.session.borrow();
-            let maps = self.event_loop.shared.engine.maps_database(session.database);
+            let maps = self.event_loop.shared.engine.maps_database(session.database)
+                || session.watched.is_some();
             // A lane that redirects, or is redirected to, stays where it is.
             let splits = |pin: &super::pin::Pin| pin.watching && !pin.sticky;
             (maps, maps && session.pin.as_ref().is_some_and(splits))
@@ -55,7 +56,8 @@ impl Talk {
             let database = session.database;
             if let Some(pin) = &mut session.pin {
                 let queue = self.event_loop.private_lane_of(Some(owner), database, version);
-                pin.watch_lane = Some(std::mem::replace(&mut pin.lane, queue));
+                let watch_lane = std::mem::replace(&mut pin.lane, queue);
+                pin.watch_lane = Some((watch_lane, std::mem::take(&mut pin.spoiled)));
             }
         }
         self.with_pin(request, |pin| {
@@ -107,18 +109,18 @@ impl Talk {
 
     /// Queues a command without mapped keys, if copies are kept; `None` if not.
     pub(super) fn queue_kept(&self, request: &Request<'_>) -> Option<Flow> {
-        let database = {
+        let engine = &self.event_loop.shared.engine;
+        let maps = {
             let session = self.client.session.borrow();
             let pin = session.pin.as_ref()?;
             pin.kept.as_ref()?;
-            pin.queued_database
+            pin.queued_database.is_none() && engine.maps_database(session.database)
         };
         let bytes = Bytes::copy_from_slice(request.bytes);
         let argument = |at: usize| &bytes[request.scanner.arguments()[at].clone()];
-        let known = lookup(request.argument(0)).filter(|_| database.is_none());
+        let known = lookup(request.argument(0)).filter(|_| maps);
         let lent = match known {
             Some(command) => {
-                let engine = &self.event_loop.shared.engine;
                 match engine.lent_request(command, &bytes, request.count(), argument) {
                     Ok(lent) => lent,
                     Err(refusal) => {
@@ -178,7 +180,7 @@ impl Talk {
         let client = &self.client;
         let version = client.version();
         let mut session = client.session.borrow_mut();
-        let watched = session.watched.take();
+        let (watched, database) = (session.watched.take(), session.database);
         let Some(pin) = &mut session.pin else { return Flow::Done };
         let kept = pin.kept.take().unwrap_or_default();
         let effects = std::mem::take(&mut pin.effects);
@@ -189,16 +191,16 @@ impl Talk {
                 drop(session);
                 client.expected.borrow_mut().replies(1, true);
                 self.append(b"*1\r\n$7\r\nDISCARD\r\n", 1, false);
-                Over::Spare(version)
+                Over::Spare { database, version }
             }
-            Some(watch_lane) => {
+            Some((watch_lane, spoiled)) => {
                 let queue = session.pin.take().map(|pin| pin.lane);
                 drop(session);
                 if let Some(queue) = queue {
                     self.event_loop.discard(queue);
                 }
                 // A connection that others redirect to is not for anybody else.
-                let spoiled = !client.entry.release_connection();
+                let spoiled = !client.entry.release_connection() || spoiled;
                 client.entry.lose_connection();
                 Over::Held(self.event_loop.hold(watch_lane, spoiled))
             }
@@ -228,7 +230,8 @@ impl Talk {
     pub(super) fn queue_on_watch_lane(&self) {
         let mut session = self.client.session.borrow_mut();
         let Some(pin) = &mut session.pin else { return };
-        let Some(watch_lane) = pin.watch_lane.take() else { return };
+        let Some((watch_lane, spoiled)) = pin.watch_lane.take() else { return };
+        pin.spoiled |= spoiled;
         let queue = std::mem::replace(&mut pin.lane, watch_lane);
         let kept = pin.kept.take().unwrap_or_default();
         drop(session);
@@ -248,8 +251,8 @@ impl Talk {
         session.watched = None;
         let lane = session.pin.as_mut().and_then(|pin| pin.watch_lane.take());
         drop(session);
-        if let Some(lane) = lane {
-            let spoiled = !self.client.entry.release_connection();
+        if let Some((lane, spoiled)) = lane {
+            let spoiled = !self.client.entry.release_connection() || spoiled;
             self.client.entry.lose_connection();
             self.event_loop.forget_watch(lane, spoiled);
             let session = self.client.session.borrow();

@@ -7,7 +7,9 @@
 
 mod alike;
 mod commands;
+mod refusals;
 mod scripts;
 #[path = "../stack/mod.rs"]
 mod stack;
+mod stores;
 mod transactions;

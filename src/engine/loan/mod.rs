@@ -25,12 +25,15 @@
 //!
 //! Absent on purpose: mapped keys that a script uses without declaring them, as in a Redis Cluster.
 
+mod answer;
 mod lender;
+mod read;
 mod request;
 mod step;
 mod taken_back;
 mod undo;
 pub mod watch;
+mod write;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -118,6 +118,28 @@ impl Engine {
         }
     }
 
+    /// Why a request of a client in another database must not be run, for it would put something where
+    /// a mapped key is.
+    pub fn reaches_into_mapped_database<'a>(
+        &self,
+        command: &Command,
+        count: usize,
+        argument: impl Fn(usize) -> &'a [u8],
+    ) -> Option<String> {
+        let is_mapped = |at: usize| parse_i64(argument(at)) == Some(i64::from(self.database()));
+        let key = match command.name {
+            "move" if count == 3 && is_mapped(2) => argument(1),
+            "copy" => {
+                let names_it =
+                    |&at: &usize| argument(at).eq_ignore_ascii_case(b"db") && is_mapped(at + 1);
+                (3..count.saturating_sub(1)).find(names_it).map(|_| argument(2))?
+            }
+            _ => return None,
+        };
+        let mapping = self.registry().find(key)?;
+        Some(command.refused(&mapping.name, "it comes from another database"))
+    }
+
     /// The mapping of which a SORT could look up keys that it does not name.
     pub(in crate::engine) fn looks_up_mapped_keys<'a>(
         &self,
