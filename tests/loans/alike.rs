@@ -49,7 +49,7 @@ member = { column = "member", type = "bigint" }
 pub const STRATEGIES: [&str; 3] = ["dual_write", "database_first", "postgres_only"];
 
 /// Keys whose values are compared at the end.
-const KEYS: [&str; 16] = [
+pub const KEYS: [&str; 16] = [
     "thing:1", "thing:2", "thing:3", "notes:a", "notes:b", "tags:a", "tags:b", "tags:c", "ids:1",
     "ids:2", "ids:3", "other", "plain", "list", "zset", "text",
 ];
@@ -104,9 +104,16 @@ async fn hold(server: &impl Server, hello: &str, script: &str) -> Vec<String> {
         lines.push(line.to_owned());
         lines.extend(show(reply, sorts));
     }
+    lines.extend(values(server, &KEYS).await);
+    lines
+}
+
+/// What the keys hold.
+pub async fn values(server: &impl Server, keys: &[&str]) -> Vec<String> {
+    let mut lines = Vec::new();
     let mut client = Client::connect(server).await;
     client.say("HELLO 3").await;
-    for key in KEYS {
+    for key in keys {
         let kind = client.say(&format!("TYPE {key}")).await.lines().join("");
         lines.push(format!("{key} {kind}"));
         let value = match kind.as_str() {
@@ -126,7 +133,7 @@ async fn hold(server: &impl Server, hello: &str, script: &str) -> Vec<String> {
     lines
 }
 
-fn show(value: Value, sorts: bool) -> Vec<String> {
+pub fn show(value: Value, sorts: bool) -> Vec<String> {
     if !sorts {
         return value.lines();
     }

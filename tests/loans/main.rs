@@ -7,6 +7,7 @@
 
 mod alike;
 mod commands;
+mod random;
 mod refusals;
 mod scripts;
 #[path = "../stack/mod.rs"]

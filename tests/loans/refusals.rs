@@ -188,3 +188,40 @@ async fn a_proxy_killed_between_the_step_and_commit_leaves_nothing_lent() {
     assert_eq!(client.say("HSET person:1 age 3").await, Value::Integer(1));
     stack.stop_expecting(&[]).await;
 }
+
+/// While a loan waits for longer than its marks live, nobody brings the old value back.
+#[tokio::test]
+async fn a_commit_that_comes_after_the_lease_is_seen_at_once() {
+    let stack = Stack::builder(MAPPINGS)
+        .sql(TABLES)
+        .set("RESPGRES__DEFAULTS__LEASE", "200ms")
+        .start()
+        .await;
+    let mut second = stack.start_second_proxy().await;
+    let mut client = Client::connect(&second).await;
+    client.say("HSET person:1 name ann").await;
+    let mut session = connect(stack.database()).await;
+    for sql in ["begin", "insert into people (id, email) values (9, 'a@x')"] {
+        sqlx::Executor::execute(&mut session, sql).await.unwrap();
+    }
+    let mut writer = stack.client().await;
+    let writing = tokio::spawn(async move {
+        let script = "EVAL \"return redis.call('HSET', KEYS[1], 'name', 'eve', 'email', 'a@x')\" 1 \
+                      person:1";
+        writer.say(script).await
+    });
+    wait_for_a_wait(&stack).await;
+    wait_until("the mark has lapsed", async || {
+        stack.redis.say("EXISTS respgres:m:person:1").await == Value::Integer(0)
+    })
+    .await;
+    for _ in 0..5 {
+        assert_eq!(client.say("HGET person:1 name").await, Value::Bulk(b"ann".to_vec()));
+        assert_eq!(client.say("HGET person:1 hat").await, Value::NilBulk);
+    }
+    sqlx::Executor::execute(&mut session, "rollback").await.unwrap();
+    assert_eq!(writing.await.unwrap(), Value::Integer(1));
+    assert_eq!(client.say("HGET person:1 name").await, Value::Bulk(b"eve".to_vec()));
+    second.stop_expecting(&[]).await;
+    stack.stop_expecting(&[]).await;
+}

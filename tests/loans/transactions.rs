@@ -235,3 +235,108 @@ async fn what_cannot_be_in_one_transaction_is_told_at_once() {
     .await;
     stack.stop_expecting(&[]).await;
 }
+
+fn commands(lines: &[&str]) -> Vec<Vec<Vec<u8>>> {
+    lines.iter().map(|line| crate::stack::resp::arguments(line)).collect()
+}
+
+/// All in one write: nothing overtakes anything.
+#[tokio::test]
+async fn pipelines_stay_in_order() {
+    let stack = Stack::with_mappings(crate::alike::MAPPINGS).await;
+    let plain = crate::stack::Redis::start().await;
+    let lines = [
+        "SET plain 1",
+        "HSET thing:1 size 1",
+        "GET thing:1",
+        "INCR plain",
+        "WATCH thing:1 plain",
+        "HGET thing:1 size",
+        "MULTI",
+        "HINCRBY thing:1 size 1",
+        "GET plain",
+        "CLIENT GETNAME",
+        "EXEC",
+        "HGET thing:1 size",
+        "LPUSH thing:1 x",
+        "RENAME thing:1 thing:2",
+        "HGET thing:2 size",
+        "SET plain 5",
+        "EVAL \"return redis.call('HINCRBY', KEYS[1], 'size', redis.call('GET', KEYS[2]))\" 2 thing:2 plain",
+        "INCR plain",
+        "MULTI",
+        "HSET thing:1 size",
+        "INCR plain",
+        "EXEC",
+        "MULTI",
+        "INCR plain",
+        "DISCARD",
+        "WATCH thing:1",
+        "HSET thing:1 size 1",
+        "MULTI",
+        "INCR plain",
+        "EXEC",
+        "MULTI",
+        "INCR plain",
+        "EXEC",
+        "GET plain",
+        "HGETALL thing:2",
+    ];
+    for _ in 0..20 {
+        let expected = Client::connect(&plain).await.pipeline(&commands(&lines)).await;
+        let actual = stack.client().await.pipeline(&commands(&lines)).await;
+        for ((line, expected), actual) in lines.iter().zip(&expected).zip(&actual) {
+            assert_eq!(actual, expected, "{line}");
+        }
+        for server in [Client::connect(&plain).await, stack.client().await] {
+            let mut client = server;
+            client.say("DEL thing:1 thing:2 plain").await;
+        }
+    }
+    stack.stop_expecting(&[]).await;
+}
+
+#[tokio::test]
+async fn replies_that_are_not_wanted_are_not_sent() {
+    let stack = Stack::with_mappings(crate::alike::MAPPINGS).await;
+    let mut client = stack.client().await;
+    client
+        .send(b"CLIENT REPLY OFF\r\nWATCH thing:1\r\nMULTI\r\nHSET thing:1 size 1\r\nEXEC\r\n")
+        .await;
+    client.send(b"GET thing:1\r\nCLIENT REPLY ON\r\nHGET thing:1 size\r\n").await;
+    assert_eq!(client.reply().await, Value::Status("OK".into()));
+    assert_eq!(client.reply().await, Value::Bulk(b"1".to_vec()));
+    client.send(b"CLIENT REPLY SKIP\r\nGET thing:1\r\nGET thing:1\r\n").await;
+    assert!(client.reply().await.is_error());
+    stack.stop_expecting(&[]).await;
+}
+
+/// Watching clients have a second lane for their queue: both are given back, and none is mixed up.
+#[tokio::test]
+async fn lanes_are_given_back() {
+    let stack = Stack::with_mappings(crate::alike::MAPPINGS).await;
+    let mut client = stack.client().await;
+    for turn in 0..60 {
+        client.say("WATCH plain thing:1").await;
+        client.say("MULTI").await;
+        client.say("INCR plain").await;
+        match turn % 4 {
+            0 => assert!(!client.say("EXEC").await.is_error()),
+            1 => {
+                client.say("HINCRBY thing:1 size 1").await;
+                assert!(!client.say("EXEC").await.is_error());
+            }
+            2 => assert_eq!(client.say("DISCARD").await, Value::Status("OK".into())),
+            _ => {
+                client.say("NOSUCH").await;
+                assert!(client.say("EXEC").await.is_error());
+            }
+        }
+    }
+    assert_eq!(client.say("GET plain").await, Value::Bulk(b"30".to_vec()));
+    assert_eq!(client.say("HGET thing:1 size").await, Value::Bulk(b"15".to_vec()));
+    let clients = stack.redis.say("CLIENT LIST").await;
+    let clients = String::from_utf8_lossy(clients.bytes().unwrap()).into_owned();
+    assert!(clients.lines().count() < 30, "{clients}");
+    stack.stop_expecting(&[]).await;
+}
