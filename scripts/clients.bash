@@ -8,8 +8,7 @@
 #
 # A suite that needs a server that is there gets a new one for each run (servers.bash). One that
 # starts servers of its own finds scripts/stand-in on its PATH. Uses WORK, PROGRAM, CONFIG,
-# CLIENT_SECONDS, the time that one run may take, and EXCEPTED, a file of tests to leave out where
-# all tests share a server.
+# CLIENT_SECONDS, the time that one run may take, and EXCEPTED, a file of tests to leave out.
 # shellcheck shell=bash
 # shellcheck disable=SC2034 # used where this is sourced
 
@@ -107,7 +106,8 @@ run_redis_py() {
     local how=$1 out=$2 protocol=$3 result=0 name
     local ignored=(--ignore tests/test_scenario --ignore tests/test_multidb
         --ignore tests/test_asyncio/test_multidb --ignore tests/test_http
-        --ignore tests/maint_notifications --ignore tests/test_observability)
+        --ignore tests/maint_notifications --ignore tests/test_observability
+        --ignore tests/test_asyncio/test_scenario --ignore tests/test_asyncio/test_observability)
     for name in "${REDIS_PY_FILES[@]}"; do
         ignored+=(--ignore "tests/test_$name.py" --ignore "tests/test_asyncio/test_$name.py")
     done
@@ -162,7 +162,7 @@ fetch_redis_rs() {
     mv "$source" "$REDIS_RS_HOME/redis"
     rm -rf "$REDIS_RS_HOME/fetch"
     mkdir -p "$REDIS_RS_HOME/test-macros"
-    cp scripts/async_test.rs "$REDIS_RS_HOME/test-macros/lib.rs"
+    cp tests/fixtures/redis-rs/async_test.rs "$REDIS_RS_HOME/test-macros/lib.rs"
     printf '[package]\nname = "test-macros"\nedition = "2024"\n[lib]\nproc-macro = true\npath = "lib.rs"\n' \
         >"$REDIS_RS_HOME/test-macros/Cargo.toml"
     # In the library's repository the test harness and its macros are neighbours; packaging drops
@@ -200,8 +200,13 @@ run_redis_rs() {
         settings+=("PATH=$WORK/bin:$PATH" "STAND_IN_SERVER=$(command -v redis-server)"
             "STAND_IN_RESPGRES=$PROGRAM" "STAND_IN_CONFIG=$CONFIG")
     fi
+    # One at a time: the panic of one test makes others fail that run beside it, or after it.
+    options+=(-- --test-threads 1 --exact)
+    while read -r name; do
+        options+=(--skip "${name#*::}")
+    done <"$EXCEPTED"
     bounded "$REDIS_RS_HOME/redis" "$out.log" env "TMPDIR=$WORK/tmp" "${settings[@]}" cargo test --no-fail-fast \
-        "${options[@]}" -- --test-threads 4 || result=1
+        "${options[@]}" || result=1
     rm -rf "$WORK/tmp"
     # Which binary a test is in stands above its list.
     awk '/^ *Running / { split($2, part, "/"); file = part[length(part)] }
