@@ -112,10 +112,17 @@ run_redis_py() {
         ignored+=(--ignore "tests/test_$name.py" --ignore "tests/test_asyncio/test_$name.py")
     done
     start_for_client "$how" "$out" || return 1
-    while read -r name; do
-        ignored+=(--deselect "$name")
-    done <"$EXCEPTED"
-    bounded "$REDIS_PY_HOME" "$out.log" venv/bin/python -m pytest -q -p no:cacheprovider --timeout 30 \
+    # pytest's own --deselect takes a prefix, and with test_a leaves out test_ab.
+    cat >"$REDIS_PY_HOME/excepted.py" <<'PYTHON'
+import os
+
+def pytest_collection_modifyitems(config, items):
+    excepted = set(open(os.environ["EXCEPTED"]).read().splitlines())
+    config.hook.pytest_deselected(items=[item for item in items if item.nodeid in excepted])
+    items[:] = [item for item in items if item.nodeid not in excepted]
+PYTHON
+    bounded "$REDIS_PY_HOME" "$out.log" env "EXCEPTED=$EXCEPTED" PYTHONPATH=. \
+        venv/bin/python -m pytest -q -p no:cacheprovider -p excepted --timeout 30 \
         --redis-url "redis://127.0.0.1:$CLIENT_PORT/0" --protocol "$protocol" \
         -m "${REDIS_PY_MARKS//$'\n'/ }" "${ignored[@]}" --junitxml "$out.xml" tests || result=1
     stop_running
