@@ -126,8 +126,7 @@ impl Conversation {
                 return Poll::Ready(());
             }
             self.talk.give_back_lane();
-            let may_take = self.talk.may_take();
-            if may_take && !self.input.is_empty() {
+            if !self.input.is_empty() && self.talk.may_take() {
                 self.take_input();
                 if client.is_blocked() && client.socket().as_ref().poll_write_ready(cx).is_ready() {
                     continue;
@@ -141,7 +140,7 @@ impl Conversation {
                 return Poll::Ready(());
             }
             // What has to wait is read ahead a little, to notice a client that leaves.
-            if !self.talk.may_take() && self.input.len() >= READ_AHEAD_BYTES {
+            if self.input.len() >= READ_AHEAD_BYTES && !self.talk.may_take() {
                 return Poll::Pending;
             }
             match self.poll_read(cx) {
@@ -162,7 +161,8 @@ impl Conversation {
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         let shared = Rc::clone(&self.talk.event_loop.read_buffer);
         let mut shared = shared.borrow_mut();
-        let room = if self.talk.may_take() { shared.len() } else { READ_AHEAD_BYTES };
+        let may_take = self.talk.may_take();
+        let room = if may_take { shared.len() } else { READ_AHEAD_BYTES };
         let mut buffer = ReadBuf::new(&mut shared[..room]);
         match Pin::new(&mut self.reader).poll_read(cx, &mut buffer) {
             Poll::Pending => return Poll::Pending,
@@ -174,7 +174,7 @@ impl Conversation {
             self.ended = true;
             return Poll::Ready(true);
         }
-        if self.input.is_empty() && self.talk.may_take() {
+        if may_take && self.input.is_empty() {
             let taken = self.talk.take(&mut self.scanner, bytes);
             self.input.extend_from_slice(&bytes[taken..]);
         } else {

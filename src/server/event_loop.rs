@@ -46,7 +46,7 @@ pub(super) struct EventLoop {
     generation: Cell<u32>,
     /// Seconds since the server's start.
     pub(super) seconds: Cell<u32>,
-    lanes: RefCell<HashMap<SharedLaneKey, Rc<Lane<Self>>>>,
+    lanes: RefCell<HashMap<SharedLaneKey, Rc<Lane<Self>>, ahash::RandomState>>,
     kept: RefCell<HashMap<LaneKey, Vec<Rc<Lane<Self>>>>>,
 }
 
