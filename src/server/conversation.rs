@@ -176,9 +176,9 @@ impl Conversation {
         }
         if may_take && self.input.is_empty() {
             let taken = self.talk.take(&mut self.scanner, bytes);
-            self.input.extend_from_slice(&bytes[taken..]);
+            self.keep_input(&bytes[taken..]);
         } else {
-            self.input.extend_from_slice(bytes);
+            self.keep_input(bytes);
         }
         if self.input.len() > self.talk.event_loop.shared.limits.max_request_bytes {
             tracing::warn!(client = self.talk.client.entry.id, "closed: its request is too long");
@@ -190,9 +190,22 @@ impl Conversation {
     fn take_input(&mut self) {
         let taken = self.talk.take(&mut self.scanner, &self.input);
         self.input.advance(taken);
-        if self.input.is_empty() && self.input.capacity() > KEPT_INPUT_BYTES {
-            self.input = BytesMut::new();
+        if self.input.is_empty() && self.input.try_reclaim(KEPT_INPUT_BYTES + 1) {
+            self.talk.event_loop.spare_inputs.keep(std::mem::take(&mut self.input));
         }
+    }
+
+    /// Keeps what cannot be taken yet: most often the beginning of a long request.
+    fn keep_input(&mut self, bytes: &[u8]) {
+        let length = self.input.len() + bytes.len();
+        if length > KEPT_INPUT_BYTES
+            && length > self.input.capacity()
+            && let Some(mut spare) = self.talk.event_loop.spare_inputs.take()
+        {
+            spare.extend_from_slice(&self.input);
+            self.input = spare;
+        }
+        self.input.extend_from_slice(bytes);
     }
 
     /// The client will send nothing more.
