@@ -12,7 +12,7 @@ use std::cell::RefCell;
 use bytes::BytesMut;
 
 /// Kept at most, all buffers of a loop together.
-const KEPT_BYTES: usize = 16 << 20;
+const KEPT_BYTES: usize = 8 << 20;
 
 #[derive(Debug, Default)]
 pub(super) struct SpareInputs {
@@ -56,10 +56,10 @@ mod tests {
         for _ in 0..20 {
             spare.keep(BytesMut::with_capacity(1 << 20));
         }
-        assert_eq!(spare.buffers.borrow().len(), 16);
+        assert_eq!(spare.buffers.borrow().len(), 8);
         assert_eq!(spare.take().map(|buffer| buffer.capacity()), Some(1 << 20));
         spare.keep(BytesMut::with_capacity(KEPT_BYTES));
-        assert_eq!(spare.buffers.borrow().len(), 15);
+        assert_eq!(spare.buffers.borrow().len(), 7);
         for _ in 0..20 {
             spare.give_back();
         }
