@@ -17,6 +17,7 @@ mod mapped;
 mod pin;
 mod queued;
 mod roster;
+mod spare_input;
 mod subscription;
 mod tracking;
 mod users;
