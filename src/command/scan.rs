@@ -43,7 +43,8 @@ impl Step {
                         return Err("ERR value is not an integer or out of range".to_owned());
                     }
                 },
-                (b"match", Some(value)) => pattern = Some(Glob::new(value)),
+                // As a glob, `*` does not match the empty text.
+                (b"match", Some(value)) => pattern = (value != "*").then(|| Glob::new(value)),
                 _ => return Err("ERR syntax error".to_owned()),
             }
         }

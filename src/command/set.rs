@@ -215,6 +215,7 @@ mod tests {
     fn one_step_shows_all_that_matches() {
         check("{a b}", "SSCAN k 0", "[\"0\", [\"a\", \"b\"]]", "{a b}");
         check("{a b}", "SSCAN k 17 match b* COUNT 1", "[\"0\", [\"b\"]]", "{a b}");
+        check("{a}", "SSCAN k 0 MATCH b MATCH *", "[\"0\", [\"a\"]]", "{a}");
         check("", "SSCAN k 0", "[\"0\", []]", "");
         check("", "SSCAN k 0 COUNT x", "[\"0\", []]", "");
         check("", "SSCAN k x COUNT x", "(error) ERR invalid cursor", "");
