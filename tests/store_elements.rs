@@ -27,6 +27,8 @@ const TABLES: &str = "
 
 /// A database with the tables, a session on it, and a connection of an SQL user.
 struct House {
+    cluster: Arc<Cluster>,
+    database: String,
     session: Session,
     another: Session,
     sql: PgConnection,
@@ -62,7 +64,11 @@ impl House {
             negative_ttl_ms: 1000,
             layout,
         });
-        Self { session, another, sql, mapping }
+        Self { cluster, database, session, another, sql, mapping }
+    }
+
+    async fn another_connection(&self) -> PgConnection {
+        self.cluster.connect(&self.database).await
     }
 
     fn key(&self, number: usize) -> MappedKey {
@@ -396,11 +402,7 @@ async fn a_value_is_read_as_of_one_moment() {
     let mut house = House::new(Kind::Set).await;
     house.execute("insert into members select 1, 'm' || n from generate_series(0, 999) as n").await;
     // All of a thousand members, or all of the next thousand: never some of both.
-    let mut sql = std::mem::replace(&mut house.sql, {
-        let cluster = Cluster::shared().await;
-        let database = cluster.create_database().await;
-        cluster.connect(&database).await
-    });
+    let mut sql = house.another_connection().await;
     let writing = async move {
         let end = Instant::now() + Duration::from_secs(2);
         let mut turns = 0;
@@ -470,6 +472,37 @@ async fn a_row_that_sql_has_just_added_survives_the_removal_of_the_last_known_on
         house.finish(&asked, &rows, &[draft]).await;
         assert_eq!(house.count("select count(*) from members").await, left);
     }
+}
+
+#[tokio::test]
+async fn an_expiry_is_looked_up_by_its_key_however_many_there_are() {
+    let mut house = House::new(Kind::Set).await;
+    let asked: Vec<(MappedKey, Needs)> =
+        (0..500).map(|number| (house.key(number), needs([Need::Existence]))).collect();
+    let replace = async |house: &mut House| {
+        let (_, rows) = house.begin(&asked).await;
+        let draft = |row: &StoredRow| {
+            let mut draft = Draft::new(ValueKind::Set, row.record.clone());
+            draft.delete();
+            draft.set("m".into(), Bytes::new());
+            draft
+        };
+        let drafts: Vec<Draft> = rows.iter().map(draft).collect();
+        house.finish(&asked, &rows, &drafts).await;
+    };
+    // Plans are made while there is hardly anything.
+    house.execute("vacuum analyze respgres.expiry").await;
+    replace(&mut house).await;
+    let many = "insert into respgres.expiry select 'things', ('other:' || n)::bytea, '2100-01-01' \
+                from generate_series(1, 300000) as n";
+    house.execute(many).await;
+    replace(&mut house).await;
+    house.session.apply("select pg_stat_force_next_flush()").await.unwrap();
+    let read =
+        "select sum(idx_tup_read)::bigint from pg_stat_user_indexes where relname = 'expiry'";
+    let read = house.count(read).await;
+    assert!(read < 10_000, "{read}");
+    assert_eq!(house.count("select count(*) from respgres.expiry").await, 300_000);
 }
 
 #[tokio::test]

@@ -16,7 +16,9 @@ use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, Row};
 
 use super::error::StoreError;
-use super::read::{ReadRows, RowLock, StoredRow, has_row, key_aliases, key_arrays, key_condition};
+use super::read::{
+    ReadRows, RowLock, StoredRow, has_row, kept_expiry, key_aliases, key_arrays, key_condition,
+};
 use super::session::Session;
 use crate::command::Needs;
 use crate::mapping::codec::micros_of_text;
@@ -254,15 +256,15 @@ fn statement(layout: &Layout, lock: RowLock) -> String {
     };
     let others = ["bytea[]", "bigint[]", "bigint[]", "bigint[]"];
     let mapping = layout.keys().len() + others.len() + 1;
+    let expires_at = kept_expiry(mapping);
     let asked = sources(layout, 1, &others);
     let asked_names = names(layout, "key, bound, whole, drawn, n");
     let named = sources(layout, mapping + 1, &["bigint[]", &format!("text[]::{type_name}[]")]);
     let named_names = names(layout, "n, element");
     format!(
         "with counted as materialized (\
-         select u.*, e.expires_at::text as expires_at, c.count \
+         select u.*, {expires_at}::text as expires_at, c.count \
          from unnest({asked}) with ordinality as u({asked_names}) \
-         left join respgres.expiry as e on e.mapping = ${mapping}::text and e.key = u.key \
          cross join lateral (select count(*) from (select from {table} as t where {condition} \
          limit u.bound) as b) as c(count)), \
          asked as materialized (select *, whole is null or count <= whole and \
