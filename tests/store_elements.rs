@@ -506,6 +506,29 @@ async fn an_expiry_is_looked_up_by_its_key_however_many_there_are() {
 }
 
 #[tokio::test]
+async fn elements_are_looked_up_by_their_keys_however_many_there_are() {
+    let mut house = House::new(Kind::Set).await;
+    let wanted = needs([Need::Fields(vec!["m".into()]), Need::Sample(1)]);
+    let asked: Vec<(MappedKey, Needs)> =
+        (0..500).map(|number| (house.key(number), wanted.clone())).collect();
+    // Plans are made while there is hardly anything.
+    house.execute("vacuum analyze members").await;
+    for _ in 0..2 {
+        house.begin(&asked).await;
+        house.session.rollback().await.unwrap();
+        let keys: Vec<Want<'_>> =
+            asked.iter().map(|(key, needs)| Want { key, needs, whole_up_to: 10 }).collect();
+        house.session.read_parts(&house.mapping, &keys, RowLock::None).await.unwrap();
+        house.execute("insert into members select n, 'm' from generate_series(1, 100000) as n on conflict do nothing").await;
+    }
+    house.session.apply("select pg_stat_force_next_flush()").await.unwrap();
+    let read =
+        "select sum(idx_tup_read)::bigint from pg_stat_user_indexes where relname = 'members'";
+    let read = house.count(read).await;
+    assert!((500..20_000).contains(&read), "{read}");
+}
+
+#[tokio::test]
 async fn columns_that_cannot_tell_elements_apart_are_refused() {
     let mut house = House::new(Kind::Set).await;
     for (table, told) in [

@@ -240,7 +240,8 @@ pub(super) fn names(layout: &Layout, others: &str) -> String {
 }
 
 /// The clock is read in the outer query, so after a row was locked, and also when none is found. Elements
-/// that were not locked need none of their own.
+/// that were not locked need none of their own. `offset 0` keeps the planner from turning a join round: to
+/// look in the keys for each row of the table seems cheap while the table is small.
 fn statement(layout: &Layout, lock: RowLock) -> String {
     let (table, columns) = (layout.table().quoted(), element_columns(layout));
     let (name, type_name) = layout
@@ -274,12 +275,14 @@ fn statement(layout: &Layout, lock: RowLock) -> String {
          then floor(extract(epoch from clock_timestamp()) * 1000)::bigint end, r.* \
          from (values (1)) as clock left join (\
          select n, count, expires_at, is_whole as flag, null::text, null::text, null::text from asked \
-         union all select s.* from (\
-         select u.n, null::bigint, null::text, false, {columns} from unnest({named}) as u({named_names}) \
-         join {table} as t on {condition} and t.{name} = u.element{locking}) as s \
-         union all select s.* from (\
-         select u.n, null::bigint, null::text, false, {columns} from asked as u \
-         join {table} as t on {condition} where u.is_whole{locking}) as s \
+         union all select u.n, null::bigint, null::text, false, s.* \
+         from unnest({named}) as u({named_names}) cross join lateral (\
+         select {columns} from {table} as t where {condition} and t.{name} = u.element \
+         offset 0{locking}) as s \
+         union all select u.n, null::bigint, null::text, false, s.* from asked as u \
+         cross join lateral (\
+         select {columns} from {table} as t where {condition} offset 0{locking}) as s \
+         where u.is_whole \
          union all select u.n, null::bigint, null::text, true, s.* from asked as u \
          cross join lateral (select {columns} from {table} as t where {condition} \
          order by random() limit u.drawn{locking}) as s \
