@@ -232,8 +232,11 @@ impl Session {
         expiring: &[(&[u8], i64)],
     ) -> Result<(), StoreError> {
         if !staying.is_empty() {
+            // Each key is looked up alone, as in `read`.
             let query = sqlx::query(
-                "delete from respgres.expiry where mapping = $1 and key = any($2::bytea[])",
+                "delete from respgres.expiry where ctid = any(array(select (select e.ctid \
+                 from respgres.expiry as e where e.mapping = $1::text and e.key = u.key) \
+                 from unnest($2::bytea[]) as u(key)))",
             );
             self.execute(query.bind(&mapping.name).bind(staying)).await?;
         }
