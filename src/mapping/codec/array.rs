@@ -5,6 +5,8 @@
 
 use std::borrow::Cow;
 
+use super::word::{is_space, trim, trim_end, trim_start};
+
 /// The most dimensions that an array has (`MAXDIM`).
 const MAX_DIMENSIONS: usize = 6;
 
@@ -219,22 +221,6 @@ fn push_element(text: &mut String, element: &str) {
         text.push(character);
     }
     text.push('"');
-}
-
-fn is_space(byte: u8) -> bool {
-    matches!(byte, b' ' | b'\t'..=b'\r')
-}
-
-fn trim(text: &str) -> &str {
-    trim_end(trim_start(text))
-}
-
-fn trim_start(text: &str) -> &str {
-    text.trim_start_matches(|character: char| u8::try_from(character).is_ok_and(is_space))
-}
-
-fn trim_end(text: &str) -> &str {
-    text.trim_end_matches(|character: char| u8::try_from(character).is_ok_and(is_space))
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! A timestamp without time zone holds UTC: an offset in a client's bytes is applied, not dropped.
 
 use super::clock::{DAY, SECOND, number, read_clock, read_zone, shortest_fraction};
-use super::word::trim;
+use super::word::{is_space, trim};
 
 /// How clients spell a timestamp.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -260,8 +260,10 @@ fn postgres_year(year: i64) -> (i64, &'static str) {
 fn read_day_and_time(text: &str) -> Option<(Day, i64)> {
     let (text, before_christ) = without_era(text);
     let (day, rest) = read_day(text, before_christ)?;
-    let rest = trim(rest.strip_prefix(['T', 't']).unwrap_or(rest));
-    let (micros, zone) = read_clock(rest).unwrap_or((0, rest));
+    let (micros, zone) = match rest.strip_prefix(['T', 't']) {
+        Some(rest) => read_clock(trim(rest))?,
+        None => read_clock(trim(rest)).unwrap_or((0, rest)),
+    };
     Some((day, micros - read_zone(zone)?.unwrap_or(0) * SECOND))
 }
 
@@ -298,11 +300,9 @@ fn read_day(text: &str, before_christ: bool) -> Option<(Day, &str)> {
         (_, true) => 1 - year,
         _ => year,
     };
-    let (begins, then) = (rest.chars().next(), rest.get(1..));
-    let rest_begins_right = match begins {
-        None | Some('+' | 'Z' | 'z' | ' ' | '\t') => true,
-        Some('T' | 't') => then.is_some_and(|then| !then.is_empty()),
-        Some(_) => false,
+    let rest_begins_right = match rest.as_bytes().first() {
+        None | Some(b'+' | b'Z' | b'z' | b'T' | b't') => true,
+        Some(other) => is_space(*other),
     };
     if !signed_right || !rest_begins_right {
         return None;

@@ -2,7 +2,7 @@
 //!
 //! Postgres' readers have habits of their own (`10/8` is 10.0.0.0/8, `192.168` is the network
 //! 192.168.0.0/24, a dot may end an address), which are kept: what it reads is a value.
-//! Absent: hexadecimal networks (`0x0a/8`), signs and spaces within a `macaddr`.
+//! Absent: hexadecimal networks (`0x0a/8`); signs, spaces and groups that are too short in a `macaddr`.
 
 use std::fmt::Write as _;
 
@@ -32,28 +32,28 @@ pub(super) fn host(text: &str) -> &str {
     text.strip_suffix(whole).unwrap_or(text)
 }
 
-/// Six octets, in one of the seven ways that Postgres reads.
+/// Six octets with a separator between any two, or of two digits each in one, two or three groups.
 pub(super) fn macaddr(text: &str) -> Option<String> {
-    const EACH: usize = 8;
-    const PAIR: usize = 2;
-    let text = trim(text);
-    let layouts: [(usize, [&str; 5]); 7] = [
-        (EACH, [":"; 5]),
-        (EACH, ["-"; 5]),
-        (PAIR, ["", "", ":", "", ""]),
-        (PAIR, ["", "", "-", "", ""]),
-        (PAIR, ["", ".", "", ".", ""]),
-        (PAIR, ["", "-", "", "-", ""]),
-        (PAIR, [""; 5]),
+    const LAYOUTS: [(usize, usize, [&str; 5]); 7] = [
+        (1, 8, [":"; 5]),
+        (1, 8, ["-"; 5]),
+        (2, 2, ["", "", ":", "", ""]),
+        (2, 2, ["", "", "-", "", ""]),
+        (2, 2, ["", ".", "", ".", ""]),
+        (2, 2, ["", "-", "", "-", ""]),
+        (2, 2, [""; 5]),
     ];
-    let octets = layouts.iter().find_map(|(most, between)| six_numbers(text, *most, between))?;
+    let text = trim(text);
+    let octets = LAYOUTS
+        .iter()
+        .find_map(|(least, most, between)| six_numbers(text, *least, *most, between))?;
     let octets = octets.iter().map(|octet| u8::try_from(*octet).ok());
     let octets = octets.collect::<Option<Vec<u8>>>()?;
     Some(octets.iter().map(|octet| format!("{octet:02x}")).collect::<Vec<_>>().join(":"))
 }
 
-/// Hexadecimal numbers of up to `most` digits, each as long as it can be.
-fn six_numbers(text: &str, most: usize, between: &[&str; 5]) -> Option<[u32; 6]> {
+/// Hexadecimal numbers of `least` to `most` digits, each as long as it can be.
+fn six_numbers(text: &str, least: usize, most: usize, between: &[&str; 5]) -> Option<[u32; 6]> {
     let mut rest = text;
     let mut numbers = [0; 6];
     for (place, number) in numbers.iter_mut().enumerate() {
@@ -61,6 +61,9 @@ fn six_numbers(text: &str, most: usize, between: &[&str; 5]) -> Option<[u32; 6]>
             rest = rest.strip_prefix(between[place - 1])?;
         }
         let length = rest.bytes().take(most).take_while(u8::is_ascii_hexdigit).count();
+        if length < least {
+            return None;
+        }
         *number = u32::from_str_radix(&rest[..length], 16).ok()?;
         rest = &rest[length..];
     }
@@ -109,6 +112,11 @@ impl Network {
             Some((address, digits)) => {
                 let leads = digits.len() > 1 && digits.starts_with('0');
                 let short = !leads && digits.len() <= 3;
+                // A colon may be left over before the slash.
+                let address = match address.strip_suffix(':') {
+                    Some(rest) if !rest.ends_with(':') && !rest.contains('.') => rest,
+                    _ => address,
+                };
                 (address, number(digits).filter(|bits| short && *bits <= 128)?)
             }
         };
@@ -123,7 +131,8 @@ impl Network {
             None => return None,
             Some(after) => {
                 let after = groups(after, true)?;
-                let zeros = 16_usize.checked_sub(octets.len() + after.len())?;
+                let zeros = 16_usize.checked_sub(octets.len() + after.len());
+                let zeros = zeros.filter(|zeros| *zeros > 0)?;
                 octets.extend(std::iter::repeat_n(0, zeros));
                 octets.extend(after);
             }
@@ -193,13 +202,15 @@ fn groups(text: &str, may_end_in_v4: bool) -> Option<Vec<u8>> {
     (octets.len() <= 16).then_some(octets)
 }
 
-/// Within an IPv6 address: no zeros in front, and those that are missing at the end are 0.
+/// Within an IPv6 address: no zeros in front, and numbers that are missing, but for the last, are 0.
 fn embedded_v4(text: &str) -> Option<Vec<u8>> {
-    let leads = |digits: &str| digits.len() > 1 && digits.starts_with('0');
-    if text.split('.').any(leads) {
-        return None;
-    }
-    octets(text).map(widened)
+    let octet = |digits: &str| match digits {
+        "" => Some(0),
+        _ if digits.len() > 1 && digits.starts_with('0') => None,
+        _ => number(digits).and_then(|octet| u8::try_from(octet).ok()),
+    };
+    let octets = text.split('.').take(5).map(octet).collect::<Option<Vec<_>>>()?;
+    (octets.len() <= 4 && !text.ends_with('.')).then(|| widened(octets))
 }
 
 /// The longest run of zero groups shortened, the last 32 bits as IPv4 where the first are as of an
@@ -218,7 +229,6 @@ fn v6_text(octets: &[u8]) -> String {
         && match length {
             5 => words[5] == 0xffff,
             6 => true,
-            7 => words[7] != 1,
             _ => false,
         };
     let mut text = String::new();
@@ -258,11 +268,15 @@ mod tests {
             ("::ffff:10.1.2.3/96", "::ffff:10.1.2.3/96"),
             ("::ffff:0:0", "::ffff:0.0.0.0/128"),
             ("::0.0.0.1", "::1/128"),
+            ("::0.0.40.1", "::2801/128"),
+            ("::0.1.0.1", "::0.1.0.1/128"),
             ("1::1.2.3.4", "1::102:304/128"),
             ("1:0:0:4:0:0:0:8", "1:0:0:4::8/128"),
             ("1:0:3:4:5:6:7:8", "1:0:3:4:5:6:7:8/128"),
             ("1:2:3:4:5:6:7::", "1:2:3:4:5:6:7:0/128"),
             ("0:0:0:0:0:0:0:0", "::/128"),
+            ("::1:/64", "::1/64"),
+            ("1::.1..4", "1::1:4/128"),
         ] {
             assert_eq!(inet(text).as_deref(), Some(value), "{text}");
         }
@@ -271,9 +285,18 @@ mod tests {
         {
             assert_eq!(inet(text), None, "{text}");
         }
-        for text in
-            ["1::2::3", ":1", "1:", "00001::1", "1.2.3.4:1", "::1/", "::1/129", "/8", "1..2/8"]
-        {
+        for text in [
+            "1::2::3",
+            ":1",
+            "1:",
+            "00001::1",
+            "1.2.3.4:1",
+            "::1/",
+            "::1/129",
+            "1:2:3:4::5:6:7:8",
+            "/8",
+            "1..2/8",
+        ] {
             assert_eq!(inet(text), None, "{text}");
         }
         assert_eq!(host("10.1.2.3/32"), "10.1.2.3");

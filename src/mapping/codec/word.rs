@@ -114,9 +114,22 @@ fn hex_pairs(mut digits: impl Iterator<Item = u8>) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// Without the space that Postgres' input functions skip (C's `isspace`).
+/// Without the space that Postgres' input functions skip.
 pub(super) fn trim(text: &str) -> &str {
-    text.trim_matches([' ', '\t', '\n', '\u{b}', '\u{c}', '\r'])
+    trim_end(trim_start(text))
+}
+
+pub(super) fn trim_start(text: &str) -> &str {
+    text.trim_start_matches(|character| u8::try_from(character).is_ok_and(is_space))
+}
+
+pub(super) fn trim_end(text: &str) -> &str {
+    text.trim_end_matches(|character| u8::try_from(character).is_ok_and(is_space))
+}
+
+/// C's `isspace`.
+pub(super) fn is_space(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t'..=b'\r')
 }
 
 #[cfg(test)]
