@@ -2,9 +2,8 @@
 
 use crate::moments::spelled_oddly;
 use crate::property::House;
-use crate::stack::Random;
 use crate::subject::{Subject, spelled};
-use crate::values::{around, strangers};
+use crate::values::{around, random, strangers};
 
 #[rustfmt::skip]
 const ARRAYS: &[&str] = &[
@@ -62,11 +61,13 @@ async fn examine(types: &[&'static str]) {
     for (place, type_name) in types.iter().enumerate() {
         let alphabet = "{}\",\\ 0123456789NULnulabtf[]:=";
         let seed = 30 + u64::try_from(place).unwrap();
-        let mut subject = Subject::new(type_name, around(seed, &arrays, alphabet));
+        // A sign alone is a bound for some versions only; `-nan` is for the C library to read.
+        let mut documented = r"v !~ '^[^{]*[-+][]:]'".to_owned();
         if matches!(*type_name, "real[]" | "double precision[]") {
-            // As outside of arrays: `-nan` is for the C library to read.
-            subject = subject.documented("v !~* '0x|[-+]nan|nan\\('");
+            documented += r" and v !~* '0x|[-+]nan|nan\('";
         }
+        let subject = Subject::new(type_name, around(seed, &arrays, alphabet));
+        let subject = subject.documented(&documented);
         house.examine(&subject).await;
     }
 }
@@ -82,7 +83,7 @@ async fn arrays_of_dates_and_times() {
         "{\"2026-11-20 10:11:12.5\"}", "{x}", "{2026-02-30}", "[3:3]={2026-11-20}",
     ];
     for type_name in ["date[]", "timestamptz[]", "timestamptz(3)[]", "timestamp[]"] {
-        let mut random = Random::new(31);
+        let mut random = random(31);
         let mut values: Vec<Vec<u8>> = arrays.map(|array| array.as_bytes().to_vec()).into();
         for _ in 0..500 {
             values.push(format!("{{NULL,\"{}\"}}", spelled_oddly(&mut random)).into());
@@ -103,7 +104,7 @@ async fn arrays_of_dates_and_times() {
     let arrays =
         ["{10:11}", "{24:00,NULL}", "{\"10:11:12.5 +02\"}", "{10:11:12}", "{1:2:3+02}", "{25:00}"];
     for type_name in ["time[]", "timetz(1)[]"] {
-        let mut random = Random::new(32);
+        let mut random = random(32);
         let mut values: Vec<Vec<u8>> = arrays.map(|array| array.as_bytes().to_vec()).into();
         for _ in 0..100 {
             let (hour, minute, second) = (random.below(25), random.below(61), random.below(62));

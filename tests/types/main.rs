@@ -8,7 +8,9 @@
 //! 4. after an UPDATE by SQL clients see the new value, as Postgres or the format writes it;
 //! 5. an UPDATE by SQL to the value that is there already leaves clients their bytes.
 //!
-//! Postgres' reading is narrowed to the spellings that docs/types.md names: `SPELLED` in `subject`.
+//! `RESPGRES_TYPES_SEED=7 cargo test --test types` tries other values than usual.
+//!
+//! Postgres' reading is narrowed to the spellings that docs/types.md names: `subject::spelled`.
 #![allow(clippy::unwrap_used, reason = "a test ends where something fails")]
 // A test's own modules have nobody else to be private from.
 #![allow(unreachable_pub)]
@@ -21,5 +23,6 @@ mod property;
 #[path = "../stack/mod.rs"]
 mod stack;
 mod subject;
+mod through;
 mod values;
 mod words;

@@ -3,7 +3,7 @@
 use crate::property::House;
 use crate::stack::Random;
 use crate::subject::{Subject, spelled};
-use crate::values::around;
+use crate::values::{around, random};
 
 #[rustfmt::skip]
 const MOMENTS: &[&str] = &[
@@ -31,7 +31,7 @@ const BYTES: &str = "0123456789-:.TZ +BCad";
 
 fn values(seed: u64) -> Vec<Vec<u8>> {
     let mut values = around(seed, MOMENTS, BYTES);
-    let mut random = Random::new(seed);
+    let mut random = random(seed);
     for _ in 0..600 {
         values.push(spelled_oddly(&mut random).into());
         let micros = random.bits() as i64 >> random.below(40);

@@ -1,9 +1,8 @@
 //! Integers, numerics, floats, and domains over them.
 
 use crate::property::House;
-use crate::stack::Random;
 use crate::subject::{Subject, spelled};
-use crate::values::around;
+use crate::values::{around, random};
 
 #[rustfmt::skip]
 const NUMBERS: &[&str] = &[
@@ -24,7 +23,7 @@ const BYTES: &str = "0123456789.-+eE x";
 
 fn values(seed: u64) -> Vec<Vec<u8>> {
     let mut values = around(seed, NUMBERS, BYTES);
-    let mut random = Random::new(seed);
+    let mut random = random(seed);
     for _ in 0..200 {
         let bits = random.bits();
         values.push(format!("{}", f64::from_bits(bits)).into());

@@ -4,6 +4,7 @@
 //! 192.168.0.0/24, a dot may end an address), which are kept: what it reads is a value.
 //! Absent: hexadecimal networks (`0x0a/8`); signs, spaces and groups that are too short in a `macaddr`.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use super::word::trim;
@@ -108,20 +109,21 @@ impl Network {
     /// Groups of up to four hexadecimal digits, `::` once, an IPv4 address for the last two groups.
     fn v6(text: &str) -> Option<Self> {
         let (address, bits) = match text.split_once('/') {
-            None => (text, 128),
+            None => (Cow::Borrowed(text), 128),
             Some((address, digits)) => {
                 let leads = digits.len() > 1 && digits.starts_with('0');
                 let short = !leads && digits.len() <= 3;
-                // A colon may be left over before the slash.
+                // Before the slash a colon may be left over, and a last number missing.
                 let address = match address.strip_suffix(':') {
-                    Some(rest) if !rest.ends_with(':') && !rest.contains('.') => rest,
-                    _ => address,
+                    Some(rest) if !rest.ends_with(':') && !rest.contains('.') => rest.into(),
+                    _ if address.ends_with('.') => format!("{address}0").into(),
+                    _ => address.into(),
                 };
                 (address, number(digits).filter(|bits| short && *bits <= 128)?)
             }
         };
         let (before, after) = match address.split_once("::") {
-            None => (address, None),
+            None => (&address[..], None),
             Some((before, after)) => (before, Some(after)),
         };
         // An IPv4 address comes last.
@@ -277,6 +279,7 @@ mod tests {
             ("0:0:0:0:0:0:0:0", "::/128"),
             ("::1:/64", "::1/64"),
             ("1::.1..4", "1::1:4/128"),
+            ("::ffff:1.2.3./96", "::ffff:1.2.3.0/96"),
         ] {
             assert_eq!(inet(text).as_deref(), Some(value), "{text}");
         }
