@@ -184,12 +184,13 @@ fn set_statement(layout: &Layout) -> String {
     values.push("u.element".into());
     let mut settings = Vec::new();
     if let Some(value) = layout.fields().first() {
-        casts.push(format!("text[]::{}[]", value.type_name));
+        // Cast one by one: arrays of arrays have no text of their own.
+        casts.push("text[]".to_owned());
         aliases.push_str(", value");
         let column = quote(&value.column);
         settings.push(format!("{column} = excluded.{column}"));
         columns.push(column);
-        values.push("u.value".into());
+        values.push(format!("u.value::{}", value.type_name).into());
     }
     if let Some(extra) = layout.extra() {
         casts.push("text[]::jsonb[]".to_owned());
