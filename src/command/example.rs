@@ -70,7 +70,7 @@ fn part(record: &Record, need: Need) -> Record {
         Need::Whole => {}
         Need::Fields(fields) => part.fields.retain(|field, _| fields.contains(field)),
         Need::Existence | Need::Expiry | Need::Count => part.fields.clear(),
-        Need::Sample(count) => {
+        Need::Sample(count) | Need::Repeated(count) => {
             part.fields.truncate(count);
             part.sample = part.fields.keys().cloned().collect();
         }

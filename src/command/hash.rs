@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 
-use super::scan::{Step, at_most, count_to_draw};
+use super::scan::{Step, count_to_draw, draw, need_to_draw};
 use super::{Need, Proof, Read, Write};
 use crate::protocol::Reply;
 use crate::value::number::{LongDouble, format_i64, parse_i64};
@@ -93,11 +93,7 @@ pub const VALUE_LENGTH: Read = Read {
 pub const RANDOM: Read = Read {
     of: HASH,
     proof: Proof::NonEmpty,
-    need: |args| match args.get(2).map(count_to_draw) {
-        None => Need::Sample(1),
-        Some(Ok(count @ 0..)) => Need::Sample(at_most(count)),
-        Some(_) => Need::Whole,
-    },
+    need: |args| need_to_draw(args.get(2)),
     reply: |args, record, _| random(args, record).unwrap_or_else(Reply::Error),
 };
 
@@ -106,7 +102,7 @@ pub const SCAN: Read = Read {
     of: HASH,
     proof: Proof::Scanned,
     need: |_| Need::Whole,
-    reply: |args, record, _| match Step::parse(args) {
+    reply: |args, record, _| match Step::parse(args, record.is_some()) {
         Err(error) => Reply::Error(error),
         Ok(step) => {
             let wanted = entries(record).filter(|(field, _)| step.wants(field));
@@ -234,11 +230,7 @@ fn random(args: &[Bytes], record: Option<&Record>) -> Result<Reply, String> {
         return Err("ERR value is out of range".to_owned());
     }
     let Some(record) = record else { return Ok(Reply::Array(Vec::new())) };
-    let drawn = if count < 0 {
-        record.draw_with_repetition(at_most(count)).cloned().collect()
-    } else {
-        record.draw(at_most(count))
-    };
+    let drawn = draw(record, count)?;
     let value = |name: &Bytes| record.fields.get(name).cloned().unwrap_or_default();
     Ok(if with_values {
         let pair = |name: Bytes| (Reply::Bulk(name.clone()), Reply::Bulk(value(&name)));

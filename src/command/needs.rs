@@ -18,6 +18,8 @@ pub enum Need {
     Count,
     /// So many fields or members drawn at random, each once.
     Sample(usize),
+    /// So many drawn at random, the same one perhaps again: that takes their number as well.
+    Repeated(usize),
 }
 
 /// What several commands need of one key.
@@ -43,6 +45,10 @@ impl Needs {
             Need::Expiry => self.expiry = true,
             Need::Count => self.count = true,
             Need::Sample(count) => self.sample = self.sample.saturating_add(count),
+            Need::Repeated(count) => {
+                self.count = true;
+                self.sample = self.sample.saturating_add(count);
+            }
         }
     }
 
@@ -74,5 +80,9 @@ mod tests {
         needs.add(Need::Sample(2));
         needs.add(Need::Sample(1));
         assert_eq!(needs.drawn(), 6);
+        assert!(!needs.count);
+        needs.add(Need::Repeated(4));
+        assert_eq!(needs.drawn(), 10);
+        assert!(needs.count);
     }
 }

@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 
-use super::scan::{Step, at_most, count_to_draw};
+use super::scan::{Step, at_most, count_to_draw, draw, need_to_draw};
 use super::{Need, Proof, Read, Write};
 use crate::protocol::Reply;
 use crate::value::number::parse_i64;
@@ -52,11 +52,7 @@ pub const MEMBERS: Read = Read {
 pub const RANDOM: Read = Read {
     of: SET,
     proof: Proof::NonEmpty,
-    need: |args| match args.get(2).map(count_to_draw) {
-        None => Need::Sample(1),
-        Some(Ok(count @ 0..)) => Need::Sample(at_most(count)),
-        Some(_) => Need::Whole,
-    },
+    need: |args| need_to_draw(args.get(2)),
     reply: |args, record, _| random(args, record).unwrap_or_else(Reply::Error),
 };
 
@@ -65,7 +61,7 @@ pub const SCAN: Read = Read {
     of: SET,
     proof: Proof::Scanned,
     need: |_| Need::Whole,
-    reply: |args, record, _| match Step::parse(args) {
+    reply: |args, record, _| match Step::parse(args, record.is_some()) {
         Err(error) => Reply::Error(error),
         Ok(step) => {
             let wanted = members(record).filter(|member| step.wants(member));
@@ -137,11 +133,7 @@ fn random(args: &[Bytes], record: Option<&Record>) -> Result<Reply, String> {
         _ => return Err("ERR syntax error".to_owned()),
     };
     let Some(record) = record else { return Ok(Reply::Array(Vec::new())) };
-    let drawn: Vec<Bytes> = if count < 0 {
-        record.draw_with_repetition(at_most(count)).cloned().collect()
-    } else {
-        record.draw(at_most(count))
-    };
+    let drawn = draw(record, count)?;
     Ok(Reply::Array(drawn.into_iter().map(Reply::Bulk).collect()))
 }
 
@@ -196,6 +188,9 @@ mod tests {
         check("{a}", "SRANDMEMBER k", "\"a\"", "{a}");
         check("{a}", "SRANDMEMBER k 5", "[\"a\"]", "{a}");
         check("{a}", "SRANDMEMBER k -3", "[\"a\", \"a\", \"a\"]", "{a}");
+        let many =
+            "(error) ERR value is out of range, at most 1048576 can be drawn with repetition";
+        check("{a}", "SRANDMEMBER k -1048577", many, "{a}");
         check("{a}", "SRANDMEMBER k 0", "[]", "{a}");
         check("", "SRANDMEMBER k", "(nil)", "");
         check("", "SRANDMEMBER k 5", "[]", "");
@@ -220,7 +215,10 @@ mod tests {
     fn one_step_shows_all_that_matches() {
         check("{a b}", "SSCAN k 0", "[\"0\", [\"a\", \"b\"]]", "{a b}");
         check("{a b}", "SSCAN k 17 match b* COUNT 1", "[\"0\", [\"b\"]]", "{a b}");
+        check("{a}", "SSCAN k 0 MATCH b MATCH *", "[\"0\", [\"a\"]]", "{a}");
         check("", "SSCAN k 0", "[\"0\", []]", "");
+        check("", "SSCAN k 0 COUNT x", "[\"0\", []]", "");
+        check("", "SSCAN k x COUNT x", "(error) ERR invalid cursor", "");
         check("{a}", "SSCAN k x", "(error) ERR invalid cursor", "{a}");
         check("{a}", "SSCAN k 0 COUNT 0", "(error) ERR syntax error", "{a}");
         check("{a}", "SSCAN k 0 COUNT", "(error) ERR syntax error", "{a}");

@@ -246,8 +246,10 @@ impl Reading {
                 None => ("a table", "{ capture = \"column\" }".to_owned()),
             },
             Slot::Column(set) => {
-                if let Some(column) = self.column(setting.name, value, path) {
-                    set(target, column);
+                if let Some(column) = self.column(setting.name, value, path)
+                    && let Err(text) = set(target, column)
+                {
+                    self.complain(path, text);
                 }
                 return;
             }
@@ -638,6 +640,56 @@ mod tests {
               mapping[2] "groups".columns.a.format: the format "epoch-ms" is none of the type "boolean"; booleans are spelled "true/false", "1/0", any "a/b"
               mapping[2] "groups".columns.b.format: the format "1/0" is none of the type "timestamptz"; timestamps have iso8601-ms, iso8601, epoch-s, epoch-ms, postgres
               mapping[2] "groups".columns.c.format: the format "1/0" is none of the type "bigint"; only booleans and timestamps have formats; remove it
+            "#,
+        );
+    }
+
+    #[test]
+    fn each_kind_has_settings_of_its_own() {
+        check(
+            r#"
+            [postgres]
+            url = "postgres://h/d"
+            [[mapping]]
+            name = "a"
+            key = "a:{id:text}"
+            table = "a"
+            kind = "set"
+            field = "field"
+            expires_at = "gone_at"
+            [[mapping]]
+            name = "b"
+            key = "b:{id:text}"
+            table = "b"
+            kind = "hash_entries"
+            columns = { a = "a" }
+            field = "value"
+            [[mapping]]
+            name = "c"
+            key = "c:{id:text}"
+            table = "c"
+            kind = "set"
+            field = "field"
+            member = "member"
+            [[mapping]]
+            name = "d"
+            key = "d:{id:text}"
+            table = "d"
+            kind = "hash_entries"
+            field = { column = "x", format = "1/0", type = "text" }
+            value = "x"
+            "#,
+            r#"
+            respgres.toml is not valid:
+              mapping[2] "c".member: "field" is there already, and a mapping has one of them; remove one
+              mapping[0] "a".expires_at: means nothing for the kind "set", which has member; remove it, or choose another kind
+              mapping[0] "a".field: means nothing for the kind "set", which has member; remove it, or choose another kind
+              mapping[0] "a".member: is missing, and the kind "set" needs it; write member = "member"
+              mapping[1] "b".columns: means nothing for the kind "hash_entries", which has field, value, extra; remove it, or choose another kind
+              mapping[1] "b".value: is missing, and the kind "hash_entries" needs it; write value = "value"
+              mapping[2] "c".field: means nothing for the kind "set", which has member; remove it, or choose another kind
+              mapping[3] "d".value: field has the column "x" already; give each its own
+              mapping[3] "d".field.format: the format "1/0" is none of the type "text"; only booleans and timestamps have formats; remove it
             "#,
         );
     }

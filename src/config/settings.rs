@@ -46,7 +46,7 @@ pub(super) enum Slot<T> {
     /// A table of texts.
     Names(fn(&mut T, &str, &str) -> Result<(), String>),
     /// A text (the first setting of a column) or a table.
-    Column(fn(&mut T, FieldColumn)),
+    Column(fn(&mut T, FieldColumn) -> Result<(), String>),
     /// A table whose values are such columns.
     Columns(fn(&mut T, FieldColumn)),
 }
@@ -230,16 +230,18 @@ pub(super) static MAPPING: &[Setting<Mapping>] = &[
         Slot::Columns(|m, v| m.columns.push(v)),
         "Field to column, for the kind `hash`; mostly written as a table of its own, `[mapping.columns]`."),
     row("field", Optional("\"field\""),
-        Slot::Column(|m, v| m.element = Some(v)),
+        Slot::Column(element),
         "The column of a row's field, for the kind `hash_entries`; takes what `[mapping.columns]` takes. A \
-         field that the column's type could not give back as it was is refused; `bytea` takes all."),
+         field that the column's type could not give back as it was is refused; `bytea` takes all. Types to \
+         which different texts are equal (`numeric`, `jsonb`, …) are not for it."),
     row("value", Optional("{ column = \"count\", type = \"bigint\" }"),
-        Slot::Column(|m, v| m.value = Some(v)),
+        Slot::Column(|m, v| { m.value = Some(v); Ok(()) }),
         "The column of a row's value, for the kind `hash_entries`."),
     row("member", Optional("\"member\""),
-        Slot::Column(|m, v| m.element = Some(v)),
+        Slot::Column(element),
         "The column of a row's member, for the kind `set`. A member that the column's type could not give back \
-         as it was is refused; `bytea` takes all."),
+         as it was is refused; `bytea` takes all. Types to which different texts are equal (`numeric`, `jsonb`, \
+         …) are not for it."),
     row("on_expire", NotYet("not available yet: an expired row is deleted; remove it"),
         Slot::Text(|_, _| Ok(())), ""),
     row("on_postgres_down", NotYet("not available yet: without Postgres a mapped key gets an error; remove it"),
@@ -264,3 +266,14 @@ pub(super) static COLUMN: &[Setting<FieldColumn>] = &[
     row("encrypt", NotYet("not available yet; remove it, and let the application encrypt the value"),
         Slot::Text(|_, _| Ok(())), ""),
 ];
+
+/// A row is found by one of `field` and `member`; which one the kind wants is checked when it is known.
+fn element(mapping: &mut Mapping, column: FieldColumn) -> Result<(), String> {
+    if let Some(FieldColumn { field: other, .. }) = &mapping.element {
+        return Err(format!(
+            "{other:?} is there already, and a mapping has one of them; remove one"
+        ));
+    }
+    mapping.element = Some(column);
+    Ok(())
+}

@@ -241,19 +241,17 @@ fn apply(
         let replies = places.iter().map(|&at| {
             let Touched { mapping, draft, .. } = &mut touched[at];
             let takes_all = mapping.layout.element().is_none() && mapping.layout.extra().is_some();
+            draft.begin_operation();
             if takes_all {
                 return (write.run)(&operation.arguments, draft, now_ms);
             }
             // Values that no column can hold have to be refused before they are mixed with others.
-            let before = draft.clone();
             let reply = (write.run)(&operation.arguments, draft, now_ms);
-            match unencodable(mapping, draft) {
-                None => reply,
-                Some(refusal) => {
-                    *draft = before;
-                    refusal
-                }
+            let refusal = unencodable(mapping, draft);
+            if refusal.is_some() {
+                draft.take_back();
             }
+            refusal.unwrap_or(reply)
         });
         total(replies)
     };
@@ -261,8 +259,7 @@ fn apply(
 }
 
 fn unencodable(mapping: &Mapping, draft: &Draft) -> Option<Reply> {
-    let touched = draft.touched().filter_map(|field| Some((field, draft.get(field)?)));
-    for (field, value) in touched {
+    for (field, value) in draft.latest() {
         if let Err(error) = mapping.layout.check_field(field, value) {
             return Some(write_failed(&StoreError::Unencodable(error), &mapping.name));
         }

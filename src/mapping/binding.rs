@@ -26,7 +26,6 @@ impl Layout {
     /// All problems at once: columns that are missing, generated, of a type that has no codec or that
     /// does not suit its purpose; key columns without a unique index of their own; columns that no
     /// insert could fill; privileges that are lacking; or that there is no such table (`None`).
-    //DROP when there is no such table.
     pub fn bind(plan: &Plan, shape: Option<&TableShape>) -> Result<Self, Vec<Problem>> {
         let config = &plan.config;
         let Some(shape) = shape else {
@@ -201,6 +200,26 @@ impl Binding<'_> {
             );
             self.complain(below, text);
         }
+        if !tells_apart(&column.base) {
+            let text = format!(
+                "column {:?} is {}, to which different texts are equal; the {below}s of a key have to \
+                 be told apart by it: make it text, varchar, bytea, uuid, smallint, integer, bigint, \
+                 boolean, date, timestamp, timestamptz or an enum",
+                column.name, column.type_name
+            );
+            self.complain(below, text);
+            return None;
+        }
+        if !column.not_null {
+            let text = format!(
+                "column {:?} may be NULL, which is no {below}; ALTER TABLE {} ALTER COLUMN {} SET NOT \
+                 NULL",
+                column.name,
+                self.shape.name.quoted(),
+                super::shape::quote(&column.name),
+            );
+            self.complain(below, text);
+        }
         match Codec::new(&column, config.format.as_deref()) {
             Ok(codec) => Some(KeyColumn {
                 capture: below.clone(),
@@ -215,22 +234,32 @@ impl Binding<'_> {
         }
     }
 
+    /// With one row an element the rows of a key are found by the index that keeps them apart, so it has
+    /// to begin with the key's columns.
     fn check_index(&mut self, keys: &[KeyColumn], element: Option<&KeyColumn>) {
-        let keys: Vec<_> = keys.iter().chain(element).collect();
-        let mut columns: Vec<_> = keys.iter().map(|key| key.column.as_str()).collect();
-        columns.sort_unstable();
-        let is_exactly = |index: &Vec<String>| {
-            let mut index: Vec<_> = index.iter().map(String::as_str).collect();
-            index.sort_unstable();
-            index == columns
+        fn sorted(mut columns: Vec<&str>) -> Vec<&str> {
+            columns.sort_unstable();
+            columns
+        }
+        let of_keys = sorted(keys.iter().map(|key| key.column.as_str()).collect());
+        let columns = sorted(keys.iter().chain(element).map(|key| key.column.as_str()).collect());
+        let suits = |index: &Vec<String>| {
+            let index: Vec<_> = index.iter().map(String::as_str).collect();
+            sorted(index.clone()) == columns
+                && sorted(index.into_iter().take(of_keys.len()).collect()) == of_keys
         };
         let complete =
-            !keys.is_empty() && keys.iter().all(|key| self.shape.column(&key.column).is_some());
-        if complete && !self.shape.unique_indexes.iter().any(is_exactly) {
-            let list = keys.iter().map(|key| key.column.as_str()).collect::<Vec<_>>().join(", ");
+            !columns.is_empty() && columns.iter().all(|name| self.shape.column(name).is_some());
+        if complete && !self.shape.unique_indexes.iter().any(suits) {
+            let all = keys.iter().chain(element);
+            let list = all.map(|key| key.column.as_str()).collect::<Vec<_>>().join(", ");
+            let order = match element {
+                Some(element) => format!(", with {:?} last", element.column),
+                None => String::new(),
+            };
             let text = format!(
-                "{} has no primary key or unique index (immediate, not partial) on exactly ({list}); \
-                 CREATE UNIQUE INDEX ON {} ({list})",
+                "{} has no primary key or unique index (immediate, not partial) on exactly ({list})\
+                 {order}; CREATE UNIQUE INDEX ON {} ({list})",
                 self.table(),
                 self.shape.name.quoted()
             );
@@ -326,6 +355,28 @@ impl Binding<'_> {
             );
             self.complain("table", text);
         }
+    }
+}
+
+/// Whether values of which the same text is written are the only ones that an index takes for equal.
+/// (1.5 and 1.50, 0 and -0, or two spellings of the same JSON are equal too.)
+fn tells_apart(base: &BaseType) -> bool {
+    match base {
+        BaseType::Text
+        | BaseType::Varchar
+        | BaseType::Bytea
+        | BaseType::Smallint
+        | BaseType::Integer
+        | BaseType::Bigint
+        | BaseType::Boolean
+        | BaseType::Date
+        | BaseType::Timestamp
+        | BaseType::TimestampTz
+        | BaseType::Uuid
+        | BaseType::Enum(_) => true,
+        // For another complaint.
+        BaseType::Other => true,
+        _ => false,
     }
 }
 

@@ -19,6 +19,7 @@ use super::errand::{Errands, errand_of, failure_of};
 use super::expect::{Inspected, Inspection};
 use super::info;
 use super::roster::Entry;
+use super::spare_input::SpareInputs;
 use super::tracking::with_target;
 use crate::config::RedisUrl;
 use crate::engine::route::proves;
@@ -40,6 +41,7 @@ pub(super) struct EventLoop {
     pub(super) mailbox: Arc<Mailbox>,
     pub(super) tasks: Tasks,
     pub(super) read_buffer: ReadBuffer,
+    pub(super) spare_inputs: SpareInputs,
     address: Rc<RedisUrl>,
     clients: RefCell<Slab<Rc<Client>>>,
     /// A client has left.
@@ -47,7 +49,7 @@ pub(super) struct EventLoop {
     generation: Cell<u32>,
     /// Seconds since the server's start.
     pub(super) seconds: Cell<u32>,
-    lanes: RefCell<HashMap<SharedLaneKey, Rc<Lane<Self>>>>,
+    lanes: RefCell<HashMap<SharedLaneKey, Rc<Lane<Self>>, ahash::RandomState>>,
     kept: RefCell<HashMap<LaneKey, Vec<Rc<Lane<Self>>>>>,
     /// Private lanes, also those that are kept.
     private: RefCell<Vec<Weak<Lane<Self>>>>,
@@ -79,6 +81,7 @@ impl EventLoop {
             mailbox: Arc::default(),
             tasks,
             read_buffer: Rc::new(RefCell::new(read_buffer)),
+            spare_inputs: SpareInputs::default(),
             address,
             clients: RefCell::default(),
             left: Notify::new(),
@@ -129,13 +132,15 @@ impl EventLoop {
         }
     }
 
-    /// Keeps the time, for as long as the loop lives: to the second, for CLIENT LIST.
+    /// Keeps the time, for as long as the loop lives: to the second, for CLIENT LIST and for memory that
+    /// nobody needs any more.
     pub(super) async fn keep_time(&self) {
         let mut second = tokio::time::interval(Duration::from_secs(1));
         loop {
             second.tick().await;
             let seconds = self.shared.started.elapsed().as_secs();
             self.seconds.set(seconds.try_into().unwrap_or(u32::MAX));
+            self.spare_inputs.give_back();
         }
     }
 

@@ -18,6 +18,7 @@ mod mapped;
 mod pin;
 mod queued;
 mod roster;
+mod spare_input;
 mod subscription;
 mod takeover;
 mod tracking;

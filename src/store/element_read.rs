@@ -1,50 +1,88 @@
 //! Reading values that have one row an element: no more of them than is needed.
 //!
 //! Invariants
-//! - A key's expiry, the named elements and the number of others come from one statement, so they
-//!   belong together; a value that is read as a whole, or drawn from, comes from a second one. A writer
-//!   holds the key's lock meanwhile; a reader may see what was committed in between, as if it had come
-//!   a little later.
-//! - Rows are locked in the order of keys and elements, the same in every session.
+//! - Everything comes from one statement, so from one snapshot: a key's expiry, the number of its
+//!   elements, those that were named, and all or a sample of them belong together, whoever writes
+//!   meanwhile. (A row that had to be waited for is read as it is after the wait.)
+//! - Rows become records as they arrive: a large value is never held twice.
+//! - Rows are locked in the order of keys and elements, the same in every session; those of a sample
+//!   in any order.
 
-use sqlx::postgres::{PgArguments, PgRow};
-use sqlx::query::Query;
-use sqlx::{AssertSqlSafe, Postgres};
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use futures_util::TryStreamExt;
+use sqlx::postgres::PgRow;
+use sqlx::{AssertSqlSafe, Row};
 
 use super::error::StoreError;
-use super::read::{ReadRows, RowLock, StoredRow, has_row, key_aliases, key_arrays, key_condition};
+use super::read::{
+    ReadRows, RowLock, StoredRow, has_row, kept_expiry, key_aliases, key_arrays, key_condition,
+};
 use super::session::Session;
 use crate::command::Needs;
 use crate::mapping::codec::micros_of_text;
 use crate::mapping::shape::quote;
 use crate::mapping::{Layout, MappedKey, Mapping};
-use crate::value::Record;
+use crate::value::{Fields, Record};
+
+/// Rows that one statement reads at most beyond what is needed.
+const ROWS_BEYOND: i64 = 100_000;
 
 /// One key, and what is wanted of it.
 #[derive(Clone, Copy, Debug)]
 pub struct Want<'a> {
     pub key: &'a MappedKey,
     pub needs: &'a Needs,
-    /// The value is wanted as a whole if it has no more elements than this.
+    /// The value is wanted as a whole, though less is needed, if it has no more elements than this and
+    /// the values before it have left room.
     pub whole_up_to: usize,
 }
 
-/// The columns of the first statement's rows.
+/// What has come of one key so far.
+#[derive(Default)]
+struct Gathered {
+    count: usize,
+    expires_at_ms: Option<i64>,
+    is_whole: bool,
+    fields: Fields,
+    sample: Vec<Bytes>,
+}
+
+/// The columns of the statement's rows. A row is a key's own, with its count and perhaps its expiry, or an
+/// element's.
+const NOW: usize = 0;
 const NUMBER: usize = 1;
-const EXPIRES_AT: usize = 2;
-const COUNT: usize = 3;
-const ELEMENT: usize = 4;
+const COUNT: usize = 2;
+const EXPIRES_AT: usize = 3;
+/// Of a key: it comes as a whole. Of an element: it was drawn.
+const FLAG: usize = 4;
+const ELEMENT: usize = 5;
+const VALUE: usize = 6;
+const EXTRA: usize = 7;
 
 // === impl Want ===
 
 impl Want<'_> {
     /// How many elements to count; `None`: all there are.
     fn bound(&self) -> Option<i64> {
-        if self.needs.count {
-            return None;
-        }
         let part = self.needs.fields.len().saturating_add(self.needs.drawn());
-        i64::try_from(part.max(self.whole_up_to).saturating_add(1)).ok()
+        match (self.needs.whole, self.needs.count) {
+            // They come anyway.
+            (true, _) => Some(1),
+            (false, true) => None,
+            (false, false) => i64::try_from(part.max(self.whole_up_to).saturating_add(1)).ok(),
+        }
+    }
+
+    /// Up to how many elements all of them come; `None`: in any case.
+    fn whole(&self) -> Option<i64> {
+        if self.needs.whole { None } else { Some(integer(self.whole_up_to)) }
+    }
+
+    /// The elements to be looked up by name.
+    fn names(&self) -> impl Iterator<Item = &Bytes> {
+        self.needs.fields.iter().filter(|_| !self.needs.whole)
     }
 }
 
@@ -55,7 +93,7 @@ impl Session {
     /// whole value are read whole.
     ///
     /// # Errors
-    /// Those of the statements, see [`StoreError`].
+    /// Those of the statement, see [`StoreError`].
     pub async fn read_parts(
         &mut self,
         mapping: &Mapping,
@@ -72,58 +110,23 @@ impl Session {
         order.sort_unstable_by(|one, other| wants[*one].key.key.cmp(&wants[*other].key.key));
         order.retain(|place| has_row(layout, wants[*place].key));
 
-        let mut read = self.read_named(mapping, wants, &order, lock).await?;
-        let whole: Vec<usize> = order
-            .iter()
-            .copied()
-            .filter(|&place| {
-                let Want { needs, whole_up_to, .. } = &wants[place];
-                let record = read.rows[place].record.as_ref();
-                record.is_some_and(|record| {
-                    let is_wanted = needs.whole || record.len() <= *whole_up_to;
-                    is_wanted && record.others > 0
-                })
-            })
-            .collect();
-        if !whole.is_empty() {
-            self.read_whole(mapping, wants, &whole, lock, &mut read.rows).await?;
-        }
-        let drawn = |&place: &usize| {
-            let record = read.rows[place].record.as_ref();
-            wants[place].needs.drawn() > 0 && record.is_some_and(|record| record.others > 0)
-        };
-        let drawn: Vec<usize> = order.into_iter().filter(drawn).collect();
-        if !drawn.is_empty() {
-            self.read_sample(mapping, wants, &drawn, lock, &mut read.rows).await?;
-        }
-        Ok(read)
-    }
-
-    /// Expiry, number and named elements.
-    async fn read_named(
-        &mut self,
-        mapping: &Mapping,
-        wants: &[Want<'_>],
-        order: &[usize],
-        lock: RowLock,
-    ) -> Result<ReadRows, StoreError> {
-        let layout = &mapping.layout;
-        let mut named: Vec<(usize, std::borrow::Cow<'_, str>)> = Vec::new();
+        let mut named: Vec<(usize, Cow<'_, str>)> = Vec::new();
         for (number, &place) in order.iter().enumerate() {
-            let fields = wants[place].needs.fields.iter();
             let from = named.len();
-            named.extend(fields.filter_map(|field| Some((number, layout.element_text(field)?))));
+            let names = wants[place].names();
+            named.extend(names.filter_map(|name| Some((number, layout.element_text(name)?))));
             named[from..].sort_unstable();
         }
-        let sql = named_statement(layout, lock);
-        let mut query = sqlx::query(AssertSqlSafe(sql));
-        let keys = || order.iter().map(|place| wants[*place].key);
-        for array in key_arrays(layout, keys()) {
+        let asked = || order.iter().map(|place| &wants[*place]);
+        let mut query = sqlx::query(AssertSqlSafe(statement(layout, lock)));
+        for array in key_arrays(layout, order.iter().map(|place| wants[*place].key)) {
             query = query.bind(array);
         }
         query = query
-            .bind(keys().map(|key| &key.key[..]).collect::<Vec<_>>())
-            .bind(order.iter().map(|place| wants[*place].bound()).collect::<Vec<_>>())
+            .bind(asked().map(|want| &want.key.key[..]).collect::<Vec<_>>())
+            .bind(asked().map(Want::bound).collect::<Vec<_>>())
+            .bind(asked().map(Want::whole).collect::<Vec<_>>())
+            .bind(asked().map(|want| integer(want.needs.drawn())).collect::<Vec<_>>())
             .bind(&mapping.name);
         let keys_of_named: Vec<&MappedKey> =
             named.iter().map(|(number, _)| wants[order[*number]].key).collect();
@@ -131,156 +134,76 @@ impl Session {
             query = query.bind(array);
         }
         query = query
-            .bind(named.iter().map(|(number, _)| ordinal(*number)).collect::<Vec<_>>())
+            .bind(named.iter().map(|(number, _)| integer(number + 1)).collect::<Vec<_>>())
             .bind(named.iter().map(|(_, element)| element.as_ref()).collect::<Vec<_>>());
-        let found = self.attempt(async |connection| query.fetch_all(connection).await).await?;
 
-        let mut read = ReadRows { now_ms: i64::MIN, rows: vec![StoredRow::default(); wants.len()] };
-        for row in &found {
-            read.now_ms = read.now_ms.max(self.column(row, 0)?);
-        }
-        for row in &found {
-            let Some(place) = self.place_of(row, NUMBER, order)? else { continue };
-            if let Some(count) = self.column::<Option<i64>>(row, COUNT)? {
-                let count = usize::try_from(count).unwrap_or(0);
-                let expires_at = self.column::<Option<&str>>(row, EXPIRES_AT)?;
-                let expires_at_ms = match expires_at.and_then(micros_of_text) {
-                    None | Some(i64::MAX) => None,
-                    Some(micros) => Some(micros.div_euclid(1000)),
-                };
-                // As Redis: gone when now is later than the expiry.
-                let is_past = expires_at_ms.is_some_and(|at_ms| read.now_ms > at_ms);
-                let record = (count > 0 && !is_past).then(|| Record {
-                    kind: mapping.holds(),
-                    others: count,
-                    expires_at_ms,
-                    ..Record::default()
-                });
-                read.rows[place] = StoredRow { present: count > 0, record };
+        let gathering = async |connection: &mut sqlx::PgConnection| {
+            let mut gathered: Vec<Gathered> = order.iter().map(|_| Gathered::default()).collect();
+            let mut now_ms = i64::MIN;
+            let mut rows = query.fetch(connection);
+            while let Some(row) = rows.try_next().await? {
+                now_ms = now_ms.max(row.try_get::<Option<i64>, _>(NOW)?.unwrap_or(i64::MIN));
+                // As `with ordinality` counts.
+                let number = row.try_get::<Option<i64>, _>(NUMBER)?;
+                let number = number.and_then(|number| usize::try_from(number - 1).ok());
+                if let Some(of) = number.and_then(|number| gathered.get_mut(number)) {
+                    of.take_in(layout, &row)?;
+                }
             }
+            Ok((now_ms, gathered))
+        };
+        let (now_ms, gathered) = self.attempt(gathering).await?;
+        let mut rows = vec![StoredRow::default(); wants.len()];
+        for (&place, gathered) in order.iter().zip(gathered) {
+            rows[place] = gathered.stored_row(mapping, now_ms);
         }
-        for row in &found {
-            let Some(place) = self.place_of(row, NUMBER, order)? else { continue };
-            let Some((element, value)) = self.element(layout, row, ELEMENT)? else { continue };
-            if let Some(record) = &mut read.rows[place].record
-                && record.fields.insert(element, value).is_none()
-            {
-                record.others = record.others.saturating_sub(1);
-            }
-        }
-        Ok(read)
+        Ok(ReadRows { now_ms, rows })
     }
+}
 
-    async fn read_whole(
-        &mut self,
-        mapping: &Mapping,
-        wants: &[Want<'_>],
-        order: &[usize],
-        lock: RowLock,
-        rows: &mut [StoredRow],
-    ) -> Result<(), StoreError> {
-        let layout = &mapping.layout;
-        let mut query = sqlx::query(AssertSqlSafe(whole_statement(layout, lock)));
-        for array in key_arrays(layout, order.iter().map(|place| wants[*place].key)) {
-            query = query.bind(array);
+// === impl Gathered ===
+
+impl Gathered {
+    fn take_in(&mut self, layout: &Layout, row: &PgRow) -> Result<(), sqlx::Error> {
+        let flag = row.try_get::<bool, _>(FLAG)?;
+        if let Some(count) = row.try_get::<Option<i64>, _>(COUNT)? {
+            self.count = usize::try_from(count).unwrap_or(0);
+            let expires_at = row.try_get::<Option<&str>, _>(EXPIRES_AT)?.and_then(micros_of_text);
+            self.expires_at_ms = expires_at
+                .filter(|micros| *micros != i64::MAX)
+                .map(|micros| micros.div_euclid(1000));
+            self.is_whole = flag;
+            return Ok(());
         }
-        query = query.bind(ordinals(order));
-        let found = self.fetch_elements(layout, query, order).await?;
-        for &place in order {
-            if let Some(record) = &mut rows[place].record {
-                record.fields.clear();
-                record.others = 0;
+        let Some(element) = row.try_get::<Option<&str>, _>(ELEMENT)? else { return Ok(()) };
+        let (value, extra) = (row.try_get(VALUE)?, row.try_get(EXTRA)?);
+        if let Some((element, value)) = layout.decode_element(element, value, extra) {
+            if flag {
+                self.sample.push(element.clone());
             }
-        }
-        for (place, element, value) in found {
-            if let Some(record) = &mut rows[place].record {
-                record.fields.insert(element, value);
-            }
-        }
-        // The last element may have gone meanwhile.
-        for &place in order {
-            rows[place].record.take_if(|record| record.is_empty());
+            self.fields.insert(element, value);
         }
         Ok(())
     }
 
-    async fn read_sample(
-        &mut self,
-        mapping: &Mapping,
-        wants: &[Want<'_>],
-        order: &[usize],
-        lock: RowLock,
-        rows: &mut [StoredRow],
-    ) -> Result<(), StoreError> {
-        let layout = &mapping.layout;
-        let mut query = sqlx::query(AssertSqlSafe(sample_statement(layout, lock)));
-        for array in key_arrays(layout, order.iter().map(|place| wants[*place].key)) {
-            query = query.bind(array);
+    fn stored_row(self, mapping: &Mapping, now_ms: i64) -> StoredRow {
+        let Self { count, expires_at_ms, is_whole, fields, sample } = self;
+        // As Redis: gone when now is later than the expiry.
+        let is_past = expires_at_ms.is_some_and(|at_ms| now_ms > at_ms);
+        let others = if is_whole { 0 } else { count.saturating_sub(fields.len()) };
+        let record = Record { kind: mapping.holds(), fields, others, sample, expires_at_ms };
+        StoredRow {
+            present: count > 0,
+            record: Some(record).filter(|record| !is_past && !record.is_empty()),
         }
-        let drawn = order.iter().map(|place| i64::try_from(wants[*place].needs.drawn()).ok());
-        query = query.bind(ordinals(order)).bind(drawn.collect::<Vec<_>>());
-        for (place, element, value) in self.fetch_elements(layout, query, order).await? {
-            let Some(record) = &mut rows[place].record else { continue };
-            if record.fields.insert(element.clone(), value).is_none() {
-                record.others = record.others.saturating_sub(1);
-            }
-            record.sample.push(element);
-        }
-        Ok(())
-    }
-
-    async fn fetch_elements(
-        &mut self,
-        layout: &Layout,
-        query: Query<'_, Postgres, PgArguments>,
-        order: &[usize],
-    ) -> Result<Vec<(usize, bytes::Bytes, bytes::Bytes)>, StoreError> {
-        let found = self.attempt(async |connection| query.fetch_all(connection).await).await?;
-        let mut elements = Vec::with_capacity(found.len());
-        for row in &found {
-            let Some(place) = self.place_of(row, 0, order)? else { continue };
-            if let Some((element, value)) = self.element(layout, row, 1)? {
-                elements.push((place, element, value));
-            }
-        }
-        Ok(elements)
-    }
-
-    fn place_of(
-        &mut self,
-        row: &PgRow,
-        column: usize,
-        order: &[usize],
-    ) -> Result<Option<usize>, StoreError> {
-        let number = self.column::<Option<i64>>(row, column)?;
-        let place = number.and_then(|number| usize::try_from(number - 1).ok());
-        Ok(place.and_then(|place| order.get(place)).copied())
-    }
-
-    /// The element whose columns begin at `first`.
-    fn element(
-        &mut self,
-        layout: &Layout,
-        row: &PgRow,
-        first: usize,
-    ) -> Result<Option<(bytes::Bytes, bytes::Bytes)>, StoreError> {
-        let Some(element) = self.column::<Option<&str>>(row, first)? else { return Ok(None) };
-        let value = self.column::<Option<&str>>(row, first + 1)?;
-        let extra = self.column::<Option<&str>>(row, first + 2)?;
-        Ok(layout.decode_element(element, value, extra))
     }
 }
 
-/// A number as `with ordinality` counts.
-fn ordinal(number: usize) -> i64 {
-    i64::try_from(number).map_or(i64::MAX, |number| number + 1)
+fn integer(number: usize) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-fn ordinals(order: &[usize]) -> Vec<i64> {
-    (0..order.len()).map(ordinal).collect()
-}
-
-// === statements ===
+// === the statement ===
 
 /// `t."field"::text, t."value"::text, t."extra"::text`
 fn element_columns(layout: &Layout) -> String {
@@ -294,22 +217,6 @@ fn element_columns(layout: &Layout) -> String {
         column(layout.extra().map(|extra| extra.column.as_str())),
     ]
     .join(", ")
-}
-
-/// ` and t."value" is not null`, for rows that are no element without a value.
-fn and_present(layout: &Layout) -> String {
-    layout.element_condition().map_or(String::new(), |condition| format!(" and {condition}"))
-}
-
-fn element_name(layout: &Layout) -> String {
-    layout.element().map_or_else(String::new, |element| quote(&element.column))
-}
-
-fn locking(lock: RowLock) -> &'static str {
-    match lock {
-        RowLock::None => "",
-        RowLock::ForUpdate => " for no key update of t",
-    }
 }
 
 /// What stands in an `unnest`: the key columns' arrays from parameter `first` on, then these.
@@ -332,56 +239,53 @@ pub(super) fn names(layout: &Layout, others: &str) -> String {
     }
 }
 
-/// The clock is read in the outer query, so after the rows were locked, and also when none is found.
-fn named_statement(layout: &Layout, lock: RowLock) -> String {
-    let (condition, present) = (key_condition(layout), and_present(layout));
+/// The clock is read in the outer query, so after a row was locked, and also when none is found. Elements
+/// that were not locked need none of their own. `offset 0` keeps the planner from turning a join round: to
+/// look in the keys for each row of the table seems cheap while the table is small.
+fn statement(layout: &Layout, lock: RowLock) -> String {
     let (table, columns) = (layout.table().quoted(), element_columns(layout));
-    let mapping = layout.keys().len() + 3;
-    let asked = sources(layout, 1, &["bytea[]", "bigint[]"]);
-    let element_type = layout.element().map_or("text", |element| element.type_name.as_str());
-    let element_type = format!("text[]::{element_type}[]");
-    let named = sources(layout, mapping + 1, &["bigint[]", &element_type]);
-    let (name, locking) = (element_name(layout), locking(lock));
+    let (name, type_name) = layout
+        .element()
+        .map_or((String::new(), "text"), |element| (quote(&element.column), &element.type_name));
+    let condition = match layout.element_condition() {
+        None => key_condition(layout),
+        Some(present) => format!("{} and {present}", key_condition(layout)),
+    };
+    let (clock, locking) = match lock {
+        RowLock::None => ("r.count is not null or r.n is null", ""),
+        RowLock::ForUpdate => ("true", " for no key update of t"),
+    };
+    let others = ["bytea[]", "bigint[]", "bigint[]", "bigint[]"];
+    let mapping = layout.keys().len() + others.len() + 1;
+    let expires_at = kept_expiry(mapping);
+    let asked = sources(layout, 1, &others);
+    let asked_names = names(layout, "key, bound, whole, drawn, n");
+    let named = sources(layout, mapping + 1, &["bigint[]", &format!("text[]::{type_name}[]")]);
+    let named_names = names(layout, "n, element");
     format!(
-        "select floor(extract(epoch from clock_timestamp()) * 1000)::bigint, r.* \
+        "with counted as materialized (\
+         select u.*, {expires_at}::text as expires_at, c.count \
+         from unnest({asked}) with ordinality as u({asked_names}) \
+         cross join lateral (select count(*) from (select from {table} as t where {condition} \
+         limit u.bound) as b) as c(count)), \
+         asked as materialized (select *, whole is null or count <= whole and \
+         sum(count) filter (where count <= whole) over (order by n) <= {ROWS_BEYOND} as is_whole \
+         from counted) \
+         select case when {clock} \
+         then floor(extract(epoch from clock_timestamp()) * 1000)::bigint end, r.* \
          from (values (1)) as clock left join (\
-         select u.n, e.expires_at::text, c.count, null::text, null::text, null::text \
-         from unnest({asked}) with ordinality as u({}) \
-         left join respgres.expiry as e on e.mapping = ${mapping}::text and e.key = u.key \
-         cross join lateral (select count(*) from (select from {table} as t \
-         where {condition}{present} limit u.bound) as b) as c(count) \
-         union all select s.* from (select u.n, null::text, null::bigint, {columns} \
-         from unnest({named}) as u({}) join {table} as t on {condition} and t.{name} = u.element\
-         {present}{locking}) as s) as r on true",
-        names(layout, "key, bound, n"),
-        names(layout, "n, element"),
-    )
-}
-
-fn whole_statement(layout: &Layout, lock: RowLock) -> String {
-    format!(
-        "select u.n, {} from unnest({}) as u({}) join {} as t on {}{}{}",
-        element_columns(layout),
-        sources(layout, 1, &["bigint[]"]),
-        names(layout, "n"),
-        layout.table().quoted(),
-        key_condition(layout),
-        and_present(layout),
-        locking(lock)
-    )
-}
-
-fn sample_statement(layout: &Layout, lock: RowLock) -> String {
-    format!(
-        "select u.n, s.* from unnest({}) as u({}) \
-         cross join lateral (select {} from {} as t where {}{} order by random() limit u.drawn{}) \
-         as s",
-        sources(layout, 1, &["bigint[]", "bigint[]"]),
-        names(layout, "n, drawn"),
-        element_columns(layout),
-        layout.table().quoted(),
-        key_condition(layout),
-        and_present(layout),
-        locking(lock)
+         select n, count, expires_at, is_whole as flag, null::text, null::text, null::text from asked \
+         union all select u.n, null::bigint, null::text, false, s.* \
+         from unnest({named}) as u({named_names}) cross join lateral (\
+         select {columns} from {table} as t where {condition} and t.{name} = u.element \
+         offset 0{locking}) as s \
+         union all select u.n, null::bigint, null::text, false, s.* from asked as u \
+         cross join lateral (\
+         select {columns} from {table} as t where {condition} offset 0{locking}) as s \
+         where u.is_whole \
+         union all select u.n, null::bigint, null::text, true, s.* from asked as u \
+         cross join lateral (select {columns} from {table} as t where {condition} \
+         order by random() limit u.drawn{locking}) as s \
+         where u.drawn > 0 and not u.is_whole) as r on true",
     )
 }

@@ -2,7 +2,8 @@
 //!
 //! Invariants
 //! - Rows are changed in the order of keys and elements, the same in every session.
-//! - A key that was deleted, or whose time had come, loses all its rows before it gets new ones.
+//! - A key that was deleted by name, or whose time had come, loses all its rows before it gets new ones;
+//!   one that went with its last elements loses their rows, so that one which SQL has just added stays.
 //!
 //! The caller holds the keys' locks, and has read what it changes: see `Session::begin_locked`.
 
@@ -29,6 +30,17 @@ struct Element<'a> {
     row: ElementRow<'a>,
 }
 
+// === impl Element ===
+
+impl Element<'_> {
+    fn size(&self) -> usize {
+        let ElementRow { element, value, extra } = &self.row;
+        element.len()
+            + value.as_ref().map_or(0, |value| value.len())
+            + extra.as_ref().map_or(0, String::len)
+    }
+}
+
 // === impl Session ===
 
 impl Session {
@@ -49,11 +61,11 @@ impl Session {
                 }
                 continue;
             }
-            let anew = !draft.existed() || draft.replaced();
-            if anew && change.present {
+            let is_cleared = !draft.existed() || draft.cleared();
+            if is_cleared && change.present {
                 cleared.push(change.key);
             }
-            if anew || draft.expiry_touched() {
+            if is_cleared || draft.replaced() || draft.expiry_touched() {
                 match draft.expires_at_ms() {
                     None => staying.push(&change.key.key[..]),
                     Some(expires_at_ms) => expiring.push((&change.key.key[..], expires_at_ms)),
@@ -66,7 +78,7 @@ impl Session {
                         let row = layout.encode_element(name, value)?;
                         set.push(Element { key: change.key, row });
                     }
-                    None if anew => {}
+                    None if is_cleared => {}
                     None => {
                         let Some(element) = layout.element_text(name) else { continue };
                         let row = ElementRow { element, value: None, extra: None };
@@ -172,12 +184,13 @@ fn set_statement(layout: &Layout) -> String {
     values.push("u.element".into());
     let mut settings = Vec::new();
     if let Some(value) = layout.fields().first() {
-        casts.push(format!("text[]::{}[]", value.type_name));
+        // Cast one by one: arrays of arrays have no text of their own.
+        casts.push("text[]".to_owned());
         aliases.push_str(", value");
         let column = quote(&value.column);
         settings.push(format!("{column} = excluded.{column}"));
         columns.push(column);
-        values.push("u.value".into());
+        values.push(format!("u.value::{}", value.type_name).into());
     }
     if let Some(extra) = layout.extra() {
         casts.push("text[]::jsonb[]".to_owned());
@@ -208,7 +221,7 @@ fn chunks<'r, 'a>(rows: &'r [Element<'a>]) -> impl Iterator<Item = &'r [Element<
     std::iter::from_fn(move || {
         let mut size = 0;
         let fits = |row: &&Element<'_>| {
-            size += row.row.element.len() + row.row.value.as_ref().map_or(0, |value| value.len());
+            size += row.size();
             size <= STATEMENT_BYTES
         };
         let most = rest.len().min(STATEMENT_ROWS);

@@ -186,6 +186,15 @@ pub(super) fn key_aliases(layout: &Layout) -> String {
     (0..layout.keys().len()).map(|place| format!("k{place}")).collect::<Vec<_>>().join(", ")
 }
 
+/// The expiry of `u.key` in `respgres.expiry`, for the mapping of a parameter. A query of its own for each
+/// key, as a join may be planned so that it reads the expiry of all keys.
+pub(super) fn kept_expiry(mapping: usize) -> String {
+    format!(
+        "(select e.expires_at from respgres.expiry as e where e.mapping = ${mapping}::text \
+         and e.key = u.key)"
+    )
+}
+
 /// The clock is read in the outer query, so after the row was locked, and also when no row is found.
 fn statement(layout: &Layout, lock: RowLock) -> String {
     let keys = key_parameters(layout);
@@ -205,10 +214,9 @@ fn statement(layout: &Layout, lock: RowLock) -> String {
             (
                 format!(
                     "unnest({keys}, ${raw}::bytea[]) with ordinality as u({aliases}, key, n) \
-                     join {table} as t on {condition} \
-                     left join respgres.expiry as e on e.mapping = ${mapping}::text and e.key = u.key"
+                     join {table} as t on {condition}"
                 ),
-                "e.expires_at".into(),
+                kept_expiry(mapping),
             )
         }
     };

@@ -232,8 +232,11 @@ impl Session {
         expiring: &[(&[u8], i64)],
     ) -> Result<(), StoreError> {
         if !staying.is_empty() {
+            // Each key is looked up alone, as in `read`.
             let query = sqlx::query(
-                "delete from respgres.expiry where mapping = $1 and key = any($2::bytea[])",
+                "delete from respgres.expiry where ctid = any(array(select (select e.ctid \
+                 from respgres.expiry as e where e.mapping = $1::text and e.key = u.key) \
+                 from unnest($2::bytea[]) as u(key)))",
             );
             self.execute(query.bind(&mapping.name).bind(staying)).await?;
         }
@@ -393,9 +396,11 @@ impl Parameters {
         write!(self.aliases, ", {alias}").expect("writing to a string cannot fail");
     }
 
-    fn add_column(&mut self, layout: &Layout, place: usize) {
-        let type_name = &layout.fields()[place].type_name;
-        self.add(&format!("text[]::{type_name}[]"), &format!("c{place}"));
+    /// A column's values, and what to write of a row. They are cast one by one: an array of texts
+    /// cannot be cast to an array of arrays.
+    fn add_column(&mut self, layout: &Layout, place: usize) -> String {
+        self.add("text[]", &format!("c{place}"));
+        format!("u.c{place}::{}", layout.fields()[place].type_name)
     }
 }
 
@@ -405,11 +410,11 @@ fn insert_statement(layout: &Layout) -> String {
     let mut columns = key_columns.clone();
     let mut values: Vec<_> = (0..key_columns.len()).map(|place| format!("u.k{place}")).collect();
     for (place, field) in layout.fields().iter().enumerate() {
-        parameters.add_column(layout, place);
+        let value = parameters.add_column(layout, place);
         columns.push(quote(&field.column));
         values.push(match &field.default {
-            Some(default) => format!("coalesce(u.c{place}, {default})"),
-            None => format!("u.c{place}"),
+            Some(default) => format!("coalesce({value}, {default})"),
+            None => value,
         });
     }
     if let Some(extra) = layout.extra() {
@@ -447,15 +452,15 @@ fn update_statement(layout: &Layout, shape: &UpdateShape) -> String {
     };
     let flags = shape.columns.len();
     for (place, column) in shape.columns.iter().enumerate() {
-        parameters.add_column(layout, *column);
+        let value = parameters.add_column(layout, *column);
         let field = &layout.fields()[*column];
         // A row that is written anew is one that is inserted.
         let value = match &field.default {
             Some(default) if shape.masked => format!(
-                "case when {} then coalesce(u.c{column}, {default}) else u.c{column} end",
+                "case when {} then coalesce({value}, {default}) else {value} end",
                 bit(flags + 1)
             ),
-            _ => format!("u.c{column}"),
+            _ => value,
         };
         settings.push(set(&field.column, place, &value));
     }

@@ -58,7 +58,7 @@ pub type ReadBuffer = Rc<RefCell<Box<[u8]>>>;
 /// Bytes waiting to be written to the upstream before clients stop being read.
 const BACKLOG_BYTES: usize = 4 << 20;
 
-/// Buffers that grew beyond this are given back once they are empty.
+/// Buffers that grew beyond this are given back once requests need much less.
 const KEPT_BUFFER_BYTES: usize = 1 << 20;
 
 /// Runs of requests that are gathered before they are written, if the loop has not come to its writer
@@ -453,9 +453,10 @@ impl<R: Receiver> Lane<R> {
         let mut at = 0;
         loop {
             if at == writing.len() {
+                let written = writing.len();
                 writing.clear();
                 at = 0;
-                if writing.capacity() > KEPT_BUFFER_BYTES {
+                if written > 0 && writing.capacity() > KEPT_BUFFER_BYTES.max(4 * written) {
                     writing = Vec::new();
                 }
                 std::mem::swap(&mut writing, &mut self.out.borrow_mut());

@@ -26,6 +26,36 @@ async fn a_value_of_fifty_megabytes_goes_through_whole() {
 }
 
 #[tokio::test]
+async fn long_requests_of_clients_in_turn_stay_apart() {
+    let stack = Stack::pass_through().await;
+    let ok = Value::Status("OK".to_owned());
+    let mut clients = Vec::new();
+    for _ in 0..4 {
+        clients.push(stack.client().await);
+    }
+    // Each goes on with buffers that another has used for more, or for less.
+    for round in 0..6_usize {
+        let mut rests = Vec::new();
+        for (number, client) in clients.iter_mut().enumerate() {
+            let length = 1000 + (round + number * 5) % 7 * 150_000;
+            let value = char::from(b'a' + (round * 4 + number) as u8).to_string().repeat(length);
+            let key = format!("k{number}");
+            let bytes = [request(&["SET", &key, &value]), request(&["STRLEN", &key])].concat();
+            let (first, rest) = bytes.split_at(bytes.len() * (number + 1) / 5);
+            client.send(first).await;
+            rests.push((rest.to_vec(), key, value));
+        }
+        for (client, (rest, key, value)) in clients.iter_mut().zip(rests) {
+            client.send(&rest).await;
+            assert_eq!(client.reply().await, ok);
+            assert_eq!(client.reply().await, Value::Integer(value.len() as i64));
+            assert_eq!(client.command(&["GET", &key]).await, Value::Bulk(value.into_bytes()));
+        }
+    }
+    stack.stop_expecting(&[]).await;
+}
+
+#[tokio::test]
 async fn a_hundred_thousand_commands_may_be_sent_at_once() {
     let both = Both::start().await;
     let count = 100_000;

@@ -217,3 +217,50 @@ async fn a_small_value_is_cached_as_a_whole() {
     .await;
     stack.stop_expecting(&[]).await;
 }
+
+#[tokio::test]
+async fn what_one_value_costs_grows_with_what_is_done_to_it_and_no_faster() {
+    let stack = Stack::with_mappings(MAPPINGS).await;
+    let mut client = stack.client().await;
+    let request = |name: &str, from: usize, count: usize| {
+        let members = (from..from + count).map(|member| member.to_string().into_bytes());
+        [name.into(), b"ids:5".to_vec()].into_iter().chain(members).collect::<Vec<_>>()
+    };
+    // Many commands on one key in a batch: each looks at what it sets, not at all that was set before.
+    let requests: Vec<_> = (0..400).map(|at| request("SADD", 100 * at, 100)).collect();
+    let replies = client.pipeline(&requests).await;
+    assert!(replies.iter().all(|reply| *reply == Value::Integer(100)), "{replies:?}");
+    // Members that go one after the other: the others need not move up.
+    let reply = client.command(&request("SREM", 0, 39_999)).await;
+    assert_eq!(reply, Value::Integer(39_999));
+    assert_eq!(client.say("SMEMBERS ids:5").await.elements().len(), 1);
+    stack.stop_expecting(&[]).await;
+}
+
+#[tokio::test]
+async fn a_refused_command_leaves_the_draft_as_it_was() {
+    let stack = Stack::with_mappings(MAPPINGS).await;
+    let mut client = stack.client().await;
+    let key = "counts:2026-11-20:7";
+    let requests: Vec<Vec<Vec<u8>>> = [
+        format!("HSET {key} a 1 b 1.5"),
+        format!("HLEN {key}"),
+        format!("HSET {key} a 2 b 2"),
+        format!("HSET {key} a 3 c 3 b x"),
+        format!("HINCRBY {key} a 5"),
+        format!("HDEL {key} b"),
+        format!("HINCRBYFLOAT {key} a 0.5"),
+        format!("HGETALL {key}"),
+    ]
+    .iter()
+    .map(|text| text.split(' ').map(|word| word.as_bytes().to_vec()).collect())
+    .collect();
+    let replies = client.pipeline(&requests).await;
+    assert!(replies[0].is_error() && replies[3].is_error() && replies[6].is_error());
+    assert_eq!(replies[1], Value::Integer(0));
+    assert_eq!(replies[2], Value::Integer(2));
+    assert_eq!(replies[4], Value::Integer(7));
+    assert_eq!(replies[5], Value::Integer(1));
+    assert_eq!(replies[7].elements(), [bulk("a"), bulk("7")]);
+    stack.stop_expecting(&[]).await;
+}
