@@ -5,6 +5,8 @@
 //! answers come back through the loops' mailboxes.
 
 mod asked;
+pub mod errand;
+pub mod loan;
 pub mod mailbox;
 pub mod miss;
 pub mod operation;
@@ -26,7 +28,11 @@ use crate::mapping::{MappedKey, Registry};
 use crate::tasks::Tasks;
 use crate::upstream::control::ControlSettings;
 
-pub use mailbox::{Answer, Mailbox, ReplyTo};
+pub use errand::{Errand, ErrandFailed, Over, Runner};
+pub use loan::watch::Watched;
+use loan::{Job, LENDERS, Lender};
+pub use loan::{Lent, Loan, Told};
+pub use mailbox::{Answer, Mail, Mailbox, ReplyTo};
 pub use operation::Operation;
 pub use queue::Queue;
 use tables::Tables;
@@ -52,6 +58,7 @@ pub struct Engine {
     database: u16,
     writers: Vec<Arc<Queue>>,
     readers: Vec<Arc<Queue>>,
+    loans: Arc<Queue<Job>>,
 }
 
 // === impl Engine ===
@@ -66,6 +73,7 @@ impl Engine {
             database: settings.control.database,
             writers: queues(settings.postgres.writers),
             readers: queues(settings.postgres.readers),
+            loans: Arc::default(),
         }
     }
 
@@ -79,6 +87,13 @@ impl Engine {
         }
         for queue in &self.readers {
             let worker = miss::MissReader::new(settings, Arc::clone(&tables), Arc::clone(queue));
+            let tasks_of_worker = tasks.clone();
+            tasks.spawn(async move { worker.run(&tasks_of_worker).await });
+        }
+        let digester = loan::watch::Digester::default();
+        for _ in 0..LENDERS {
+            let (tables, queue) = (Arc::clone(&tables), Arc::clone(&self.loans));
+            let worker = Lender::new(settings, tables, digester.clone(), queue);
             let tasks_of_worker = tasks.clone();
             tasks.spawn(async move { worker.run(&tasks_of_worker).await });
         }
@@ -112,6 +127,16 @@ impl Engine {
     pub fn write(&self, operation: Operation) {
         let worker = self.writer_of(&operation);
         self.writers[worker].push(operation);
+    }
+
+    /// Hands over requests that Redis is to run on mapped keys.
+    pub fn lend(&self, loan: Loan) {
+        self.loans.push(Job::Loan(Box::new(loan)));
+    }
+
+    /// Hands over mapped keys to watch.
+    pub fn watch(&self, keys: Vec<MappedKey>, watched: Arc<Watched>, told: Told) {
+        self.loans.push(Job::Watch { keys, watched, told });
     }
 
     /// Which writer an operation goes to: all operations on one key go to the same one.

@@ -98,6 +98,12 @@ impl Talk {
                 Touch::Reserved => return reserved(),
             }
         }
+        if !may_be_mapped
+            && engine.has_mappings()
+            && let Some(refusal) = engine.reaches_into_mapped_database(command, count, argument)
+        {
+            return tell(refusal);
+        }
         let pinned = session.pin.is_some();
         match command.path {
             Path::Forward | Path::Script if !pinned && self.writes_paused.get() => {
