@@ -6,6 +6,8 @@
 
 mod asked;
 pub mod errand;
+mod keeper;
+mod listener;
 pub mod loan;
 pub mod mailbox;
 pub mod miss;
@@ -18,6 +20,7 @@ pub mod slow;
 pub mod tables;
 pub mod through;
 mod transaction;
+mod trust;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +29,7 @@ use crate::config;
 use crate::mapping::registry::Plan;
 use crate::mapping::{MappedKey, Registry};
 use crate::tasks::Tasks;
+use crate::upstream::RunId;
 use crate::upstream::control::ControlSettings;
 
 pub use errand::{Errand, ErrandFailed, Over, Runner};
@@ -35,7 +39,9 @@ pub use loan::{Lent, Loan, Told};
 pub use mailbox::{Answer, Mail, Mailbox, ReplyTo};
 pub use operation::Operation;
 pub use queue::Queue;
+use keeper::Keeper;
 use tables::Tables;
+use trust::Trust;
 
 /// Bytes of arguments that one worker takes on at once.
 const BATCH_BYTES: usize = 32 << 20;
@@ -53,12 +59,13 @@ pub struct EngineSettings {
 /// The mapped side of respgres: which keys are mapped, and the workers that serve them.
 #[derive(Debug)]
 pub struct Engine {
-    registry: Registry,
+    registry: Arc<Registry>,
     /// The database whose keys are mapped.
     database: u16,
     writers: Vec<Arc<Queue>>,
     readers: Vec<Arc<Queue>>,
     loans: Arc<Queue<Job>>,
+    trust: Arc<Trust>,
 }
 
 // === impl Engine ===
@@ -69,11 +76,12 @@ impl Engine {
     pub fn new(registry: Registry, settings: &EngineSettings) -> Self {
         let queues = |count: usize| (0..count.max(1)).map(|_| Arc::default()).collect();
         Self {
-            registry,
+            registry: Arc::new(registry),
             database: settings.control.database,
             writers: queues(settings.postgres.writers),
             readers: queues(settings.postgres.readers),
             loans: Arc::default(),
+            trust: Arc::default(),
         }
     }
 
@@ -81,22 +89,38 @@ impl Engine {
     pub fn start(&self, settings: &EngineSettings, tasks: &Tasks) {
         let tables = Arc::new(Tables::new(&settings.plans));
         for queue in &self.writers {
-            let worker = through::Writer::new(settings, Arc::clone(&tables), Arc::clone(queue));
+            let worker = through::Writer::new(settings, self.trust(), Arc::clone(&tables), Arc::clone(queue));
             let tasks_of_worker = tasks.clone();
             tasks.spawn(async move { worker.run(&tasks_of_worker).await });
         }
         for queue in &self.readers {
-            let worker = miss::MissReader::new(settings, Arc::clone(&tables), Arc::clone(queue));
+            let worker = miss::MissReader::new(settings, self.trust(), Arc::clone(&tables), Arc::clone(queue));
             let tasks_of_worker = tasks.clone();
             tasks.spawn(async move { worker.run(&tasks_of_worker).await });
         }
         let digester = loan::watch::Digester::default();
         for _ in 0..LENDERS {
             let (tables, queue) = (Arc::clone(&tables), Arc::clone(&self.loans));
-            let worker = Lender::new(settings, tables, digester.clone(), queue);
+            let worker = Lender::new(settings, self.trust(), tables, digester.clone(), queue);
             let tasks_of_worker = tasks.clone();
             tasks.spawn(async move { worker.run(&tasks_of_worker).await });
         }
+        if self.has_mappings() {
+            let registry = Arc::clone(&self.registry);
+            let keeper = Keeper::new(settings, self.trust(), registry, tables);
+            let tasks_of_keeper = tasks.clone();
+            tasks.spawn(async move { keeper.run(&tasks_of_keeper).await });
+            tasks.spawn(listener::listen(settings.postgres.clone(), self.trust(), tasks.clone()));
+        }
+    }
+
+    fn trust(&self) -> Arc<Trust> {
+        Arc::clone(&self.trust)
+    }
+
+    /// Whether what this run of Redis says of mapped keys is believed.
+    pub fn believes(&self, run: Option<RunId>) -> bool {
+        self.trust.covers(run)
     }
 
     /// Whether keys of this database may be mapped.

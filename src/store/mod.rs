@@ -9,9 +9,11 @@ mod element_read;
 mod element_write;
 mod error;
 pub mod migrate;
+pub mod outbox;
 mod read;
 pub mod schema;
 mod session;
+mod swept;
 mod write;
 
 pub use element_read::Want;
