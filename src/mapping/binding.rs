@@ -45,7 +45,7 @@ impl Layout {
         };
         binding.check_table(&TableName::parse(&config.table));
         let keys = binding.keys(plan);
-        binding.check_index(&keys);
+        let key_order = binding.check_index(&keys);
         let fields = binding.fields(plan);
         let extra = config.extra.as_ref().and_then(|column| binding.extra(column));
         let expires_at = config.expires_at.as_ref().and_then(|column| binding.expires_at(column));
@@ -60,6 +60,7 @@ impl Layout {
             table: TableName::parse(&config.table),
             by_field: by_field.collect(),
             keys,
+            key_order,
             fields,
             extra,
             expires_at,
@@ -182,17 +183,18 @@ impl Binding<'_> {
         keys
     }
 
-    fn check_index(&mut self, keys: &[KeyColumn]) {
-        let mut columns: Vec<_> = keys.iter().map(|key| key.column.as_str()).collect();
-        columns.sort_unstable();
-        let is_exactly = |index: &Vec<String>| {
-            let mut index: Vec<_> = index.iter().map(String::as_str).collect();
-            index.sort_unstable();
-            index == columns
+    /// The places of the key columns in the order of the unique index that is on exactly these.
+    fn check_index(&mut self, keys: &[KeyColumn]) -> Vec<usize> {
+        let place = |column: &String| keys.iter().position(|key| key.column == *column);
+        let is_exactly = |index: &&Vec<String>| {
+            index.len() == keys.len() && index.iter().all(|column| place(column).is_some())
         };
+        if let Some(index) = self.shape.unique_indexes.iter().find(is_exactly) {
+            return index.iter().filter_map(place).collect();
+        }
         let complete =
             !keys.is_empty() && keys.iter().all(|key| self.shape.column(&key.column).is_some());
-        if complete && !self.shape.unique_indexes.iter().any(is_exactly) {
+        if complete {
             let list = keys.iter().map(|key| key.column.as_str()).collect::<Vec<_>>().join(", ");
             let text = format!(
                 "{} has no primary key or unique index (immediate, not partial) on exactly ({list}); \
@@ -202,6 +204,7 @@ impl Binding<'_> {
             );
             self.complain("table", text);
         }
+        Vec::new()
     }
 
     fn fields(&mut self, plan: &Plan) -> Vec<FieldColumn> {

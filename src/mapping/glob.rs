@@ -1,4 +1,4 @@
-//! Redis' glob patterns: which keys a mapping leaves alone.
+//! Redis' glob patterns: which keys a mapping leaves alone, and which keys a client lists.
 //!
 //! A glob means what it means to `KEYS` and `SCAN … MATCH` of Redis 7.0 (`stringmatchlen` in
 //! util.c): `*`, `?`, `[abc]`, `[^a-z]`, `\x`. Matching goes back to the last `*` only, so its
@@ -64,6 +64,15 @@ impl Glob {
         Self { tokens }
     }
 
+    /// Whether it names no byte that is not ASCII.
+    pub(super) fn is_ascii(&self) -> bool {
+        self.tokens.iter().all(|token| match token {
+            Token::Star | Token::Any => true,
+            Token::Byte(byte) => byte.is_ascii(),
+            Token::Class { ranges, .. } => ranges.iter().all(|&(low, high)| low >= 0 && high >= 0),
+        })
+    }
+
     /// Whether the whole of `text` matches. As in Redis, an empty text is matched by the empty
     /// glob alone, not even by `*`.
     pub fn matches(&self, text: &[u8]) -> bool {
@@ -121,6 +130,11 @@ impl Walk {
         let mut walk = Self { places, started: true };
         walk.settle(glob);
         walk
+    }
+
+    /// Whether no text that begins like this matches.
+    pub(super) fn is_lost(&self) -> bool {
+        self.places.is_empty()
     }
 
     pub(super) fn accepts(&self, glob: &Glob) -> bool {

@@ -27,6 +27,8 @@ pub struct Layout {
     pub(super) mapping: String,
     pub(super) table: TableName,
     pub(super) keys: Vec<KeyColumn>,
+    /// Places in `keys`, in the order of the columns in the unique index.
+    pub(super) key_order: Vec<usize>,
     pub(super) fields: Vec<FieldColumn>,
     pub(super) extra: Option<ExtraColumn>,
     pub(super) expires_at: Option<String>,
@@ -105,6 +107,12 @@ impl Layout {
     /// In the order of the key pattern's captures.
     pub fn keys(&self) -> &[KeyColumn] {
         &self.keys
+    }
+
+    /// The places of the key columns in the order of their unique index: who walks through the table
+    /// compares and sorts in this order, so that the index serves both.
+    pub fn key_order(&self) -> &[usize] {
+        &self.key_order
     }
 
     /// In the configuration's order.

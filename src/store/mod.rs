@@ -1,11 +1,13 @@
-//! Postgres, the system of record of mapped keys: sessions, rows, the catalog, the schema.
+//! Postgres, the system of record of mapped keys: sessions, rows, keys, the catalog, the schema.
 //!
 //! A session is one connection that its worker owns. There is no pool: a pool pings on every
 //! release, which costs two to three round trips a statement. The sessions of one worker follow one
 //! another; `Session::is_broken` says when the next one is due.
 
 pub mod catalog;
+mod empty;
 mod error;
+mod keys;
 pub mod migrate;
 mod read;
 pub mod schema;
@@ -13,6 +15,7 @@ mod session;
 mod write;
 
 pub use error::StoreError;
-pub use read::{ReadRows, RowLock, StoredRow};
+pub use keys::{CountedPage, KeyPage, KeyValues, TableSize};
+pub use read::{ReadRows, RowLock, StoredRow, select_statement};
 pub use session::Session;
 pub use write::Change;

@@ -120,7 +120,7 @@ impl Session {
         Ok(StoredRow { present: true, record: Some(Record { fields, expires_at_ms }) })
     }
 
-    fn column<'r, T>(&mut self, row: &'r PgRow, place: usize) -> Result<T, StoreError>
+    pub(super) fn column<'r, T>(&mut self, row: &'r PgRow, place: usize) -> Result<T, StoreError>
     where
         T: sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>,
     {
@@ -172,6 +172,11 @@ pub(super) fn key_condition(layout: &Layout) -> String {
 /// `k0, k1, …`
 pub(super) fn key_aliases(layout: &Layout) -> String {
     (0..layout.keys().len()).map(|place| format!("k{place}")).collect::<Vec<_>>().join(", ")
+}
+
+/// The statement that reads rows of a mapping, as people may be shown it.
+pub fn select_statement(layout: &Layout) -> String {
+    statement(layout, RowLock::None)
 }
 
 /// The clock is read in the outer query, so after the row was locked, and also when no row is found.

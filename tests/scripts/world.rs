@@ -228,6 +228,8 @@ impl<'r> World<'r> {
             }
             Script::Miss | Script::Fill => &[<[u8]>::to_vec, |key| mark_of(key).to_vec()],
             Script::Unlease => &[|key| mark_of(key).to_vec()],
+            // It is about no key.
+            Script::Remember => &[],
         };
         let keys: Vec<Vec<u8>> = message
             .keys
