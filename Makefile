@@ -1,6 +1,6 @@
 # What there is to do with a checkout. See README.md.
 
-.PHONY: help run test fuzz bench bench-mapped soak check-coherence conformance
+.PHONY: help run test fuzz bench bench-mapped soak check-coherence check-scan conformance
 
 help:
 	@echo 'make run              respgres over a Redis and a Postgres of its own, to try it out'
@@ -10,6 +10,7 @@ help:
 	@echo 'make bench-mapped     mapped writes beside one SQL statement a write'
 	@echo 'make soak             30 minutes of clients that come, go and die; looks for leaks'
 	@echo 'make check-coherence  two proxies, 200 clients, 60 s, twice; looks for stale reads'
+	@echo 'make check-scan       SCAN while 8 clients write, 60 s for each residence; looks for keys left out'
 	@echo 'make conformance      Redis'"'"' own test suite, beside plain Redis'
 
 run:
@@ -40,6 +41,11 @@ check-coherence:
 	RESPGRES_COHERENCE_SECONDS=$${RESPGRES_COHERENCE_SECONDS:-60} \
 	RESPGRES_COHERENCE_KEYS=$${RESPGRES_COHERENCE_KEYS:-50} \
 	    cargo test --release --locked --test coherence -- --nocapture --test-threads 1
+
+check-scan:
+	@scripts/tools
+	RESPGRES_SCAN_SECONDS=$${RESPGRES_SCAN_SECONDS:-60} \
+	    cargo test --release --locked --test keyspace guarantee -- --nocapture --test-threads 1
 
 conformance:
 	@scripts/conformance

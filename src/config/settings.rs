@@ -118,7 +118,9 @@ pub(super) static SECTIONS: &[Section] = &[
         row("flush", Default("\"refuse\""),
             Slot::Text(|c, v| { c.upstream.flush = words::flush(v)?; Ok(()) }),
             "FLUSHALL, FLUSHDB and SWAPDB while there are mappings. `refuse`: an error. `cache`: they \
-             empty the upstream alone, and mapped keys come back from Postgres."),
+             empty the upstream alone, and mapped keys come back from Postgres. `truncate`: FLUSHALL and \
+             FLUSHDB empty the mapped tables too; the user needs the right to TRUNCATE them. SWAPDB is \
+             always refused."),
     ]},
     Section { name: "postgres", about: "The store of mapped keys.", settings: &[
         row("url", Default("\"postgres://localhost/respgres\""),

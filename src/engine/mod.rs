@@ -5,6 +5,8 @@
 //! answers come back through the loops' mailboxes.
 
 mod asked;
+pub mod explain;
+pub mod keyspace;
 pub mod mailbox;
 pub mod miss;
 pub mod operation;
@@ -26,6 +28,8 @@ use crate::mapping::{MappedKey, Registry};
 use crate::tasks::Tasks;
 use crate::upstream::control::ControlSettings;
 
+use keyspace::Surveyor;
+pub use keyspace::{Ask, Job};
 pub use mailbox::{Answer, Mailbox, ReplyTo};
 pub use operation::Operation;
 pub use queue::Queue;
@@ -42,16 +46,20 @@ pub struct EngineSettings {
     pub lease_ms: u64,
     /// What the mappings are to be bound to again when a table changes.
     pub plans: Vec<Plan>,
+    /// The longest reply that a client can be sent.
+    pub reply_most_bytes: usize,
 }
 
 /// The mapped side of respgres: which keys are mapped, and the workers that serve them.
 #[derive(Debug)]
 pub struct Engine {
-    registry: Registry,
+    registry: Arc<Registry>,
     /// The database whose keys are mapped.
     database: u16,
     writers: Vec<Arc<Queue>>,
     readers: Vec<Arc<Queue>>,
+    /// What looks at all keys, and what looks at some of them.
+    surveys: [Arc<Queue<Job>>; 2],
 }
 
 // === impl Engine ===
@@ -62,15 +70,20 @@ impl Engine {
     pub fn new(registry: Registry, settings: &EngineSettings) -> Self {
         let queues = |count: usize| (0..count.max(1)).map(|_| Arc::default()).collect();
         Self {
-            registry,
+            registry: Arc::new(registry),
             database: settings.control.database,
             writers: queues(settings.postgres.writers),
             readers: queues(settings.postgres.readers),
+            surveys: Default::default(),
         }
     }
 
-    /// Spawns the workers on the current runtime.
-    pub fn start(&self, settings: &EngineSettings, tasks: &Tasks) {
+    /// Spawns the workers on the current runtime, and those that look at many keys on a thread of their
+    /// own.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn start(&self, settings: &EngineSettings, tasks: &Tasks) -> std::io::Result<()> {
         let tables = Arc::new(Tables::new(&settings.plans));
         for queue in &self.writers {
             let worker = through::Writer::new(settings, Arc::clone(&tables), Arc::clone(queue));
@@ -82,6 +95,12 @@ impl Engine {
             let tasks_of_worker = tasks.clone();
             tasks.spawn(async move { worker.run(&tasks_of_worker).await });
         }
+        let surveyor = |queue: &Arc<Queue<Job>>, long| {
+            let (registry, tables) = (Arc::clone(&self.registry), Arc::clone(&tables));
+            Surveyor::new(settings, registry, tables, Arc::clone(queue), tasks.clone(), long)
+        };
+        let [all, some] = &self.surveys;
+        keyspace::start([surveyor(all, true), surveyor(some, false)], tasks)
     }
 
     /// Whether keys of this database may be mapped.
@@ -112,6 +131,12 @@ impl Engine {
     pub fn write(&self, operation: Operation) {
         let worker = self.writer_of(&operation);
         self.writers[worker].push(operation);
+    }
+
+    /// Hands over a question about many keys, or about how one is kept.
+    pub fn survey(&self, job: Job) {
+        let [all, some] = &self.surveys;
+        if job.is_long() { all.push(job) } else { some.push(job) }
     }
 
     /// Which writer an operation goes to: all operations on one key go to the same one.

@@ -17,7 +17,7 @@ use crate::engine::route::MappedRoute;
 use crate::protocol::Reply;
 
 /// Stands for a worker where what is under way is no write of any.
-const NO_WRITER: usize = usize::MAX;
+pub(super) const NO_WRITER: usize = usize::MAX;
 
 // === impl Talk ===
 

@@ -17,6 +17,7 @@ mod pin;
 mod queued;
 mod roster;
 mod subscription;
+mod survey;
 mod tracking;
 mod users;
 mod way;

@@ -1,0 +1,248 @@
+//! How a SCAN is kept between its calls, and what a call costs.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use crate::stack::{Client, Stack, Value, wait_until};
+use crate::{keys_of, scan, scan_step};
+
+const ROWS: &str = r#"
+[[mapping]]
+name = "rows"
+key = "row:{kind:slug}:{id:int}"
+table = "rows"
+extra = "extra"
+[mapping.columns]
+a = "a"
+
+[[mapping]]
+name = "others"
+key = "other:{id:int}"
+table = "others"
+expires_at = "ends"
+extra = "extra"
+"#;
+
+#[tokio::test]
+async fn any_proxy_goes_on_where_another_has_stopped() {
+    let stack = Stack::with_mappings(ROWS).await;
+    let second = stack.start_second_proxy().await;
+    let mut clients = [stack.client().await, Client::connect(&second).await];
+    for number in 0..40 {
+        clients[0].say(&format!("HSET row:a:{number} a 1")).await;
+        clients[1].say(&format!("SET plain:{number} 1")).await;
+    }
+    let (mut cursor, mut listed, mut calls) = ("0".to_owned(), BTreeSet::new(), 0);
+    loop {
+        let (next, keys) = scan_step(&mut clients[calls % 2], &cursor, "COUNT 3").await;
+        listed.extend(keys);
+        calls += 1;
+        // A client that has not got the answer asks again.
+        let (_, again) = scan_step(&mut clients[calls % 2], &cursor, "COUNT 3").await;
+        listed.extend(again);
+        if next == "0" {
+            break;
+        }
+        cursor = next;
+    }
+    assert_eq!(listed.len(), 80);
+    assert!(calls > 20, "{calls}");
+    drop(second);
+    stack.stop_expecting(&[]).await;
+}
+
+#[tokio::test]
+async fn a_place_that_is_not_needed_any_more_is_forgotten() {
+    let stack = Stack::with_mappings(ROWS).await;
+    let mut client = stack.client().await;
+    for number in 0..100 {
+        client.say(&format!("HSET other:{number} a 1")).await;
+    }
+    let mut redis = Client::connect(&stack.redis).await;
+    let mut kept = async || {
+        let mut count = 0;
+        for drawer in 0..4 {
+            let name = format!("respgres:s:{drawer}");
+            let length = redis.say(&format!("HLEN {name}")).await.integer();
+            if length > 0 {
+                let left_ms = redis.say(&format!("PTTL {name}")).await.integer();
+                assert!((600_000..=1_200_000).contains(&left_ms), "{left_ms}");
+            }
+            count += length;
+        }
+        count
+    };
+    let (cursor, _) = scan_step(&mut client, "0", "COUNT 20").await;
+    let (first, _) = scan_step(&mut client, &cursor, "COUNT 2").await;
+    let (second, _) = scan_step(&mut client, &first, "COUNT 2").await;
+    let (third, _) = scan_step(&mut client, &second, "COUNT 2").await;
+    for _ in 0..10 {
+        scan_step(&mut client, &third, "COUNT 2").await;
+    }
+    // The one it came by and those that it has led to; of the others but the last two.
+    assert!(kept().await <= 14);
+    assert!(client.say(&format!("SCAN {first}")).await.is_error());
+    let mut many = 0;
+    for _ in 0..5 {
+        many += scan(&mut client, "COUNT 1").await.1;
+    }
+    assert!(many > 500);
+    assert!(kept().await <= 24);
+    // Emptied behind our back: the client is told to start again.
+    stack.redis.say("FLUSHALL").await;
+    let lost = client.say(&format!("SCAN {third}")).await;
+    assert!(
+        matches!(&lost, Value::Error(text) if text.starts_with("ERR invalid cursor")),
+        "{lost:?}"
+    );
+    stack.stop_expecting(&[]).await;
+}
+
+#[tokio::test]
+async fn a_scan_goes_on_when_redis_takes_no_more_writes() {
+    let stack = Stack::with_mappings(ROWS).await;
+    let mut client = stack.client().await;
+    for number in 0..30 {
+        client.say(&format!("HSET row:a:{number} a 1")).await;
+    }
+    stack.redis.say("CONFIG SET maxmemory 1").await;
+    assert!(client.say("SET unmapped 1").await.is_error());
+    assert_eq!(scan(&mut client, "COUNT 2").await.0.len(), 30);
+    stack.redis.say("CONFIG SET maxmemory 0").await;
+    stack.stop_expecting(&[]).await;
+}
+
+#[tokio::test]
+async fn a_table_that_changes_under_a_scan_ends_it_with_a_word() {
+    let stack = Stack::with_mappings(ROWS).await;
+    let mut client = stack.client().await;
+    for number in 0..30 {
+        client.say(&format!("HSET row:a:{number} a 1")).await;
+    }
+    let (cursor, _) = scan_step(&mut client, "0", "COUNT 100 MATCH row:*").await;
+    assert_eq!(cursor, "0");
+    let (mut cursor, _) = scan_step(&mut client, "0", "COUNT 5").await;
+    while cursor.parse::<u64>().unwrap() < 1 << 62 {
+        cursor = scan_step(&mut client, &cursor, "COUNT 5").await.0;
+    }
+    let (cursor, _) = scan_step(&mut client, &cursor, "COUNT 5").await;
+    stack
+        .sql_execute("alter table rows drop constraint rows_pkey, add primary key (id, kind)")
+        .await;
+    // One that knows the new index, which has another order.
+    let second = stack.start_second_proxy().await;
+    let mut informed = Client::connect(&second).await;
+    let reply = informed.say(&format!("SCAN {cursor} COUNT 5")).await;
+    let expected = "ERR mapping \"rows\": its table has changed since its keys began to be listed; \
+                    start again";
+    assert_eq!(reply, Value::Error(expected.to_owned()));
+    assert_eq!(scan(&mut informed, "COUNT 4").await.0.len(), 30);
+    // One that does not lists all the same.
+    assert_eq!(scan(&mut client, "COUNT 4").await.0.len(), 30);
+    drop(second);
+    stack.sql_execute("alter table rows rename to gone").await;
+    let reply = client.say("KEYS *").await;
+    assert!(matches!(&reply, Value::Error(text) if text.contains("no longer fits")), "{reply:?}");
+    assert_eq!(client.say("KEYS other:*").await, Value::Array(Vec::new()));
+    stack.stop_expecting(&["keys could not be listed", "a mapping is set aside"]).await;
+}
+
+/// Each page is a range of the index: no table is read as a whole, nothing is sorted, whether the
+/// expiry is a column or elsewhere.
+#[tokio::test]
+async fn a_page_reads_of_the_index_what_it_tells_and_no_more() {
+    let stack = Stack::with_mappings(ROWS).await;
+    stack
+        .sql_execute(
+            "insert into rows (kind, id, a)
+                 select 'k' || n % 7, n, 'x' from generate_series(1, 30000) as n;
+             insert into others (id, extra)
+                 select n, '{\"a\": \"1\"}' from generate_series(1, 30000) as n order by md5(n::text);",
+        )
+        .await;
+    let read = async || {
+        // Other sessions tell of what they have done when they are idle, once a second.
+        stack
+            .sql_i64(
+                "select sum(idx_tup_read + 1000000 * pg_stat_get_numscans(relid))
+                 from pg_stat_user_indexes join pg_stat_user_tables using (relid)
+                 where pg_stat_user_tables.relname in ('rows', 'others')",
+            )
+            .await
+    };
+    // What others have done before is told.
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    let mut client = stack.client().await;
+    let mut before = read().await;
+    wait_until("all is told", async || {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let now = read().await;
+        std::mem::replace(&mut before, now) == now
+    })
+    .await;
+    for glob in ["row:*", "other:*"] {
+        let options = format!("COUNT 100 MATCH {glob}");
+        let (mut cursor, mut listed) = ("0".to_owned(), 0);
+        for _ in 0..50 {
+            let (next, keys) = scan_step(&mut client, &cursor, &options).await;
+            listed += keys.len();
+            cursor = next;
+        }
+        assert_eq!(listed, 5000, "{glob}");
+    }
+    let after = {
+        let mut last = 0;
+        wait_until("all is told", async || {
+            tokio::time::sleep(Duration::from_millis(600)).await;
+            // Makes the session tell.
+            client.say("SCAN 0 COUNT 1").await;
+            let now = read().await;
+            now > before && std::mem::replace(&mut last, now) == now
+        })
+        .await;
+        last
+    };
+    let entries = after - before;
+    assert!((10_000..20_000).contains(&entries), "{entries} entries of indexes were read");
+    stack.stop_expecting(&[]).await;
+}
+
+#[tokio::test]
+async fn a_long_listing_ends_when_its_client_has_left_and_holds_up_no_miss() {
+    let mut stack = Stack::builder(ROWS)
+        .set("RESPGRES__LIMITS__CLIENT_BACKLOG_BYTES", "64kb")
+        .set("RESPGRES__LIMITS__CLIENT_BACKLOG_MAX_BYTES", "1mb")
+        .set("RESPGRES__LOG__LEVEL", "info,respgres::engine=debug")
+        .start()
+        .await;
+    stack
+        .sql_execute(
+            "insert into rows (kind, id, a)
+                 select 'k' || n % 7, n, 'x' from generate_series(1, 200000) as n",
+        )
+        .await;
+    let mut client = stack.client().await;
+    // 200,000 keys of about 11 bytes would be more than the client may have waiting.
+    let reply = client.say("KEYS row:*").await;
+    let expected = "ERR the reply would be longer than limits.client_backlog_max_bytes; use SCAN";
+    assert_eq!(reply, Value::Error(expected.to_owned()));
+    assert_eq!(client.say("DBSIZE").await, Value::Integer(200_000));
+    // Somebody holds the table: the listing waits, a miss of another table does not.
+    let mut leaving = stack.client().await;
+    let id = leaving.say("CLIENT ID").await.integer();
+    let database = stack.database();
+    let mut holder = database.cluster.connect(&database.name).await;
+    sqlx::Executor::execute(&mut holder, "begin; lock table rows in access exclusive mode")
+        .await
+        .expect("the table can be locked");
+    leaving.send(b"KEYS *\r\n").await;
+    client.say("HSET other:1 a 1").await;
+    stack.redis.say("FLUSHALL").await;
+    assert_eq!(client.say("HGET other:1 a").await, Value::Bulk(b"1".to_vec()));
+    assert_eq!(client.say(&format!("CLIENT KILL ID {id}")).await, Value::Integer(1));
+    assert_eq!(leaving.read_to_end().await, b"");
+    sqlx::Executor::execute(&mut holder, "rollback").await.expect("it can end");
+    assert_eq!(keys_of(&client.say("KEYS other:*").await).len(), 1);
+    stack.proxy.wait_for_line(|line| line.contains("its client has left")).await;
+    stack.stop_expecting(&[]).await;
+}
