@@ -75,13 +75,15 @@ const UNDECIDED: i32 = 2;
 // === impl Session ===
 
 impl Session {
-    /// Has every page read through the index, whatever the planner knows of the table: a session
-    /// that walks through tables does nothing else.
+    /// Has every page read through the index, whatever the planner knows of the table; the keys' own expiry
+    /// looked up by key, not kept in memory for all of a mapping; and all of it by one process: others
+    /// would begin with rows behind the page. A session that walks through tables does nothing else.
     ///
     /// # Errors
     /// `Unreachable`.
     pub async fn walk_along_indexes(&mut self) -> Result<(), StoreError> {
-        let settings = "set enable_bitmapscan = off; set enable_sort = off;";
+        let settings = "set enable_bitmapscan = off; set enable_sort = off; set enable_material = off; \
+                        set max_parallel_workers_per_gather = 0;";
         self.attempt(async |connection| connection.execute(sqlx::raw_sql(settings)).await.map(drop))
             .await
     }

@@ -10,7 +10,7 @@ use crate::config::Strategy;
 use crate::mapping::glob::Glob;
 use crate::mapping::pattern::CaptureKind;
 use crate::mapping::{Mapping, overlap};
-use crate::protocol::Reply;
+use crate::protocol::{Bulks, Reply};
 use crate::store::TableSize;
 use crate::upstream::UpstreamError;
 use crate::upstream::control::Frame;
@@ -28,16 +28,12 @@ const STEP_KEYS: &str = "1000";
 /// How long KEYS may keep Redis busy.
 const KEYS_PATIENCE_MS: u64 = 60_000;
 
-/// What a key takes in a reply beside its bytes, about.
-const KEY_OVERHEAD_BYTES: usize = 16;
-
 /// Keys that Redis is asked for by chance: many of them may be copies of mapped keys.
 const TRIES: usize = 16;
 
 /// The keys that KEYS has found so far.
 struct Found {
-    keys: Vec<Bytes>,
-    bytes: usize,
+    keys: Bulks,
     most_bytes: usize,
 }
 
@@ -52,12 +48,12 @@ impl Surveyor {
             return Err(Reply::err("Redis gave an odd answer"));
         };
         let most_bytes = self.settings.reply_most_bytes;
-        let mut found = Found { keys: Vec::new(), bytes: 0, most_bytes };
+        let mut found = Found { keys: Bulks::default(), most_bytes };
         for key in of_redis {
             if let Frame::BulkString(key) = key
                 && !self.is_ours(&key)
             {
-                found.add(key)?;
+                found.add(&key)?;
             }
         }
         let registry = Arc::clone(&self.registry);
@@ -70,7 +66,7 @@ impl Surveyor {
                 self.go_on(job)?;
                 let page = self.page(mapping, from.as_ref(), PAGE_ROWS).await?;
                 for key in page.keys.into_iter().filter(|key| glob.matches(key)) {
-                    found.add(key)?;
+                    found.add(&key)?;
                 }
                 from = page.next;
                 if from.is_none() {
@@ -78,7 +74,7 @@ impl Surveyor {
                 }
             }
         }
-        Ok(Reply::Array(found.keys.into_iter().map(Reply::Bulk).collect()))
+        Ok(Reply::Written(found.keys))
     }
 
     // --- DBSIZE ---
@@ -320,14 +316,13 @@ fn any_of(mut keys: Vec<Bytes>) -> Bytes {
 // === impl Found ===
 
 impl Found {
-    fn add(&mut self, key: Bytes) -> Result<(), Reply> {
-        self.bytes += key.len() + KEY_OVERHEAD_BYTES;
-        if self.bytes > self.most_bytes {
+    fn add(&mut self, key: &[u8]) -> Result<(), Reply> {
+        self.keys.push(key);
+        if self.keys.size() > self.most_bytes {
             return Err(Reply::err(
                 "the reply would be longer than limits.client_backlog_max_bytes; use SCAN",
             ));
         }
-        self.keys.push(key);
         Ok(())
     }
 }
