@@ -64,6 +64,19 @@ impl Glob {
         Self { tokens }
     }
 
+    /// What becomes of texts that begin like this: all match, none does, or `None`: it depends on the rest.
+    pub(super) fn decides(&self, beginning: &[u8]) -> Option<bool> {
+        for (at, token) in self.tokens.iter().enumerate() {
+            match (token, beginning.get(at)) {
+                (Token::Star, _) if at + 1 == self.tokens.len() => return Some(true),
+                (Token::Byte(expected), Some(byte)) if expected == byte => {}
+                (Token::Byte(_), Some(_)) => return Some(false),
+                _ => return None,
+            }
+        }
+        None
+    }
+
     /// Whether it names no byte that is not ASCII.
     pub(super) fn is_ascii(&self) -> bool {
         self.tokens.iter().all(|token| match token {

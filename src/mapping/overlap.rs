@@ -107,6 +107,10 @@ pub fn overlap(first: &KeyPattern, second: &KeyPattern) -> Option<String> {
 /// Whether a key of the pattern may match a glob that a client has sent. Keys that the pattern
 /// excludes count as its own; in doubt the answer is yes.
 pub fn may_match(pattern: &KeyPattern, glob: &Glob) -> bool {
+    // Most globs begin with letters and end with a star.
+    if let Some(decided) = glob.decides(pattern.literal_prefix().as_bytes()) {
+        return decided;
+    }
     if !glob.is_ascii() {
         // The alphabet has few of the characters that are not.
         return true;
@@ -478,6 +482,12 @@ pub(super) mod tests {
         check("name:{n:text}", "name:ü", true);
         check("name:{n:text}", "name:[^a]", true);
         check("name:{n:text}", "", false);
+        check("name:{n:text}", "nam", false);
+        check("name:{n:text}", "name:", false);
+        check("name:{n:text}", "na*", true);
+        check("name:{n:text}", "name:a*", true);
+        check("{n:text}", "a*", true);
+        check("{n:text}", "*", true);
         // More ways than are looked at: in doubt, yes.
         check("n:{n:text}", "*a*b*c*d*e*f*g*h*i*j*k*l*m*n*o*p*q*r*s*t*u*v*w*x*y*z*?", true);
     }
