@@ -326,7 +326,8 @@ fn key_expression(mapping: &Mapping) -> String {
     pieces.collect::<Vec<_>>().join(" || ")
 }
 
-/// The rows behind a key, in order. A key column that is NULL makes no key.
+/// The rows behind a key, in order. A key column that is NULL makes no key. (Where a key has several rows,
+/// this is the place to go from key to key: the first row behind a key, then the first behind that one's.)
 fn range(layout: &Layout, behind: bool) -> String {
     let keys: Vec<_> = layout.key_order().iter().map(|&place| &layout.keys()[place]).collect();
     let order = keys.iter().map(|key| column(&key.column)).collect::<Vec<_>>().join(", ");
