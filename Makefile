@@ -1,6 +1,6 @@
 # What there is to do with a checkout. See README.md.
 
-.PHONY: help run test fuzz bench bench-mapped soak check-coherence check-scan conformance
+.PHONY: help run test fuzz bench bench-mapped soak check-coherence check-scan conformance client-suites
 
 help:
 	@echo 'make run              respgres over a Redis and a Postgres of its own, to try it out'
@@ -12,6 +12,7 @@ help:
 	@echo 'make check-coherence  two proxies, 200 clients, 60 s, twice; looks for stale reads'
 	@echo 'make check-scan       SCAN while 8 clients write, 60 s for each residence; looks for keys left out'
 	@echo 'make conformance      Redis'"'"' own test suite, beside plain Redis'
+	@echo 'make client-suites    test suites of client libraries, beside plain Redis'
 
 run:
 	@exec scripts/run
@@ -49,3 +50,6 @@ check-scan:
 
 conformance:
 	@scripts/conformance
+
+client-suites:
+	@scripts/client-suites

@@ -18,43 +18,11 @@ SUITE=''
 SUITE_OPTIONS=(--timeout 120 --durable --ignore-digest --tags
     '-slow -needs:debug -needs:repl -needs:save -needs:config-maxmemory -needs:config-resetstat -needs:pfdebug')
 
-# Debian's source package, by apt, with lists and configuration of its own: the machine's are
-# neither used nor changed.
 fetch_suite() {
-    local directory=$1 apt source unpacked
+    local directory=$1
     SUITE=$directory/redis-$SUITE_VERSION
-    if [[ ! -f $SUITE/tests/test_helper.tcl ]]; then
-        apt=$directory/apt
-        mkdir -p "$apt/parts" "$apt/lists/partial" "$apt/cache/archives/partial"
-        for source in /etc/apt/sources.list /etc/apt/sources.list.d/*.list; do
-            [[ -f $source ]] || continue
-            sed -n 's/^deb[[:space:]]/deb-src /p' "$source"
-        done >"$apt/parts/one-line.list"
-        for source in /etc/apt/sources.list.d/*.sources; do
-            [[ -f $source ]] || continue
-            sed 's/^Types:.*/Types: deb-src/' "$source" >"$apt/parts/${source##*/}"
-        done
-        local options=(-qq -o Dir::Etc::sourcelist=/dev/null -o "Dir::Etc::sourceparts=$apt/parts"
-            -o "Dir::State::lists=$apt/lists" -o "Dir::Cache=$apt/cache" -o APT::Sandbox::User=)
-        (cd "$apt" && apt-get "${options[@]}" update &&
-            apt-get "${options[@]}" source --download-only redis) >"$directory/fetch.log" 2>&1 || {
-            cat "$directory/fetch.log" >&2
-            echo "cannot fetch Redis' source package with apt" >&2
-            return 1
-        }
-        local archive=("$apt"/redis_"$SUITE_VERSION".orig.tar.*)
-        if [[ ! -f ${archive[0]} ]]; then
-            echo "apt has $(cd "$apt" && ls redis_*.orig.tar.*), not Redis $SUITE_VERSION" >&2
-            return 1
-        fi
-        # Debian's patches do not touch the tests that run here.
-        unpacked=$directory/unpacked
-        rm -rf "$unpacked" "$SUITE"
-        mkdir "$unpacked"
-        tar -xf "${archive[0]}" -C "$unpacked" --strip-components 1
-        mv "$unpacked" "$SUITE"
-        rm -rf "$apt" "$directory/fetch.log"
-    fi
+    # Debian's patches do not touch the tests that run here.
+    [[ -f $SUITE/tests/test_helper.tcl ]] || fetch_source redis "$SUITE_VERSION" "$SUITE" || return 1
     # The suite starts programs of its own checkout: these are the system's.
     local program
     for program in redis-server redis-cli redis-benchmark redis-check-aof redis-check-rdb; do
@@ -66,48 +34,6 @@ suite_files() {
     (cd "$SUITE" && tclsh tests/test_helper.tcl --list-tests)
 }
 
-# Waits until a server answers PING; gives up when the process is gone.
-answers() {
-    local port=$1 pid=$2
-    for _ in {1..100}; do
-        [[ $(redis-cli -p "$port" PING 2>/dev/null) == PONG ]] && return 0
-        kill -0 "$pid" 2>/dev/null || return 1
-        sleep 0.05
-    done
-    return 1
-}
-
-# A port that nobody listens on, and then 50 more of them for the suite's own use.
-free_ports() {
-    local port
-    for _ in {1..100}; do
-        port=$((20000 + RANDOM % 10000))
-        if ! (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null &&
-            ! (exec 3<>"/dev/tcp/127.0.0.1/$((port + 1))") 2>/dev/null; then
-            echo "$port"
-            return
-        fi
-    done
-    echo 'no free port' >&2
-    return 1
-}
-
-# Ends processes by their ids, gently at first: a Redis that runs an endless script ignores that.
-end_processes() {
-    local pid
-    for pid in "$@"; do
-        kill -TERM "$pid" 2>/dev/null || continue
-        for _ in {1..20}; do
-            kill -0 "$pid" 2>/dev/null || break
-            sleep 0.05
-        done
-        kill -KILL "$pid" 2>/dev/null || true
-        wait "$pid" 2>/dev/null || true
-    done
-}
-
-RUNNING=()
-
 # Runs one file. Uses WORK (a directory), PROGRAM and CONFIG (for respgres), FILE_SECONDS, and the
 # options after LOG for the suite. False when the file did not come to its end.
 run_file() {
@@ -117,10 +43,7 @@ run_file() {
     redis_port=$(free_ports)
     port=$redis_port
     directory=$(mktemp -d "$WORK/servers.XXXXXX")
-    redis-server --port "$redis_port" --bind 127.0.0.1 --save '' --dir "$directory" \
-        --enable-debug-command yes --enable-module-command yes >"$log.redis" 2>&1 &
-    RUNNING=("$!")
-    if ! answers "$redis_port" "${RUNNING[0]}"; then
+    if ! start_redis "$redis_port" "$directory" "$log.redis"; then
         tail -n 3 "$log.redis" >"$log"
         result=1
     elif [[ $how == respgres ]]; then
@@ -146,27 +69,6 @@ run_file() {
     stop_running
     rm -rf "$directory"
     return "$result"
-}
-
-# Where there is a Postgres (STORES, of stores.bash), a database of its own goes with it.
-start_respgres() {
-    local port=$1 redis_port=$2 log=$3 database=respgres_$2
-    local settings=("RESPGRES__SERVER__LISTEN=127.0.0.1:$port" RESPGRES__SERVER__THREADS=1
-        "RESPGRES__UPSTREAM__URL=redis://127.0.0.1:$redis_port")
-    if [[ -n $STORES ]]; then
-        "$(postgres_programs)/createdb" -h "$STORES" -U postgres "$database" >"$log" 2>&1 || return 1
-        settings+=("RESPGRES__POSTGRES__URL=postgres://postgres@localhost/$database?host=$STORES")
-        env "${settings[@]}" "${PROGRAM:?}" schema --config "${CONFIG:?}" --apply >"$log" 2>&1 ||
-            return 1
-    fi
-    env "${settings[@]}" "${PROGRAM:?}" run --config "${CONFIG:?}" >"$log" 2>&1 &
-    RUNNING=("$!" "${RUNNING[@]}")
-    answers "$port" "${RUNNING[0]}"
-}
-
-stop_running() {
-    end_processes "${RUNNING[@]}"
-    RUNNING=()
 }
 
 # One line a test. What a name varies by from run to run (times, seeds) is not part of it.

@@ -20,7 +20,7 @@ use crate::engine::{Engine, EngineSettings};
 use crate::mapping::registry::{Plan, plan};
 use crate::mapping::shape::TableName;
 use crate::mapping::{Layout, Mapping, Registry};
-use crate::server::{Roster, Server, ServerError, Shared, Users};
+use crate::server::{Alarm, Roster, Server, ServerError, Shared, Users};
 use crate::store::{Session, StoreError};
 use crate::tasks::Tasks;
 use crate::upstream::control::{Control, ControlSettings, Frame};
@@ -110,6 +110,7 @@ pub fn run(setup: Setup) -> Result<(), AppError> {
             max_clients: config.server.max_clients,
             started: Instant::now(),
             writes_paused_until_ms: AtomicU64::new(0),
+            http_requests: Alarm::default(),
             redis_version,
         });
         let (workers, loops) = (Tasks::new(), Tasks::new());

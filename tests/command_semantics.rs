@@ -1,5 +1,6 @@
-//! The commands on mapped hashes against a Redis 7.0.15: the same random requests, the same
-//! replies, the same errors, the same state.
+//! The commands on mapped hashes and sets against a Redis 7.0.15: the same random requests, the same
+//! replies, the same errors, the same state. What is drawn at random is not the same: as many, of those
+//! that are there, each once or not.
 //!
 //! Redis' clock runs while a request is under way. So each request is held between two readings
 //! of that clock, and one of the milliseconds between them has to explain the reply.
@@ -10,7 +11,7 @@ use bytes::{Bytes, BytesMut};
 use respgres::command::{Mapped, Need, Proof, lookup};
 use respgres::protocol::Reply;
 use respgres::protocol::Version::{self, Resp2, Resp3};
-use respgres::value::{Draft, Record};
+use respgres::value::{Draft, Record, ValueKind};
 use stack::{Client, Random, Redis, Value};
 
 const REQUESTS_PER_SEED: usize = 5_000;
@@ -21,6 +22,15 @@ type Request = Vec<Vec<u8>>;
 
 #[tokio::test]
 async fn random_requests_are_answered_as_by_redis() {
+    random_requests(ValueKind::Hash).await;
+}
+
+#[tokio::test]
+async fn random_requests_on_sets_are_answered_as_by_redis() {
+    random_requests(ValueKind::Set).await;
+}
+
+async fn random_requests(kind: ValueKind) {
     let server = Redis::start().await;
     for (seed, version) in [(1, Resp2), (2, Resp3), (3, Resp2), (4, Resp3)] {
         let mut redis = Client::connect(&server).await;
@@ -30,10 +40,10 @@ async fn random_requests_are_answered_as_by_redis() {
         let mut state = None;
         let (mut errors, mut absent, mut expiring) = (0, 0, 0);
         for turn in 0..REQUESTS_PER_SEED {
-            let request = random_request(&mut random);
+            let request = random_request(&mut random, kind);
             let story = format!("seed {seed}, turn {turn}: {} on {state:?}", show(&request));
-            let (reply, after) = step(&mut redis, version, state, &request, &story).await;
-            compare_fields(&mut redis, version, after.as_ref(), &story).await;
+            let (reply, after) = step(&mut redis, version, kind, state, &request, &story).await;
+            compare_fields(&mut redis, version, kind, after.as_ref(), &story).await;
             errors += usize::from(matches!(reply, Value::Error(_)));
             absent += usize::from(after.is_none());
             expiring += usize::from(after.as_ref().is_some_and(|r| r.expires_at_ms.is_some()));
@@ -51,6 +61,7 @@ async fn random_requests_are_answered_as_by_redis() {
 async fn step(
     redis: &mut Client,
     version: Version,
+    kind: ValueKind,
     state: Option<Record>,
     request: &Request,
     story: &str,
@@ -63,9 +74,21 @@ async fn step(
         at_ms => Some(at_ms),
     };
     let args: Vec<Bytes> = request.iter().cloned().map(Bytes::from).collect();
+    if draws(request) && !reply.is_error() {
+        let (given, after) = run(&args, kind, state.clone(), latest);
+        let given = value(&given, version);
+        let story = format!("{story}\nredis: {reply:?}\nours: {given:?}");
+        assert_eq!(shape(&reply), shape(&given), "{story}");
+        for drawn in [&reply, &given] {
+            check_drawn(request, drawn, state.as_ref(), &story);
+        }
+        let is_pop = request[0].eq_ignore_ascii_case(b"SPOP");
+        let after = if is_pop { popped(kind, state, &reply) } else { after };
+        return (reply, after);
+    }
     let mut ours = None;
     for now_ms in earliest..=latest {
-        let (given, after) = run(&args, state.clone(), now_ms);
+        let (given, after) = run(&args, kind, state.clone(), now_ms);
         let given = sorted(request, value(&given, version));
         let found = after.as_ref().and_then(|record| record.expires_at_ms);
         if given == reply && found == expiry {
@@ -76,16 +99,69 @@ async fn step(
     panic!("{story}\nredis: {reply:?}, expires {expiry:?}\nours: {ours:?}");
 }
 
+// === draws ===
+
+fn draws(request: &[Vec<u8>]) -> bool {
+    let name = request[0].to_ascii_uppercase();
+    matches!(name.as_slice(), b"SPOP" | b"SRANDMEMBER" | b"HRANDFIELD")
+}
+
+/// The reply with all texts alike.
+fn shape(reply: &Value) -> Value {
+    let all = |replies: &[Value]| replies.iter().map(shape).collect();
+    match reply {
+        Value::Bulk(_) => Value::Bulk(Vec::new()),
+        Value::Array(replies) => Value::Array(all(replies)),
+        Value::Set(replies) => Value::Set(all(replies)),
+        other => other.clone(),
+    }
+}
+
+fn texts(reply: &Value) -> Vec<Bytes> {
+    match reply {
+        Value::Bulk(text) => vec![Bytes::from(text.clone())],
+        Value::Array(replies) | Value::Set(replies) => replies.iter().flat_map(texts).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// What was drawn was there, and is there once unless the count is negative.
+fn check_drawn(request: &[Vec<u8>], reply: &Value, state: Option<&Record>, story: &str) {
+    let texts = texts(reply);
+    let with_values = request.len() > 3;
+    let mut seen = std::collections::HashSet::new();
+    for drawn in texts.chunks(if with_values { 2 } else { 1 }) {
+        let value = state.and_then(|record| record.fields.get(&drawn[0]));
+        assert!(value.is_some(), "{:?} is not there: {story}", drawn[0]);
+        assert!(!with_values || value == drawn.get(1), "{drawn:?} is not its value: {story}");
+        let may_repeat = request.get(2).is_some_and(|count| count.starts_with(b"-"));
+        assert!(seen.insert(&drawn[0]) || may_repeat, "{:?} comes twice: {story}", drawn[0]);
+    }
+}
+
+fn popped(kind: ValueKind, state: Option<Record>, reply: &Value) -> Option<Record> {
+    let mut draft = Draft::new(kind, state);
+    for member in texts(reply) {
+        assert!(draft.remove(&member));
+    }
+    draft.record().cloned()
+}
+
 /// What the commands say and leave.
-fn run(args: &[Bytes], state: Option<Record>, now_ms: i64) -> (Reply, Option<Record>) {
+fn run(
+    args: &[Bytes],
+    kind: ValueKind,
+    state: Option<Record>,
+    now_ms: i64,
+) -> (Reply, Option<Record>) {
     let command = lookup(&args[0]).expect("a known command");
     if !command.arity_ok(args.len()) {
         return (Reply::Error(command.arity_error()), state);
     }
     let mut keys = Vec::new();
     command.for_each_key(args.len(), |i| &args[i], |position| keys.push(&args[position]));
-    let mut draft = Draft::new(state);
-    let mut nowhere = Draft::new(None);
+    let mut draft = Draft::new(kind, state);
+    let mut nowhere = Draft::new(kind, None);
     let mut replies = Vec::new();
     for key in keys {
         let draft = if key == KEY { &mut draft } else { &mut nowhere };
@@ -119,8 +195,13 @@ fn part(record: &Record, need: Need) -> Record {
     match need {
         Need::Whole => {}
         Need::Fields(fields) => part.fields.retain(|field, _| fields.contains(field)),
-        Need::Existence | Need::Expiry => part.fields.clear(),
+        Need::Existence | Need::Expiry | Need::Count => part.fields.clear(),
+        Need::Sample(count) | Need::Repeated(count) => {
+            part.fields.truncate(count);
+            part.sample = part.fields.keys().cloned().collect();
+        }
     }
+    part.others = record.fields.len() - part.fields.len();
     part
 }
 
@@ -132,19 +213,39 @@ fn proves_existence(proof: Proof, reply: &Reply) -> bool {
         (Proof::NonEmpty, Reply::Array(replies)) => !replies.is_empty(),
         (Proof::NonEmpty, Reply::Map(pairs)) => !pairs.is_empty(),
         (Proof::AnyNonNil, Reply::Array(replies)) => replies.iter().any(|r| *r != Reply::Nil),
+        (Proof::NonEmpty, Reply::Set(replies)) => !replies.is_empty(),
+        (Proof::NonEmpty, Reply::Pairs(pairs)) => !pairs.is_empty(),
+        (Proof::NonEmpty, Reply::Bulk(_)) => true,
+        (Proof::NonEmpty, Reply::Nil) => false,
+        (Proof::AnyNonZero, Reply::Array(replies)) => {
+            replies.iter().any(|reply| *reply != Reply::Integer(0))
+        }
+        (Proof::Scanned, Reply::Array(parts)) => parts[1] != Reply::Array(Vec::new()),
         (Proof::NotNone, Reply::Status(status)) => *status != "none",
+        (_, Reply::Error(_)) => false,
         (proof, reply) => panic!("{reply:?} cannot be judged by {proof:?}"),
     }
 }
 
-async fn compare_fields(redis: &mut Client, version: Version, state: Option<&Record>, story: &str) {
-    let hgetall = vec![b"HGETALL".to_vec()];
-    let found = sorted(&hgetall, redis.say("HGETALL k").await);
+async fn compare_fields(
+    redis: &mut Client,
+    version: Version,
+    kind: ValueKind,
+    state: Option<&Record>,
+    story: &str,
+) {
+    let read = if kind == ValueKind::Set { "SMEMBERS" } else { "HGETALL" };
+    let request = vec![read.as_bytes().to_vec()];
+    let found = sorted(&request, redis.say(&format!("{read} k")).await);
     let fields = state.into_iter().flat_map(|record| &record.fields);
     let pair =
         |(field, value): (&Bytes, &Bytes)| (Reply::Bulk(field.clone()), Reply::Bulk(value.clone()));
-    let expected = value(&Reply::Map(fields.map(pair).collect()), version);
-    assert_eq!(sorted(&hgetall, expected), found, "{story}");
+    let reply = if kind == ValueKind::Set {
+        Reply::Set(fields.map(|(member, _)| Reply::Bulk(member.clone())).collect())
+    } else {
+        Reply::Map(fields.map(pair).collect())
+    };
+    assert_eq!(sorted(&request, value(&reply, version)), found, "{story}");
 }
 
 // === replies ===
@@ -165,7 +266,7 @@ fn value(reply: &Reply, version: Version) -> Value {
     Value::parse(&bytes).expect("a whole reply").0
 }
 
-/// Redis gives the fields of a hash in an order of its own.
+/// Redis gives the fields of a hash, and members, in an order of its own.
 fn sorted(request: &[Vec<u8>], reply: Value) -> Value {
     match (request[0].to_ascii_uppercase().as_slice(), reply) {
         (b"HKEYS" | b"HVALS", Value::Array(mut elements)) => {
@@ -176,6 +277,13 @@ fn sorted(request: &[Vec<u8>], reply: Value) -> Value {
             let mut pairs: Vec<_> = elements.chunks(2).collect();
             pairs.sort();
             Value::Array(pairs.concat())
+        }
+        (b"SMEMBERS", reply @ (Value::Array(_) | Value::Set(_))) => reply.into_set(),
+        (b"HSCAN" | b"SSCAN", Value::Array(mut parts)) if parts.len() == 2 => {
+            let found = parts.pop().expect("two parts");
+            let is_hash = request[0].starts_with(b"H") || request[0].starts_with(b"h");
+            parts.push(if is_hash { found.into_map() } else { found.into_set() });
+            Value::Array(parts)
         }
         (b"HGETALL", Value::Map(mut pairs)) => {
             pairs.sort();
@@ -288,44 +396,102 @@ const CONDITIONS: &[&[u8]] = &[b"NX", b"XX", b"GT", b"LT", b"gt", b"lt", b"xx"];
 const OPTIONS: &[&[u8]] =
     &[b"NX", b"XX", b"GT", b"LT", b"nx\0x", b"AB", b"", b"a\r\nb\r\n", b"GT "];
 
-fn random_request(random: &mut Random) -> Request {
-    let names: &[&str] = &[
-        "HSET",
-        "HSET",
-        "HSET",
-        "hset",
-        "HMSET",
-        "HSETNX",
-        "HINCRBY",
-        "HINCRBY",
-        "HINCRBYFLOAT",
-        "HINCRBYFLOAT",
-        "HDEL",
-        "HDEL",
-        "HGET",
-        "HMGET",
-        "HGETALL",
-        "HKEYS",
-        "HVALS",
-        "HEXISTS",
-        "HLEN",
-        "HSTRLEN",
-        "DEL",
-        "UNLINK",
-        "EXISTS",
-        "TYPE",
-        "EXPIRE",
-        "Expire",
-        "PEXPIRE",
-        "EXPIREAT",
-        "PEXPIREAT",
-        "TTL",
-        "PTTL",
-        "EXPIRETIME",
-        "PEXPIRETIME",
-        "PERSIST",
-    ];
-    let name = random.pick(names);
+/// Cursors and options of HSCAN and SSCAN that show everything in one step, here and there.
+const SCANS: &[&[&[u8]]] = &[
+    &[b"0", b"COUNT", b"999"],
+    &[b"0", b"COUNT", b"1000"],
+    &[b"0", b"MATCH", b"*", b"COUNT", b"999"],
+    &[b"0", b"match", b"[a-c]", b"count", b"500"],
+    &[b"0", b"MATCH", b"f*", b"MATCH", b"a", b"COUNT", b"999"],
+    &[b"0", b"COUNT", b"0"],
+    &[b"0", b"COUNT", b"x"],
+    &[b"0", b"COUNT"],
+    &[b"0", b"MATCH"],
+    &[b"0", b"TYPE", b"hash"],
+    &[b"x"],
+    &[b""],
+    &[b"18446744073709551616"],
+    &[b"-0", b"COUNT", b"1000"],
+];
+const COUNTS: &[&[u8]] = &[
+    b"0",
+    b"1",
+    b"2",
+    b"3",
+    b"100",
+    b"-1",
+    b"-3",
+    b"-20",
+    b"9223372036854775807",
+    b"-9223372036854775808",
+    b"9223372036854775808",
+    b"x",
+    b"",
+    b"1.5",
+];
+
+const OF_HASHES: &[&str] = &[
+    "HSET",
+    "HSET",
+    "HSET",
+    "hset",
+    "HMSET",
+    "HSETNX",
+    "HINCRBY",
+    "HINCRBY",
+    "HINCRBYFLOAT",
+    "HINCRBYFLOAT",
+    "HDEL",
+    "HDEL",
+    "HRANDFIELD",
+    "HRANDFIELD",
+    "HSCAN",
+    "HGET",
+    "HMGET",
+    "HGETALL",
+    "HKEYS",
+    "HVALS",
+    "HEXISTS",
+    "HLEN",
+    "HSTRLEN",
+];
+const OF_SETS: &[&str] = &[
+    "SADD",
+    "SADD",
+    "SADD",
+    "sadd",
+    "SREM",
+    "SREM",
+    "SISMEMBER",
+    "SMISMEMBER",
+    "SCARD",
+    "SMEMBERS",
+    "SPOP",
+    "SRANDMEMBER",
+    "SRANDMEMBER",
+    "SSCAN",
+];
+const OF_ALL: &[&str] = &[
+    "DEL",
+    "UNLINK",
+    "EXISTS",
+    "TYPE",
+    "EXPIRE",
+    "Expire",
+    "PEXPIRE",
+    "EXPIREAT",
+    "PEXPIREAT",
+    "TTL",
+    "PTTL",
+    "EXPIRETIME",
+    "PEXPIRETIME",
+    "PERSIST",
+];
+
+fn random_request(random: &mut Random, kind: ValueKind) -> Request {
+    let own = if kind == ValueKind::Set { OF_SETS } else { OF_HASHES };
+    let at = random.below(own.len() + OF_ALL.len());
+    let name = own.get(at).unwrap_or_else(|| &OF_ALL[at - own.len()]);
     let mut request = vec![name.as_bytes(), KEY];
     let few = random.below(4) + 1;
     match name.to_ascii_uppercase().as_str() {
@@ -337,8 +503,19 @@ fn random_request(random: &mut Random) -> Request {
         "HSETNX" => request.extend([random.pick(FIELDS), random.pick(VALUES)]),
         "HINCRBY" => request.extend([random.pick(FIELDS), random.pick(INTEGERS)]),
         "HINCRBYFLOAT" => request.extend([random.pick(FIELDS), random.pick(VALUES)]),
-        "HDEL" | "HMGET" => request.extend((0..few).map(|_| random.pick(FIELDS))),
-        "HGET" | "HEXISTS" | "HSTRLEN" => request.push(random.pick(FIELDS)),
+        "HDEL" | "HMGET" | "SADD" | "SREM" | "SMISMEMBER" => {
+            request.extend((0..few).map(|_| random.pick(FIELDS)))
+        }
+        "HGET" | "HEXISTS" | "HSTRLEN" | "SISMEMBER" => request.push(random.pick(FIELDS)),
+        "HSCAN" | "SSCAN" => request.extend(random.pick(SCANS)),
+        "SPOP" | "SRANDMEMBER" | "HRANDFIELD" => match random.below(8) {
+            0 | 1 => {}
+            2 => request.extend([random.pick(COUNTS), random.pick(&[b"x", b"withvalue"])]),
+            3 | 4 if kind == ValueKind::Hash => {
+                request.extend([random.pick(COUNTS), b"WithValues"]);
+            }
+            _ => request.push(random.pick(COUNTS)),
+        },
         "DEL" | "UNLINK" | "EXISTS" if random.below(2) == 0 => {
             request.extend((0..few).map(|_| random.pick(&[KEY, b"other"])));
         }

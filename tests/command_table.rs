@@ -4,7 +4,7 @@ mod stack;
 
 use std::collections::BTreeSet;
 
-use respgres::command::{COMMANDS, Command, Keys, lookup};
+use respgres::command::{COMMANDS, Command, Guarded, Keys, lookup};
 use stack::{Client, Random, Redis, Value};
 
 /// In the table, and unknown to Redis 7.0.
@@ -98,6 +98,46 @@ async fn arities_and_flags_are_those_of_redis() {
         }
         assert_eq!(flags, described.flags, "{}", described.name);
     }
+}
+
+/// Redis flags these as `admin`, and they are not guarded: they only look, or are answered by
+/// respgres for its own clients.
+const OPEN: &str = "
+    client|kill client|list client|no-evict client|pause client|unblock client|unpause
+    cluster|count-failure-reports cluster|replicas cluster|slaves config|get latency|doctor
+    latency|graph latency|histogram latency|history latency|latest module|list monitor slowlog|get
+    slowlog|len";
+
+#[tokio::test]
+async fn what_redis_keeps_for_operators_is_guarded_or_stated_to_be_open() {
+    let mut expected = BTreeSet::new();
+    for described in described_by_redis().await {
+        for described in described.subcommands.iter().chain([&described]) {
+            if described.flags.contains("admin") {
+                expected.insert((described.name.clone(), described.arity));
+            }
+        }
+    }
+    for name in OPEN.split_whitespace() {
+        let before = expected.len();
+        expected.retain(|(described, _)| described != name);
+        assert_eq!(expected.len() + 1, before, "{name} is not flagged");
+    }
+    let mut guarded = BTreeSet::new();
+    for command in COMMANDS {
+        match command.guarded {
+            Guarded::Nothing => {}
+            Guarded::Whole => {
+                guarded.insert((command.name.to_owned(), i64::from(command.arity)));
+            }
+            Guarded::Subcommands(subcommands) => guarded.extend(
+                subcommands
+                    .iter()
+                    .map(|(name, arity)| (format!("{}|{name}", command.name), i64::from(*arity))),
+            ),
+        }
+    }
+    assert_eq!(guarded, expected);
 }
 
 #[tokio::test]

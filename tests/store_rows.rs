@@ -13,7 +13,7 @@ use respgres::mapping::registry::Plan;
 use respgres::mapping::shape::TableName;
 use respgres::mapping::{KeyPattern, Layout, MappedKey, Mapping};
 use respgres::store::{Change, RowLock, Session, StoreError, StoredRow, schema};
-use respgres::value::{Draft, Record};
+use respgres::value::{Draft, Record, ValueKind};
 use sqlx::{AssertSqlSafe, Executor, PgConnection};
 use stack::Cluster;
 
@@ -91,7 +91,7 @@ impl House {
         self.session.begin_locked(&[key.lock()]).await?;
         let mut rows = self.session.read(&self.mapping, &[&key], RowLock::ForUpdate).await?.rows;
         let row = rows.remove(0);
-        let mut draft = Draft::new(row.record);
+        let mut draft = Draft::new(ValueKind::Hash, row.record);
         change(&mut draft);
         let change = Change { key: &key, present: row.present, draft: &draft };
         let written = self.session.write(&self.mapping, &[change]).await;
@@ -152,6 +152,8 @@ fn plan(adjust: impl FnOnce(&mut config::Mapping)) -> Plan {
         extra: Some("extra".into()),
         key_columns: BTreeMap::new(),
         columns: FIELDS.iter().map(column).collect(),
+        element: None,
+        value: None,
     };
     adjust(&mut mapping);
     let pattern = KeyPattern::parse(&mapping.key).unwrap();
@@ -364,7 +366,7 @@ async fn what_postgres_refuses_is_named_and_nothing_is_written() {
 async fn a_row_that_appears_or_goes_meanwhile_is_a_race() {
     let mut house = House::new().await;
     let key = house.key(1);
-    let mut draft = Draft::new(None);
+    let mut draft = Draft::new(ValueKind::Hash, None);
     draft.set("name".into(), "a".into());
     let insert = Change { key: &key, present: false, draft: &draft };
     house.execute(&format!("insert into things (id, name) values ('{}', 'sql')", id(1))).await;
@@ -438,7 +440,7 @@ async fn a_failed_transaction_does_not_commit() {
     house.set(1, &[("code", "a")]).await;
     let (one, two) = (house.key(2), house.key(3));
     let draft = |code: &'static str| {
-        let mut draft = Draft::new(None);
+        let mut draft = Draft::new(ValueKind::Hash, None);
         draft.set("code".into(), code.into());
         draft
     };
@@ -489,7 +491,7 @@ async fn a_key_out_of_its_columns_range_is_absent_and_refused() {
     let read = house.session.read(&house.mapping, &both, RowLock::None).await.unwrap();
     assert_eq!(read.rows[0], StoredRow::default());
     assert!(read.rows[1].record.is_some());
-    let mut draft = Draft::new(None);
+    let mut draft = Draft::new(ValueKind::Hash, None);
     draft.set("name".into(), "x".into());
     let change = Change { key: &keys[0], present: false, draft: &draft };
     house.session.begin_locked(&[]).await.unwrap();
@@ -558,7 +560,7 @@ async fn check_batches(house: &mut House, seed: u64) {
                 assert_eq!(&record, expected);
             }
             assert_eq!(row.record.is_some(), expected.is_some());
-            let mut draft = Draft::new(row.record.clone());
+            let mut draft = Draft::new(ValueKind::Hash, row.record.clone());
             for _ in 0..random(5) {
                 let field = match random(13) {
                     place @ 0..8 => Bytes::from(FIELDS[place].0),

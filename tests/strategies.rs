@@ -30,9 +30,32 @@ name = "plain"
 key = "plain:{id:text}"
 table = "plain"
 extra = "extra"
+
+[[mapping]]
+name = "counts"
+key = "count:{id:text}"
+kind = "hash_entries"
+table = "counts"
+field = { column = "what", type = "bytea" }
+value = { column = "amount", type = "numeric" }
+extra = "extra"
+
+[[mapping]]
+name = "groups"
+key = "group:{id:text}"
+kind = "set"
+table = "groups"
+member = { column = "member", type = "bytea" }
 "#;
 
-const KEYS: [&str; 6] = ["thing:1", "thing:2", "plain:a", "plain:b", "other:1", "other:2"];
+/// Hashes; the last two are not mapped.
+const KEYS: [&str; 8] =
+    ["thing:1", "thing:2", "plain:a", "plain:b", "count:a", "count:b", "other:1", "other:2"];
+const MAPPED: usize = 6;
+/// Sets; the last one is not mapped.
+const SETS: [&str; 3] = ["group:a", "group:b", "other:set"];
+const MEMBERS: [&[u8]; 10] =
+    [b"a", b"b", b"c", b"d", b"1", b"007", b"", b"nul\0", b"\xff\xfe", b"odd \xc3\xa9"];
 const FIELDS: [&str; 8] = ["name", "size", "price", "ready", "seen", "loose", "", "odd \u{e9}"];
 const VALUES: [&[u8]; 16] = [
     b"5",
@@ -59,10 +82,45 @@ fn words(parts: &[&str]) -> Request {
     parts.iter().map(|part| part.as_bytes().to_vec()).collect()
 }
 
+/// A request about sets.
+fn set_request(random: &mut Random) -> Request {
+    let key = |random: &mut Random| {
+        if random.below(8) == 0 { SETS[2] } else { SETS[random.below(2)] }
+    };
+    let first = key(random);
+    match random.below(22) {
+        0..=7 => with_members(random, "SADD", first, 3),
+        8 | 9 => with_members(random, "SREM", first, 2),
+        10 | 11 => with_members(random, "SISMEMBER", first, 1),
+        12 => with_members(random, "SMISMEMBER", first, 3),
+        13 => words(&["SCARD", first]),
+        14 | 15 => words(&["SMEMBERS", first]),
+        // Drawing all leaves nothing to chance.
+        16 => words(&["SPOP", first, random.pick(&["0", "100", "-1", "x"])]),
+        17 => words(&["SRANDMEMBER", first, random.pick(&["0", "100", "x"])]),
+        18 => words(&["SSCAN", first, "0", "COUNT", "1000"]),
+        19 => words(&["TYPE", first]),
+        20 => words(&["EXISTS", first, KEYS[0], KEYS[4], key(random)]),
+        _ => words(&[random.pick(&["DEL", "PERSIST", "TTL", "TOUCH"]), first]),
+    }
+}
+
+fn with_members(random: &mut Random, name: &str, key: &str, most: usize) -> Request {
+    let mut request = words(&[name, key]);
+    for _ in 0..=random.below(most) {
+        request.push(random.pick(&MEMBERS).to_vec());
+    }
+    request
+}
+
 fn request(random: &mut Random) -> Request {
+    if random.below(4) == 0 {
+        return set_request(random);
+    }
     // Mapped keys mostly.
-    let key =
-        |random: &mut Random| if random.below(8) == 0 { KEYS[4] } else { KEYS[random.below(4)] };
+    let key = |random: &mut Random| {
+        if random.below(8) == 0 { KEYS[MAPPED] } else { KEYS[random.below(MAPPED)] }
+    };
     let field = |random: &mut Random| random.pick(&FIELDS);
     let first = key(random);
     match random.below(40) {
@@ -88,11 +146,13 @@ fn request(random: &mut Random) -> Request {
         21..=23 => words(&["HGETALL", first]),
         24 => words(&[random.pick(&["HEXISTS", "HSTRLEN"]), first, field(random)]),
         25 | 26 => words(&[random.pick(&["HLEN", "HKEYS", "HVALS"]), first]),
-        27 | 28 => words(&["EXISTS", first, key(random), key(random), KEYS[5]]),
+        27 => words(&["HSCAN", first, "0", "COUNT", "1000"]),
+        28 if random.below(2) == 0 => words(&["HRANDFIELD", first, "100"]),
+        28 => words(&["EXISTS", first, key(random), key(random), KEYS[7]]),
         29 => words(&["TYPE", first]),
         30 | 31 => match random.below(3) {
             0 => words(&["UNLINK", first, key(random)]),
-            1 => words(&["DEL", first, key(random), KEYS[5]]),
+            1 => words(&["DEL", first, key(random), KEYS[7]]),
             _ => words(&["DEL", first]),
         },
         // So far away that no test takes as long.
@@ -113,7 +173,19 @@ fn promised(request: &Request, reply: Value) -> Value {
     let name = String::from_utf8_lossy(&request[0]).into_owned();
     match (name.as_str(), reply) {
         ("HGETALL", reply) => reply.into_map(),
-        ("HKEYS" | "HVALS", reply) => reply.into_set(),
+        ("HKEYS" | "HVALS" | "SMEMBERS" | "SPOP" | "SRANDMEMBER" | "HRANDFIELD", reply) => {
+            reply.into_set()
+        }
+        ("HSCAN", Value::Array(mut parts)) if parts.len() == 2 => {
+            let found = parts.pop().map(Value::into_map);
+            parts.extend(found);
+            Value::Array(parts)
+        }
+        ("SSCAN", Value::Array(mut parts)) if parts.len() == 2 => {
+            let found = parts.pop().map(Value::into_set);
+            parts.extend(found);
+            Value::Array(parts)
+        }
         // Within a minute.
         ("TTL" | "EXPIRETIME", Value::Integer(seconds)) if seconds > 0 => {
             Value::Integer((seconds + 30) / 60)
@@ -176,13 +248,17 @@ async fn disturb(stack: &Stack, plain: &mut Client, random: &mut Random, strateg
     match random.below(4) {
         // Behind the proxy's back; unmapped keys are no cache.
         0 => {
-            for key in &KEYS[..4] {
+            for key in KEYS[..MAPPED].iter().chain(&SETS[..2]) {
                 let names = format!("DEL {key} respgres:m:{key} respgres:a:{key}");
                 stack.redis.say(&names).await;
             }
         }
         1 | 2 => {
-            let key = KEYS[random.below(4)];
+            let key = if random.below(4) == 0 {
+                SETS[random.below(2)]
+            } else {
+                KEYS[random.below(MAPPED)]
+            };
             let victim = match random.below(3) {
                 0 => key.to_owned(),
                 1 => format!("respgres:m:{key}"),
@@ -247,12 +323,13 @@ async fn same_state(stack: &Stack, redis: &Redis) {
     let (mut ours, mut plain) = (stack.client().await, Client::connect(redis).await);
     for emptied in [false, true] {
         if emptied && stack.sql_i64("select count(*) from things").await > 0 {
-            for key in &KEYS[..4] {
+            for key in KEYS[..MAPPED].iter().chain(&SETS[..2]) {
                 stack.redis.say(&format!("DEL {key} respgres:m:{key}")).await;
             }
         }
-        for key in KEYS {
-            for command in ["HGETALL", "PEXPIRETIME", "TYPE"] {
+        let hashes = KEYS.map(|key| (key, "HGETALL"));
+        for (key, whole) in hashes.into_iter().chain(SETS.map(|key| (key, "SMEMBERS"))) {
+            for command in [whole, "PEXPIRETIME", "TYPE"] {
                 let request = words(&[command, key]);
                 let given = promised(&request, ours.command(&request).await);
                 let expected = promised(&request, plain.command(&request).await);

@@ -2,7 +2,8 @@
 
 use std::fmt::Write as _;
 
-use super::{COMMANDS, Command, Mapped, Path};
+use super::{COMMANDS, Command, Guarded, Mapped, Path, Read, Write};
+use crate::value::ValueKind;
 
 const HEAD: &str = "\
 # Commands
@@ -10,8 +11,9 @@ const HEAD: &str = "\
 What respgres does with each command. This page is printed from the command table by
 `respgres print-commands > docs/commands.md`; a test compares the two.
 
-Two things decide: whether one of the command's keys matches a mapping of kind `hash`, and if
-none does, which way the request takes to the upstream Redis.
+Two things decide: whether one of the command's keys matches a mapping, and of which kind, and if none
+does, which way the request takes to the upstream Redis. Mappings of the kinds `hash` and `hash_entries` hold
+hashes, those of kind `set` hold sets.
 
 Without a mapped key:
 
@@ -26,6 +28,11 @@ Without a mapped key:
   database; else answered by respgres, with the keys of the mapped tables and those of Redis that are not
   mapped.
 - *refused*: never answered through a proxy.
+- *guarded*, or some of its subcommands: changes or stops the Redis server as a whole. Refused as by a Redis
+  that denies it to its user (`-NOPERM`), unless `upstream.admin_commands` is true. All that Redis flags as
+  `admin` is guarded, but for what only looks (CONFIG GET, MONITOR, LATENCY and SLOWLOG without their RESET,
+  MODULE LIST, CLUSTER REPLICAS and COUNT-FAILURE-REPORTS), and for CLIENT: that is about the clients of
+  respgres, except that PAUSE pauses all of Redis. Scripts can call of it what Redis lets them call.
 
 With a mapped key:
 
@@ -36,8 +43,8 @@ With a mapped key:
 
 Commands that are not listed are unknown to respgres.
 
-| command | without a mapped key | on a mapped hash |
-| --- | --- | --- |
+| command | without a mapped key | on a mapped hash | on a mapped set |
+| --- | --- | --- | --- |
 ";
 
 /// The text of docs/commands.md.
@@ -47,14 +54,17 @@ pub fn document() -> String {
     let mut text = HEAD.to_owned();
     for command in commands {
         let name = command.name.to_uppercase();
-        let (unmapped, mapped) = (unmapped(command.path), mapped(command.mapped));
-        writeln!(text, "| {name} | {unmapped} | {mapped} |").expect("a String takes any text");
+        let unmapped = unmapped(command);
+        let [hash, set] =
+            [ValueKind::Hash, ValueKind::Set].map(|holds| mapped(command.mapped, holds));
+        writeln!(text, "| {name} | {unmapped} | {hash} | {set} |")
+            .expect("a String takes any text");
     }
     text
 }
 
-fn unmapped(path: Path) -> String {
-    let way = match path {
+fn unmapped(command: &Command) -> String {
+    let way = match command.path {
         Path::Forward => "forwarded",
         Path::Script => "forwarded, over the scripts' connection",
         Path::Blocking => "forwarded, own connection while it waits",
@@ -67,11 +77,24 @@ fn unmapped(path: Path) -> String {
         Path::Flush => "refused while there are mappings, unless `upstream.flush` allows it",
         Path::Refused(why) => return format!("refused: {why}"),
     };
-    way.to_owned()
+    match command.guarded {
+        Guarded::Nothing => way.to_owned(),
+        Guarded::Whole => format!("{way}; guarded"),
+        Guarded::Subcommands(subcommands) => {
+            let names: Vec<String> =
+                subcommands.iter().map(|(name, _)| name.to_uppercase()).collect();
+            format!("{way}; guarded: {}", names.join(", "))
+        }
+    }
 }
 
-fn mapped(mapped: Mapped) -> String {
+fn mapped(mapped: Mapped, holds: ValueKind) -> String {
     match mapped {
+        Mapped::Read(Read { of: Some(of), .. }) | Mapped::Write(Write { of: Some(of), .. })
+            if of != holds =>
+        {
+            format!("refused: the key holds a {}", holds.name())
+        }
         Mapped::NotApplicable => "no keys".to_owned(),
         Mapped::Read(_) => "served, read".to_owned(),
         Mapped::Write(_) => "served, write".to_owned(),

@@ -5,15 +5,19 @@
 
 use bytes::Bytes;
 
+use super::scan::{Step, count_to_draw, draw, need_to_draw};
 use super::{Need, Proof, Read, Write};
 use crate::protocol::Reply;
 use crate::value::number::{LongDouble, format_i64, parse_i64};
-use crate::value::{Draft, Record};
+use crate::value::{Draft, Record, ValueKind};
+
+const HASH: Option<ValueKind> = Some(ValueKind::Hash);
 
 // === reads ===
 
 /// HGET
 pub const GET: Read = Read {
+    of: HASH,
     proof: Proof::NonNil,
     need: field,
     reply: |args, record, _| value(record, &args[2]).map_or(Reply::Nil, Reply::Bulk),
@@ -21,6 +25,7 @@ pub const GET: Read = Read {
 
 /// HMGET
 pub const MULTI_GET: Read = Read {
+    of: HASH,
     proof: Proof::AnyNonNil,
     need: |args| Need::Fields(args[2..].to_vec()),
     reply: |args, record, _| {
@@ -31,6 +36,7 @@ pub const MULTI_GET: Read = Read {
 
 /// HGETALL
 pub const GET_ALL: Read = Read {
+    of: HASH,
     proof: Proof::NonEmpty,
     need: |_| Need::Whole,
     reply: |_, record, _| {
@@ -41,6 +47,7 @@ pub const GET_ALL: Read = Read {
 
 /// HKEYS
 pub const FIELDS: Read = Read {
+    of: HASH,
     proof: Proof::NonEmpty,
     need: |_| Need::Whole,
     reply: |_, record, _| {
@@ -50,6 +57,7 @@ pub const FIELDS: Read = Read {
 
 /// HVALS
 pub const VALUES: Read = Read {
+    of: HASH,
     proof: Proof::NonEmpty,
     need: |_| Need::Whole,
     reply: |_, record, _| {
@@ -59,6 +67,7 @@ pub const VALUES: Read = Read {
 
 /// HEXISTS
 pub const EXISTS: Read = Read {
+    of: HASH,
     proof: Proof::NonZero,
     need: field,
     reply: |args, record, _| Reply::Integer(i64::from(value(record, &args[2]).is_some())),
@@ -66,22 +75,49 @@ pub const EXISTS: Read = Read {
 
 /// HLEN
 pub const LENGTH: Read = Read {
+    of: HASH,
     proof: Proof::NonZero,
-    need: |_| Need::Whole,
-    reply: |_, record, _| integer(record.map_or(0, |record| record.fields.len())),
+    need: |_| Need::Count,
+    reply: |_, record, _| integer(record.map_or(0, Record::len)),
 };
 
 /// HSTRLEN
 pub const VALUE_LENGTH: Read = Read {
+    of: HASH,
     proof: Proof::NonZero,
     need: field,
     reply: |args, record, _| integer(value(record, &args[2]).map_or(0, |value| value.len())),
+};
+
+/// HRANDFIELD
+pub const RANDOM: Read = Read {
+    of: HASH,
+    proof: Proof::NonEmpty,
+    need: |args| need_to_draw(args.get(2)),
+    reply: |args, record, _| random(args, record).unwrap_or_else(Reply::Error),
+};
+
+/// HSCAN
+pub const SCAN: Read = Read {
+    of: HASH,
+    proof: Proof::Scanned,
+    need: |_| Need::Whole,
+    reply: |args, record, _| match Step::parse(args, record.is_some()) {
+        Err(error) => Reply::Error(error),
+        Ok(step) => {
+            let wanted = entries(record).filter(|(field, _)| step.wants(field));
+            let pair = |(field, value)| [Reply::Bulk(field), Reply::Bulk(value)];
+            Step::reply(wanted.flat_map(pair).collect())
+        }
+    },
 };
 
 // === writes ===
 
 /// HSET
 pub const SET: Write = Write {
+    of: HASH,
+    need: pairs,
     run: |args, draft, _| match set_pairs("hset", args, draft) {
         Ok(added) => integer(added),
         Err(error) => error,
@@ -90,6 +126,8 @@ pub const SET: Write = Write {
 
 /// HMSET
 pub const MULTI_SET: Write = Write {
+    of: HASH,
+    need: pairs,
     run: |args, draft, _| match set_pairs("hmset", args, draft) {
         Ok(_) => Reply::Status("OK"),
         Err(error) => error,
@@ -98,6 +136,8 @@ pub const MULTI_SET: Write = Write {
 
 /// HSETNX
 pub const SET_IF_ABSENT: Write = Write {
+    of: HASH,
+    need: field,
     run: |args, draft, _| {
         let absent = draft.get(&args[2]).is_none();
         if absent {
@@ -109,11 +149,15 @@ pub const SET_IF_ABSENT: Write = Write {
 
 /// HDEL
 pub const DELETE: Write = Write {
+    of: HASH,
+    need: |args| Need::Fields(args[2..].to_vec()),
     run: |args, draft, _| integer(args[2..].iter().filter(|field| draft.remove(field)).count()),
 };
 
 /// HINCRBY
 pub const INCREMENT: Write = Write {
+    of: HASH,
+    need: field,
     run: |args, draft, _| match increment(args, draft) {
         Ok(sum) => Reply::Integer(sum),
         Err(error) => Reply::Error(error.to_owned()),
@@ -122,6 +166,8 @@ pub const INCREMENT: Write = Write {
 
 /// HINCRBYFLOAT
 pub const INCREMENT_FLOAT: Write = Write {
+    of: HASH,
+    need: field,
     run: |args, draft, _| match increment_float(args, draft) {
         Ok(sum) => Reply::Bulk(sum),
         Err(error) => Reply::Error(error.to_owned()),
@@ -169,9 +215,39 @@ fn increment_float(args: &[Bytes], draft: &mut Draft) -> Result<Bytes, &'static 
     Ok(sum)
 }
 
+fn random(args: &[Bytes], record: Option<&Record>) -> Result<Reply, String> {
+    let Some(count) = args.get(2) else {
+        let drawn = record.and_then(|record| record.draw(1).pop());
+        return Ok(Reply::bulk_or_nil(drawn));
+    };
+    let count = count_to_draw(count)?;
+    let with_values = match &args[3..] {
+        [] => false,
+        [option] if option.eq_ignore_ascii_case(b"withvalues") => true,
+        _ => return Err("ERR syntax error".to_owned()),
+    };
+    if with_values && count.unsigned_abs() > i64::MAX.unsigned_abs() / 2 {
+        return Err("ERR value is out of range".to_owned());
+    }
+    let Some(record) = record else { return Ok(Reply::Array(Vec::new())) };
+    let drawn = draw(record, count)?;
+    let value = |name: &Bytes| record.fields.get(name).cloned().unwrap_or_default();
+    Ok(if with_values {
+        let pair = |name: Bytes| (Reply::Bulk(name.clone()), Reply::Bulk(value(&name)));
+        Reply::Pairs(drawn.into_iter().map(pair).collect())
+    } else {
+        Reply::Array(drawn.into_iter().map(Reply::Bulk).collect())
+    })
+}
+
 // === arguments and replies ===
 
-/// What HGET, HEXISTS and HSTRLEN need: the field of argument 2.
+/// What HSET and HMSET need: the fields that they set.
+fn pairs(args: &[Bytes]) -> Need {
+    Need::Fields(args[2..].iter().step_by(2).cloned().collect())
+}
+
+/// What most need: the field of argument 2.
 fn field(args: &[Bytes]) -> Need {
     Need::Fields(vec![args[2].clone()])
 }
@@ -207,6 +283,19 @@ mod tests {
         check(state, "HLEN k", "(integer) 2", state);
         check(state, "HSTRLEN k b", "(integer) 3", state);
         check(state, "HSTRLEN k c", "(integer) 0", state);
+    }
+
+    #[test]
+    fn what_is_drawn_is_there() {
+        check("a=1", "HRANDFIELD k", "\"a\"", "a=1");
+        check("a=1", "HRANDFIELD k 4", "[\"a\"]", "a=1");
+        check("a=1", "HRANDFIELD k -2 withvalues", "{\"a\": \"1\", \"a\": \"1\"}", "a=1");
+        check("", "HRANDFIELD k", "(nil)", "");
+        check("", "HRANDFIELD k 4", "[]", "");
+        check("a=1", "HRANDFIELD k 1 values", "(error) ERR syntax error", "a=1");
+        let most = "(error) ERR value is out of range";
+        check("a=1", "HRANDFIELD k 9223372036854775807 WITHVALUES", most, "a=1");
+        check("a=1 b=2", "HSCAN k 0 MATCH b", "[\"0\", [\"b\", \"2\"]]", "a=1 b=2");
     }
 
     #[test]

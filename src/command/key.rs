@@ -1,5 +1,5 @@
 //! Commands on keys of any type, with the replies and error texts of Redis 7.0.15 (expire.c,
-//! db.c). A mapped key is a hash.
+//! db.c).
 //!
 //! The caller has checked the arity. DEL, UNLINK and EXISTS answer for one key; the caller adds
 //! up. A record past its expiry is absent: whoever loads it sees to that.
@@ -13,8 +13,9 @@ use crate::value::{Draft, Record};
 
 // === reads ===
 
-/// EXISTS
+/// EXISTS, TOUCH
 pub const EXISTS: Read = Read {
+    of: None,
     proof: Proof::NonZero,
     need: |_| Need::Existence,
     reply: |_, record, _| Reply::Integer(i64::from(record.is_some())),
@@ -22,13 +23,15 @@ pub const EXISTS: Read = Read {
 
 /// TYPE
 pub const TYPE: Read = Read {
+    of: None,
     proof: Proof::NotNone,
     need: |_| Need::Existence,
-    reply: |_, record, _| Reply::Status(if record.is_some() { "hash" } else { "none" }),
+    reply: |_, record, _| Reply::Status(record.map_or("none", |record| record.kind.name())),
 };
 
 /// TTL: seconds left, rounded to the nearest.
 pub const TTL: Read = Read {
+    of: None,
     proof: Proof::Never,
     need: |_| Need::Expiry,
     reply: |_, record, now_ms| expiry(record, |at_ms| seconds(left(at_ms, now_ms))),
@@ -36,6 +39,7 @@ pub const TTL: Read = Read {
 
 /// PTTL: milliseconds left.
 pub const PTTL: Read = Read {
+    of: None,
     proof: Proof::Never,
     need: |_| Need::Expiry,
     reply: |_, record, now_ms| expiry(record, |at_ms| left(at_ms, now_ms)),
@@ -43,6 +47,7 @@ pub const PTTL: Read = Read {
 
 /// EXPIRETIME: seconds since the Unix epoch, rounded to the nearest.
 pub const EXPIRETIME: Read = Read {
+    of: None,
     proof: Proof::Never,
     need: |_| Need::Expiry,
     reply: |_, record, _| expiry(record, seconds),
@@ -50,6 +55,7 @@ pub const EXPIRETIME: Read = Read {
 
 /// PEXPIRETIME: milliseconds since the Unix epoch.
 pub const PEXPIRETIME: Read = Read {
+    of: None,
     proof: Proof::Never,
     need: |_| Need::Expiry,
     reply: |_, record, _| expiry(record, |at_ms| at_ms),
@@ -77,10 +83,16 @@ fn seconds(ms: i64) -> i64 {
 // === writes ===
 
 /// DEL, UNLINK
-pub const DELETE: Write = Write { run: |_, draft, _| Reply::Integer(i64::from(draft.delete())) };
+pub const DELETE: Write = Write {
+    of: None,
+    need: |_| Need::Existence,
+    run: |_, draft, _| Reply::Integer(i64::from(draft.delete())),
+};
 
 /// PERSIST
 pub const PERSIST: Write = Write {
+    of: None,
+    need: |_| Need::Existence,
     run: |_, draft, _| {
         let expires = draft.expires_at_ms().is_some();
         draft.set_expires_at_ms(None);
@@ -90,6 +102,8 @@ pub const PERSIST: Write = Write {
 
 /// EXPIRE: seconds from now.
 pub const EXPIRE: Write = Write {
+    of: None,
+    need: |_| Need::Existence,
     run: |args, draft, now_ms| {
         expire("expire", args, draft, Time { now_ms, start_ms: now_ms, unit_ms: 1000 })
     },
@@ -97,6 +111,8 @@ pub const EXPIRE: Write = Write {
 
 /// PEXPIRE: milliseconds from now.
 pub const PEXPIRE: Write = Write {
+    of: None,
+    need: |_| Need::Existence,
     run: |args, draft, now_ms| {
         expire("pexpire", args, draft, Time { now_ms, start_ms: now_ms, unit_ms: 1 })
     },
@@ -104,6 +120,8 @@ pub const PEXPIRE: Write = Write {
 
 /// EXPIREAT: seconds since the Unix epoch.
 pub const EXPIREAT: Write = Write {
+    of: None,
+    need: |_| Need::Existence,
     run: |args, draft, now_ms| {
         expire("expireat", args, draft, Time { now_ms, start_ms: 0, unit_ms: 1000 })
     },
@@ -111,6 +129,8 @@ pub const EXPIREAT: Write = Write {
 
 /// PEXPIREAT: milliseconds since the Unix epoch.
 pub const PEXPIREAT: Write = Write {
+    of: None,
+    need: |_| Need::Existence,
     run: |args, draft, now_ms| {
         expire("pexpireat", args, draft, Time { now_ms, start_ms: 0, unit_ms: 1 })
     },

@@ -3,6 +3,9 @@
 //! Commands are pure. A read says what it needs of a value and, given that, yields a reply; a
 //! write changes a draft and yields a reply. No command knows of stores, sockets or clocks.
 //!
+//! Sets are records whose fields are the members; see [`crate::value::Record`]. The commands that draw at
+//! random take their chances from the thread's generator.
+//!
 //! The functions of [`Read`] and [`Write`] get the whole request: argument 0 is the name, argument 1
 //! the key. The caller has checked [`Command::arity_ok`].
 
@@ -14,17 +17,21 @@ pub mod hash;
 mod index;
 pub mod key;
 mod keys;
+mod needs;
+mod scan;
+pub mod set;
 mod table;
 
 use bytes::Bytes;
 
 use crate::protocol::Reply;
-use crate::value::{Draft, Record};
+use crate::value::{Draft, Record, ValueKind};
 
 pub use document::document;
 pub use flags::Flags;
 pub use index::lookup;
 pub use keys::Keys;
+pub use needs::{Need, Needs};
 pub use table::COMMANDS;
 
 /// One row of the command table.
@@ -38,8 +45,18 @@ pub struct Command {
     pub keys: Keys,
     /// The way of a request that touches no mapped key.
     pub path: Path,
-    /// What happens when a key is mapped to a hash.
+    /// What happens when a key is mapped.
     pub mapped: Mapped,
+    pub guarded: Guarded,
+}
+
+/// Which requests concern the server as a whole: only with `upstream.admin_commands`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Guarded {
+    Nothing,
+    Whole,
+    /// These subcommands, with their arities.
+    Subcommands(&'static [(&'static str, i32)]),
 }
 
 /// How a request reaches the upstream when it touches no mapped key.
@@ -72,7 +89,7 @@ pub enum Path {
     Refused(&'static str),
 }
 
-/// What a command does to a key that is mapped to a hash.
+/// What a command does to a mapped key.
 #[derive(Clone, Copy, Debug)]
 pub enum Mapped {
     /// The command has no keys.
@@ -83,21 +100,27 @@ pub enum Mapped {
     Refused(&'static str),
 }
 
-/// A command that reads a mapped hash. With several keys (EXISTS) the function is applied to
+/// A command that reads a mapped key. With several keys (EXISTS) the function is applied to
 /// each key, and the integers are added up.
 #[derive(Clone, Copy, Debug)]
 pub struct Read {
+    /// What the key has to hold; `None`: anything.
+    pub of: Option<ValueKind>,
     pub proof: Proof,
     pub need: fn(args: &[Bytes]) -> Need,
-    /// `record` is what `need` asked for: with `Need::Fields` a part of the hash. `None`: the key is
+    /// `record` is what `need` asked for, perhaps with more. `None`: the key is
     /// absent. `now_ms`: milliseconds since the Unix epoch, by the clock of the store that was asked.
     pub reply: fn(args: &[Bytes], record: Option<&Record>, now_ms: i64) -> Reply,
 }
 
-/// A command that changes a mapped hash. With several keys (DEL, UNLINK) the function is applied to
+/// A command that changes a mapped key. With several keys (DEL, UNLINK) the function is applied to
 /// each key, and the integers are added up.
 #[derive(Clone, Copy, Debug)]
 pub struct Write {
+    /// What the key has to hold; `None`: anything.
+    pub of: Option<ValueKind>,
+    /// What the draft has to know of the value.
+    pub need: fn(args: &[Bytes]) -> Need,
     /// Changes the draft and says what the client is told. A `Reply::Error` means that the draft was
     /// left as it was. `now_ms`: milliseconds since the Unix epoch.
     pub run: fn(args: &[Bytes], draft: &mut Draft, now_ms: i64) -> Reply,
@@ -114,23 +137,14 @@ pub enum Proof {
     NonEmpty,
     /// An array with at least one element that is not nil.
     AnyNonNil,
+    /// An array with at least one integer that is not 0.
+    AnyNonZero,
+    /// A step of a scan that is not the last one, or found something.
+    Scanned,
     /// Any status but `+none`.
     NotNone,
     /// None: the cached copy cannot tell (it does not carry the key's own expiry).
     Never,
-}
-
-/// What a read needs of the value.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Need {
-    /// All fields.
-    Whole,
-    /// These fields.
-    Fields(Vec<Bytes>),
-    /// Only whether the key is there.
-    Existence,
-    /// Whether the key is there, and its own expiry.
-    Expiry,
 }
 
 // === impl Command ===
@@ -144,8 +158,34 @@ impl Command {
 
     /// Whether a request of `count` arguments, the name included, has as many as the command takes.
     pub fn arity_ok(&self, count: usize) -> bool {
-        let least = self.arity.unsigned_abs() as usize;
-        if self.arity < 0 { count >= least } else { count == least }
+        takes(self.arity, count)
+    }
+
+    /// What Redis tells a user without the right to this request, if it concerns the server as a
+    /// whole. A request that Redis refuses for something else first is told that.
+    pub fn guard<'a>(
+        &self,
+        count: usize,
+        argument: impl Fn(usize) -> &'a [u8],
+        in_multi: bool,
+    ) -> Option<String> {
+        let (name, arity) = match self.guarded {
+            Guarded::Nothing => return None,
+            Guarded::Whole => (self.name.to_owned(), self.arity),
+            Guarded::Subcommands(_) if count < 2 => return None,
+            Guarded::Subcommands(subcommands) => {
+                let is_named = |name: &str| argument(1).eq_ignore_ascii_case(name.as_bytes());
+                let (name, arity) = subcommands.iter().find(|(name, _)| is_named(name))?;
+                (format!("{}|{name}", self.name), *arity)
+            }
+        };
+        Some(if !takes(arity, count) {
+            wrong_number_of_arguments(&name)
+        } else if in_multi && self.flags.contains(Flags::NO_MULTI) {
+            "ERR Command not allowed inside a transaction".to_owned()
+        } else {
+            format!("NOPERM this user has no permissions to run the '{name}' command")
+        })
     }
 
     /// Whether it is only a name that its subcommands share: CONFIG, CLIENT (not COMMAND).
@@ -156,19 +196,32 @@ impl Command {
 
     /// The error for a client whose request the arity does not admit, as Redis words it.
     pub fn arity_error(&self) -> String {
-        format!("ERR wrong number of arguments for '{}' command", self.name)
+        wrong_number_of_arguments(self.name)
     }
 
     /// The error for a client that sends this command for a key of a mapping it cannot serve.
     pub fn refusal(&self, mapping_name: &str) -> String {
         let why = match self.mapped {
             Mapped::Refused(why) => why,
+            Mapped::Read(Read { of: Some(ValueKind::Set), .. })
+            | Mapped::Write(Write { of: Some(ValueKind::Set), .. }) => "its keys hold hashes",
+            Mapped::Read(Read { of: Some(ValueKind::Hash), .. })
+            | Mapped::Write(Write { of: Some(ValueKind::Hash), .. }) => "its keys hold sets",
             Mapped::NotApplicable | Mapped::Read(_) | Mapped::Write(_) => {
                 "not supported in this place"
             }
         };
         format!("ERR '{}' is refused for keys of mapping '{mapping_name}': {why}", self.name)
     }
+}
+
+fn takes(arity: i32, count: usize) -> bool {
+    let least = arity.unsigned_abs() as usize;
+    if arity < 0 { count >= least } else { count == least }
+}
+
+fn wrong_number_of_arguments(name: &str) -> String {
+    format!("ERR wrong number of arguments for '{name}' command")
 }
 
 #[cfg(test)]

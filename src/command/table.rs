@@ -17,12 +17,12 @@ use super::Path::{
     self, Blocking, Flush, Forward, Info, Keyspace, Local, Script, Stream, Subscription,
     Transaction,
 };
-use super::{Command, Flags, hash, key};
+use super::{Command, Flags, Guarded, hash, key, set};
 
 /// All commands.
 #[rustfmt::skip]
 pub static COMMANDS: &[Command] = &[
-    //  name                   arity flags                               keys           unmapped      mapped to a hash
+    //  name                   arity flags                               keys           unmapped      mapped
     // Strings
     row("append",                 3, GROW | FAST,                         First,         Forward,      Refused(STRING)),
     row("decr",                   2, GROW | FAST,                         First,         Forward,      Refused(STRING)),
@@ -76,7 +76,7 @@ pub static COMMANDS: &[Command] = &[
     row("restore-asking",        -4, GROW | ASKING,                       First,         Forward,      Refused(LATER)),
     row("sort",                  -2, GROW,                                Sort,          Forward,      Refused(LATER)),
     row("sort_ro",               -2, READ,                                Sort,          Forward,      Refused(LATER)),
-    row("touch",                 -2, READ | FAST,                         ALL,           Forward,      Refused(LATER)),
+    row("touch",                 -2, READ | FAST,                         ALL,           Forward,      Read(key::EXISTS)),
     row("ttl",                    2, READ | FAST,                         First,         Forward,      Read(key::TTL)),
     row("type",                   2, READ | FAST,                         First,         Forward,      Read(key::TYPE)),
     row("unlink",                -2, WRITE | FAST,                        ALL,           Forward,      Write(key::DELETE)),
@@ -91,8 +91,8 @@ pub static COMMANDS: &[Command] = &[
     row("hlen",                   2, READ | FAST,                         First,         Forward,      Read(hash::LENGTH)),
     row("hmget",                 -3, READ | FAST,                         First,         Forward,      Read(hash::MULTI_GET)),
     row("hmset",                 -4, GROW | FAST,                         First,         Forward,      Write(hash::MULTI_SET)),
-    row("hrandfield",            -2, READ,                                First,         Forward,      Refused(LATER)),
-    row("hscan",                 -3, READ,                                First,         Forward,      Refused(LATER)),
+    row("hrandfield",            -2, READ,                                First,         Forward,      Read(hash::RANDOM)),
+    row("hscan",                 -3, READ,                                First,         Forward,      Read(hash::SCAN)),
     row("hset",                  -4, GROW | FAST,                         First,         Forward,      Write(hash::SET)),
     row("hsetnx",                 4, GROW | FAST,                         First,         Forward,      Write(hash::SET_IF_ABSENT)),
     row("hstrlen",                3, READ | FAST,                         First,         Forward,      Read(hash::VALUE_LENGTH)),
@@ -121,21 +121,21 @@ pub static COMMANDS: &[Command] = &[
     row("rpush",                 -3, GROW | FAST,                         First,         Forward,      Refused(LIST)),
     row("rpushx",                -3, GROW | FAST,                         First,         Forward,      Refused(LIST)),
     // Sets
-    row("sadd",                  -3, GROW | FAST,                         First,         Forward,      Refused(SET)),
-    row("scard",                  2, READ | FAST,                         First,         Forward,      Refused(SET)),
+    row("sadd",                  -3, GROW | FAST,                         First,         Forward,      Write(set::ADD)),
+    row("scard",                  2, READ | FAST,                         First,         Forward,      Read(set::CARDINALITY)),
     row("sdiff",                 -2, READ,                                ALL,           Forward,      Refused(SET)),
     row("sdiffstore",            -3, GROW,                                ALL,           Forward,      Refused(SET)),
     row("sinter",                -2, READ,                                ALL,           Forward,      Refused(SET)),
     row("sintercard",            -3, READ,                                counted(1),    Forward,      Refused(SET)),
     row("sinterstore",           -3, GROW,                                ALL,           Forward,      Refused(SET)),
-    row("sismember",              3, READ | FAST,                         First,         Forward,      Refused(SET)),
-    row("smembers",               2, READ,                                First,         Forward,      Refused(SET)),
-    row("smismember",            -3, READ | FAST,                         First,         Forward,      Refused(SET)),
+    row("sismember",              3, READ | FAST,                         First,         Forward,      Read(set::IS_MEMBER)),
+    row("smembers",               2, READ,                                First,         Forward,      Read(set::MEMBERS)),
+    row("smismember",            -3, READ | FAST,                         First,         Forward,      Read(set::ARE_MEMBERS)),
     row("smove",                  4, WRITE | FAST,                        TWO,           Forward,      Refused(SET)),
-    row("spop",                  -2, WRITE | FAST,                        First,         Forward,      Refused(SET)),
-    row("srandmember",           -2, READ,                                First,         Forward,      Refused(SET)),
-    row("srem",                  -3, WRITE | FAST,                        First,         Forward,      Refused(SET)),
-    row("sscan",                 -3, READ,                                First,         Forward,      Refused(SET)),
+    row("spop",                  -2, WRITE | FAST,                        First,         Forward,      Write(set::POP)),
+    row("srandmember",           -2, READ,                                First,         Forward,      Read(set::RANDOM)),
+    row("srem",                  -3, WRITE | FAST,                        First,         Forward,      Write(set::REMOVE)),
+    row("sscan",                 -3, READ,                                First,         Forward,      Read(set::SCAN)),
     row("sunion",                -2, READ,                                ALL,           Forward,      Refused(SET)),
     row("sunionstore",           -3, GROW,                                ALL,           Forward,      Refused(SET)),
     // Sorted sets
@@ -253,21 +253,21 @@ pub static COMMANDS: &[Command] = &[
     row("scan",                  -2, READ,                                None,          Keyspace,     NotApplicable),
     row("swapdb",                 3, WRITE | FAST,                        None,          Flush,        NotApplicable),
     // Server
-    row("acl",                   -2, NONE,                                None,          Forward,      NotApplicable),
+    row("acl",                   -2, NONE,                                None,          Forward,      NotApplicable).guarding(ACL),
     row("bgrewriteaof",           1, ADMIN | WHEN_LOADED,                 None,          Forward,      NotApplicable),
     row("bgsave",                -1, ADMIN | WHEN_LOADED,                 None,          Forward,      NotApplicable),
-    row("cluster",               -2, NONE,                                None,          Forward,      NotApplicable),
+    row("cluster",               -2, NONE,                                None,          Forward,      NotApplicable).guarding(CLUSTER),
     row("command",               -1, LOADING | STALE,                     None,          Forward,      NotApplicable),
-    row("config",                -2, NONE,                                None,          Forward,      NotApplicable),
+    row("config",                -2, NONE,                                None,          Forward,      NotApplicable).guarding(CONFIG),
     row("debug",                 -2, ADMIN | ANY_TIME,                    None,          Blocking,     NotApplicable),
     row("failover",              -1, ADMIN | NO_SCRIPT | STALE,           None,          Blocking,     NotApplicable),
     row("info",                  -1, LOADING | STALE,                     None,          Info,         NotApplicable),
     row("lastsave",               1, FAST | LOADING | STALE,              None,          Forward,      NotApplicable),
-    row("latency",               -2, NONE,                                None,          Forward,      NotApplicable),
+    row("latency",               -2, NONE,                                None,          Forward,      NotApplicable).guarding(LATENCY),
     row("lolwut",                -1, READ | FAST,                         None,          Forward,      NotApplicable),
     row("memory",                -2, NONE,                                SECOND,        Forward,      Refused(LATER)),
-    row("module",                -2, NONE,                                None,          Forward,      NotApplicable),
-    row("monitor",                1, ADMIN | ANY_TIME,                    None,          Stream,       NotApplicable),
+    row("module",                -2, NONE,                                None,          Forward,      NotApplicable).guarding(MODULE),
+    row("monitor",                1, ADMIN | ANY_TIME,                    None,          Stream,       NotApplicable).open(),
     row("psync",                 -3, ADMIN | WHEN_LOADED | NO_MULTI,      None,          NO_REPLICAS,  NotApplicable),
     row("replconf",              -1, ADMIN | ALLOW_BUSY | ANY_TIME,       None,          NO_REPLICAS,  NotApplicable),
     row("replicaof",              3, ADMIN | STALE | WHEN_LOADED,         None,          Forward,      NotApplicable),
@@ -275,7 +275,7 @@ pub static COMMANDS: &[Command] = &[
     row("save",                   1, ADMIN | WHEN_LOADED | NO_MULTI,      None,          Forward,      NotApplicable),
     row("shutdown",              -1, ADMIN | NO_MULTI | ALLOW_BUSY | ANY_TIME, None,          Blocking,     NotApplicable),
     row("slaveof",                3, ADMIN | STALE | WHEN_LOADED,         None,          Forward,      NotApplicable),
-    row("slowlog",               -2, NONE,                                None,          Forward,      NotApplicable),
+    row("slowlog",               -2, NONE,                                None,          Forward,      NotApplicable).guarding(SLOWLOG),
     row("sync",                   1, ADMIN | WHEN_LOADED | NO_MULTI,      None,          NO_REPLICAS,  NotApplicable),
     row("time",                   1, FAST | LOADING | STALE,              None,          Forward,      NotApplicable),
     row("wait",                   3, NO_SCRIPT,                           None,          Blocking,     NotApplicable),
@@ -328,7 +328,21 @@ const fn row(
     path: Path,
     mapped: Mapped,
 ) -> Command {
-    Command { name, arity, flags: Flags(flags), keys, path, mapped }
+    let is_admin = flags & ADMIN != 0;
+    let guarded = if is_admin { Guarded::Whole } else { Guarded::Nothing };
+    Command { name, arity, flags: Flags(flags), keys, path, mapped, guarded }
+}
+
+impl Command {
+    /// It has subcommands that concern the server as a whole.
+    const fn guarding(self, subcommands: &'static [(&'static str, i32)]) -> Self {
+        Self { guarded: Guarded::Subcommands(subcommands), ..self }
+    }
+
+    /// For operators, says Redis; here it is for everybody.
+    const fn open(self) -> Self {
+        Self { guarded: Guarded::Nothing, ..self }
+    }
 }
 
 // === flags ===
@@ -376,13 +390,38 @@ const fn counted(count: u8) -> Keys {
     Counted { count, also: 0 }
 }
 
+// === subcommands that concern the server as a whole ===
+//
+// Those that Redis flags as `admin`, but for those that only look and that tools ask everywhere:
+// CONFIG GET, LATENCY HISTORY, SLOWLOG GET, MODULE LIST, CLUSTER REPLICAS and their like. Nor is
+// CLIENT among them, as it is about respgres' clients. What looks into ACL is: it shows hashes of
+// passwords.
+
+type Subcommands = &'static [(&'static str, i32)];
+
+#[rustfmt::skip]
+const ACL: Subcommands = &[
+    ("deluser", -3), ("dryrun", -4), ("getuser", 3), ("list", 2), ("load", 2), ("log", -2), ("save", 2),
+    ("setuser", -3), ("users", 2),
+];
+#[rustfmt::skip]
+const CLUSTER: Subcommands = &[
+    ("addslots", -3), ("addslotsrange", -4), ("bumpepoch", 2), ("delslots", -3), ("delslotsrange", -4),
+    ("failover", -2), ("flushslots", 2), ("forget", 3), ("meet", -4), ("replicate", 3), ("reset", -2),
+    ("saveconfig", 2), ("set-config-epoch", 3), ("setslot", -4),
+];
+const CONFIG: Subcommands = &[("resetstat", 2), ("rewrite", 2), ("set", -4)];
+const LATENCY: Subcommands = &[("reset", -2)];
+const MODULE: Subcommands = &[("load", -3), ("loadex", -3), ("unload", 3)];
+const SLOWLOG: Subcommands = &[("reset", 2)];
+
 // === why a mapped key is refused ===
 
 const LATER: &str = "not supported on mapped keys yet";
 const FIELDS: &str = "expiry and conditions of single fields are not mapped";
-const STRING: &str = "the key holds a hash, and this command works on strings";
+const STRING: &str = "strings are not mapped";
 const LIST: &str = "lists are not mapped";
-const SET: &str = "sets are not mapped yet";
+const SET: &str = "several sets at once are not supported on mapped keys yet";
 const SORTED_SET: &str = "sorted sets are not mapped";
 const STREAM: &str = "streams are not mapped";
 const VECTOR_SET: &str = "vector sets are not mapped";

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::file::{Reading, step};
-use super::{Config, Mapping, Problem, words};
+use super::{Config, Kind, Mapping, Problem, words};
 
 /// More than any application has tables; conflicts are looked for in all pairs.
 const MAX_MAPPINGS: usize = 1000;
@@ -32,13 +32,11 @@ pub(super) fn check(reading: &mut Reading) {
             found.push(Problem::new(format!("{path}.name"), text));
         }
         // Columns that could not be read are there all the same.
-        let columns_path = format!("{path}.columns");
-        let unread = reading.problems.iter().any(|known| known.path.starts_with(&columns_path));
-        if mapping.columns.is_empty() && mapping.extra.is_none() && !unread {
-            let text =
-                "there is no column that a field could go to; write some, or extra = \"extra\"";
-            found.push(Problem::new(columns_path, text));
-        }
+        let unread = |name: &str| {
+            let below = format!("{path}.{name}");
+            reading.problems.iter().any(|known| known.path.starts_with(&below))
+        };
+        kind(mapping, &path, unread, &mut found);
         columns(mapping, &path, &mut found);
     }
     reading.problems.extend(found);
@@ -84,6 +82,44 @@ fn users(config: &Config) -> Vec<Problem> {
     found
 }
 
+/// Each kind has settings of its own for what its values lie in.
+fn kind(mapping: &Mapping, path: &str, unread: impl Fn(&str) -> bool, found: &mut Vec<Problem>) {
+    let element = mapping.element.as_ref().map(|column| column.field.as_str());
+    let said = [
+        ("columns", !mapping.columns.is_empty()),
+        ("expires_at", mapping.expires_at.is_some()),
+        ("extra", mapping.extra.is_some()),
+        ("field", element == Some("field")),
+        ("value", mapping.value.is_some()),
+        ("member", element == Some("member")),
+    ];
+    let (required, optional): (&[&str], &[&str]) = match mapping.kind {
+        Kind::Hash => (&[], &["columns", "expires_at", "extra"]),
+        Kind::HashEntries => (&["field", "value"], &["extra"]),
+        Kind::Set => (&["member"], &[]),
+    };
+    let kind = mapping.kind.name();
+    for (name, is_said) in said {
+        let is_known = required.contains(&name) || optional.contains(&name);
+        if is_said && !is_known {
+            let text = format!(
+                "means nothing for the kind {kind:?}, which has {}; remove it, or choose another kind",
+                [required, optional].concat().join(", ")
+            );
+            found.push(Problem::new(format!("{path}.{name}"), text));
+        } else if !is_said && required.contains(&name) && !unread(name) {
+            let text =
+                format!("is missing, and the kind {kind:?} needs it; write {name} = \"{name}\"");
+            found.push(Problem::new(format!("{path}.{name}"), text));
+        }
+    }
+    let holds_nothing = mapping.columns.is_empty() && mapping.extra.is_none();
+    if mapping.kind == Kind::Hash && holds_nothing && !unread("columns") {
+        let text = "there is no column that a field could go to; write some, or extra = \"extra\"";
+        found.push(Problem::new(format!("{path}.columns"), text));
+    }
+}
+
 /// Each column has one use, and a format that its type knows.
 fn columns(mapping: &Mapping, path: &str, found: &mut Vec<Problem>) {
     let mut uses: HashMap<&str, String> = HashMap::new();
@@ -93,8 +129,12 @@ fn columns(mapping: &Mapping, path: &str, found: &mut Vec<Problem>) {
     let keys = mapping.key_columns.iter();
     let keys = keys.map(|(capture, column)| (step("key_columns", capture), column.as_str()));
     let fields = mapping.columns.iter();
-    let fields = fields.map(|column| (step("columns", &column.field), column.column.as_str()));
-    for (name, column) in own.chain(keys).chain(fields) {
+    let fields = fields.map(|column| (step("columns", &column.field), column));
+    let parts = [&mapping.element, &mapping.value].into_iter().flatten();
+    let parts = parts.map(|column| (column.field.clone(), column));
+    let typed: Vec<_> = fields.chain(parts).collect();
+    let named = typed.iter().map(|(name, column)| (name.clone(), column.column.as_str()));
+    for (name, column) in own.chain(keys).chain(named) {
         if let Some(first) = uses.get(column) {
             let text = format!("{first} has the column {column:?} already; give each its own");
             found.push(Problem::new(format!("{path}.{name}"), text));
@@ -102,14 +142,11 @@ fn columns(mapping: &Mapping, path: &str, found: &mut Vec<Problem>) {
             uses.insert(column, name);
         }
     }
-    for column in &mapping.columns {
+    for (name, column) in typed {
         if let (Some(format), Some(column_type)) = (&column.format, &column.column_type)
             && let Err(text) = words::format_fits_type(format, column_type)
         {
-            found.push(Problem::new(
-                format!("{path}.{}.format", step("columns", &column.field)),
-                text,
-            ));
+            found.push(Problem::new(format!("{path}.{name}.format"), text));
         }
     }
 }

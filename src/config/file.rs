@@ -106,6 +106,8 @@ impl Reading {
             extra: None,
             key_columns: Default::default(),
             columns: Vec::new(),
+            element: None,
+            value: None,
         };
         let name = table.get("name").and_then(|name| name.get_ref().as_str());
         let path = match name {
@@ -213,6 +215,10 @@ impl Reading {
                 }
                 _ => ("a duration in quotes", "\"500ms\", \"1.5s\" or \"24h\"".to_owned()),
             },
+            Slot::Flag(set) => match value.as_bool() {
+                Some(flag) => return set(target, flag),
+                None => ("true or false", String::new()),
+            },
             Slot::Texts(set) => match value.as_array() {
                 Some(values) => {
                     for (index, value) in values.iter().enumerate() {
@@ -239,6 +245,14 @@ impl Reading {
                 }
                 None => ("a table", "{ capture = \"column\" }".to_owned()),
             },
+            Slot::Column(set) => {
+                if let Some(column) = self.column(setting.name, value, path)
+                    && let Err(text) = set(target, column)
+                {
+                    self.complain(path, text);
+                }
+                return;
+            }
             Slot::Columns(set) => match value.as_table() {
                 Some(columns) => {
                     for (field, value) in in_order(columns) {
@@ -297,11 +311,12 @@ impl Reading {
                 continue;
             };
             let number = value.parse::<u64>().map(|number| number.to_string());
-            let value = match &number {
-                Ok(number) if !matches!(setting.slot, Slot::Text(_)) => {
+            let value = match (&setting.slot, &number, value.parse()) {
+                (Slot::Flag(_), _, Ok(flag)) => DeValue::Boolean(flag),
+                (Slot::Text(_), ..) | (_, Err(_), _) => DeValue::String(value.into()),
+                (_, Ok(number), _) => {
                     DeValue::parse(number).expect("a number is TOML").into_inner()
                 }
-                _ => DeValue::String(value.into()),
             };
             let mut config = std::mem::replace(&mut self.config, Config::blank());
             self.setting(setting, &value, &variable, &mut config);
@@ -433,9 +448,11 @@ mod tests {
         assert_eq!(config.upstream.database, 0);
         assert_eq!(config.upstream.connect_timeout_ms, 1000);
         assert_eq!(config.upstream.request_timeout_ms, 5000);
+        assert_eq!(config.upstream.silence_timeout_ms, 10_000);
         assert_eq!(config.upstream.reconnect_min_ms, 50);
         assert_eq!(config.upstream.reconnect_max_ms, 2000);
         assert_eq!(config.upstream.flush, Flush::Refuse);
+        assert!(!config.upstream.admin_commands);
         assert_eq!(config.postgres.url, "postgres://localhost/respgres");
         assert_eq!((config.postgres.writers, config.postgres.readers), (1, 2));
         assert_eq!(config.postgres.batch_operations, 1000);
@@ -566,7 +583,6 @@ mod tests {
             [[mapping]]
             name = "api keys"
             keys = "apikey:{id:uuid}"
-            kind = "set"
             table = "api-keys"
             strategy = "cache_first"
             on_expire = "keep"
@@ -599,7 +615,6 @@ mod tests {
             respgres.toml is not valid:
               mapping[0] "api keys".name: "api keys" is not a mapping's name; use letters, digits, '_', '-' and '.', at most 63
               mapping[0] "api keys".keys: there is no such setting; did you mean "key"?
-              mapping[0] "api keys".kind: the kind "set" is not available yet; leave such keys without a mapping, they live in Redis then
               mapping[0] "api keys".table: "api-keys" is not a table's name; use letters, digits, '_' and '$', a letter or '_' first, at most 63 bytes
               mapping[0] "api keys".strategy: the strategy "cache_first" is not available yet; use "dual_write"
               mapping[0] "api keys".on_expire: not available yet: an expired row is deleted; remove it
@@ -625,6 +640,56 @@ mod tests {
               mapping[2] "groups".columns.a.format: the format "epoch-ms" is none of the type "boolean"; booleans are spelled "true/false", "1/0", any "a/b"
               mapping[2] "groups".columns.b.format: the format "1/0" is none of the type "timestamptz"; timestamps have iso8601-ms, iso8601, epoch-s, epoch-ms, postgres
               mapping[2] "groups".columns.c.format: the format "1/0" is none of the type "bigint"; only booleans and timestamps have formats; remove it
+            "#,
+        );
+    }
+
+    #[test]
+    fn each_kind_has_settings_of_its_own() {
+        check(
+            r#"
+            [postgres]
+            url = "postgres://h/d"
+            [[mapping]]
+            name = "a"
+            key = "a:{id:text}"
+            table = "a"
+            kind = "set"
+            field = "field"
+            expires_at = "gone_at"
+            [[mapping]]
+            name = "b"
+            key = "b:{id:text}"
+            table = "b"
+            kind = "hash_entries"
+            columns = { a = "a" }
+            field = "value"
+            [[mapping]]
+            name = "c"
+            key = "c:{id:text}"
+            table = "c"
+            kind = "set"
+            field = "field"
+            member = "member"
+            [[mapping]]
+            name = "d"
+            key = "d:{id:text}"
+            table = "d"
+            kind = "hash_entries"
+            field = { column = "x", format = "1/0", type = "text" }
+            value = "x"
+            "#,
+            r#"
+            respgres.toml is not valid:
+              mapping[2] "c".member: "field" is there already, and a mapping has one of them; remove one
+              mapping[0] "a".expires_at: means nothing for the kind "set", which has member; remove it, or choose another kind
+              mapping[0] "a".field: means nothing for the kind "set", which has member; remove it, or choose another kind
+              mapping[0] "a".member: is missing, and the kind "set" needs it; write member = "member"
+              mapping[1] "b".columns: means nothing for the kind "hash_entries", which has field, value, extra; remove it, or choose another kind
+              mapping[1] "b".value: is missing, and the kind "hash_entries" needs it; write value = "value"
+              mapping[2] "c".field: means nothing for the kind "set", which has member; remove it, or choose another kind
+              mapping[3] "d".value: field has the column "x" already; give each its own
+              mapping[3] "d".field.format: the format "1/0" is none of the type "text"; only booleans and timestamps have formats; remove it
             "#,
         );
     }
@@ -726,6 +791,29 @@ mod tests {
               RESPGRES__SERVER__THREADS: expected a whole number, found a text
               RESPGRES__UPSTREAM__CONNECT_TIMEOUT: a duration needs its unit: "250ms", "250s"
             "#,
+        );
+    }
+
+    #[test]
+    fn what_is_true_or_false_is_nothing_else() {
+        assert!(read("[upstream]\nadmin_commands = true\n").upstream.admin_commands);
+        let from = |value: &str| {
+            let name = "RESPGRES__UPSTREAM__ADMIN_COMMANDS".to_owned();
+            Config::from_toml("[upstream]\nadmin_commands = true\n", [(name, value.to_owned())])
+        };
+        assert!(from("true").unwrap().upstream.admin_commands);
+        assert!(!from("false").unwrap().upstream.admin_commands);
+        let complaint = "RESPGRES__UPSTREAM__ADMIN_COMMANDS: expected true or false, found a";
+        for (value, found) in [("yes", "text"), ("1", "number"), ("", "text")] {
+            let told = from(value).unwrap_err().to_string();
+            assert!(told.ends_with(&format!("{complaint} {found}")), "{told}");
+        }
+        check(
+            "[upstream]\nadmin_commands = \"true\"\n",
+            "
+            respgres.toml is not valid:
+              upstream.admin_commands: expected true or false, found a text
+            ",
         );
     }
 

@@ -91,12 +91,16 @@ pub struct Upstream {
     pub connect_timeout_ms: u64,
     /// The longest that respgres waits for a reply of its own scripts. Default 5 s.
     pub request_timeout_ms: u64,
+    /// How long the upstream may answer nobody while requests wait. Default 10 s.
+    pub silence_timeout_ms: u64,
     /// First pause before connecting again; doubled up to `reconnect_max_ms`. Default 50 ms.
     pub reconnect_min_ms: u64,
     /// Default 2 s.
     pub reconnect_max_ms: u64,
     /// FLUSHALL, FLUSHDB and SWAPDB while mappings exist. Default `refuse`.
     pub flush: Flush,
+    /// Whether clients may run commands that concern the server as a whole. Default false.
+    pub admin_commands: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -184,15 +188,25 @@ pub struct Mapping {
     pub key_columns: BTreeMap<String, String>,
     /// Field to column, in the file's order.
     pub columns: Vec<FieldColumn>,
+    /// The column of a row's field (kind `hash_entries`) or member (kind `set`).
+    pub element: Option<FieldColumn>,
+    /// The column of a row's value (kind `hash_entries`).
+    pub value: Option<FieldColumn>,
 }
 
 /// What kind of value a mapping's keys hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
+    /// One row a key, one column a field.
     Hash,
+    /// One row a field.
+    HashEntries,
+    /// One row a member.
+    Set,
 }
 
-/// One line of `[mapping.columns]`: `field = "column"`, or `field = { column = …, … }`.
+/// One line of `[mapping.columns]`: `field = "column"`, or `field = { column = …, … }`; likewise the
+/// settings `field`, `value` and `member`, whose `field` here is their own name.
 #[derive(Clone, Debug)]
 pub struct FieldColumn {
     pub field: String,
@@ -288,9 +302,11 @@ impl Config {
                 database: 0,
                 connect_timeout_ms: 0,
                 request_timeout_ms: 0,
+                silence_timeout_ms: 0,
                 reconnect_min_ms: 0,
                 reconnect_max_ms: 0,
                 flush: Flush::Refuse,
+                admin_commands: false,
             },
             postgres: Postgres {
                 url: String::new(),
@@ -345,9 +361,11 @@ impl fmt::Debug for Upstream {
             .field("database", &self.database)
             .field("connect_timeout_ms", &self.connect_timeout_ms)
             .field("request_timeout_ms", &self.request_timeout_ms)
+            .field("silence_timeout_ms", &self.silence_timeout_ms)
             .field("reconnect_min_ms", &self.reconnect_min_ms)
             .field("reconnect_max_ms", &self.reconnect_max_ms)
             .field("flush", &self.flush)
+            .field("admin_commands", &self.admin_commands)
             .finish()
     }
 }
@@ -362,6 +380,19 @@ impl fmt::Debug for Postgres {
             .field("connect_timeout_ms", &self.connect_timeout_ms)
             .field("statement_timeout_ms", &self.statement_timeout_ms)
             .finish()
+    }
+}
+
+// === impl Kind ===
+
+impl Kind {
+    /// As the configuration spells it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Hash => "hash",
+            Self::HashEntries => "hash_entries",
+            Self::Set => "set",
+        }
     }
 }
 

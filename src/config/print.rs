@@ -178,12 +178,23 @@ mod tests {
         let (_, example) = printed.split_once("# [[mapping]]\n").unwrap();
         let lines = example.lines().filter_map(|line| line.strip_prefix("# "));
         let settings: Vec<_> = lines.filter(|line| !line.starts_with(' ')).collect();
-        let names = settings.iter().map(|line| line.split_once(" = ").unwrap().0);
-        assert!(names.eq(available(MAPPING).map(|setting| setting.name)));
-        let text =
-            format!("[postgres]\nurl = \"postgres://h/d\"\n[[mapping]]\n{}\n", settings.join("\n"));
-        let config = Config::from_toml(&text, []).unwrap_or_else(|problems| panic!("{problems}"));
-        assert_eq!(config.mappings[0].columns.len(), 2);
+        let name = |line: &str| line.split_once(" = ").unwrap().0.to_owned();
+        assert!(settings.iter().map(|line| name(line)).eq(available(MAPPING).map(|s| s.name)));
+        for (kind, of_others) in [
+            ("hash", &["field", "value", "member"][..]),
+            ("hash_entries", &["columns", "expires_at", "member"]),
+            ("set", &["columns", "expires_at", "extra", "field", "value"]),
+        ] {
+            let own = settings.iter().filter(|line| !of_others.contains(&name(line).as_str()));
+            let own =
+                own.map(|line| line.replace("kind = \"hash\"", &format!("kind = \"{kind}\"")));
+            let text = format!(
+                "[postgres]\nurl = \"postgres://h/d\"\n[[mapping]]\n{}\n",
+                own.collect::<Vec<_>>().join("\n")
+            );
+            let config = Config::from_toml(&text, []).unwrap_or_else(|wrong| panic!("{wrong}"));
+            assert_eq!(config.mappings[0].kind.name(), kind);
+        }
     }
 
     /// Write them anew with `RESPGRES_BLESS=1 cargo test config`.

@@ -39,11 +39,15 @@ pub(super) enum Slot<T> {
     Size(fn(&mut T, usize)),
     /// Milliseconds, at least 1.
     Duration(fn(&mut T, u64)),
+    /// True or false.
+    Flag(fn(&mut T, bool)),
     /// A list of texts; the check is made for each.
     Texts(fn(&mut T, &str) -> Result<(), String>),
     /// A table of texts.
     Names(fn(&mut T, &str, &str) -> Result<(), String>),
-    /// A table whose values are texts (the first setting of a column) or tables.
+    /// A text (the first setting of a column) or a table.
+    Column(fn(&mut T, FieldColumn) -> Result<(), String>),
+    /// A table whose values are such columns.
     Columns(fn(&mut T, FieldColumn)),
 }
 
@@ -111,6 +115,12 @@ pub(super) static SECTIONS: &[Section] = &[
             "Longest wait for a connection."),
         row("request_timeout", Default("\"5s\""), Slot::Duration(|c, v| c.upstream.request_timeout_ms = v),
             "Longest wait for the reply to a request of respgres' own."),
+        row("silence_timeout", Default("\"10s\""), Slot::Duration(|c, v| c.upstream.silence_timeout_ms = v),
+            "How long Redis may say nothing while requests of clients wait, before it is taken to hang; then a \
+             new connection is tried for `connect_timeout`, and if that gets no answer either, what waits is told \
+             that the connection was lost. Slow commands do no harm, unless they hold up all of Redis for so \
+             long; keep it above `busy-reply-threshold` of Redis. Commands that wait inside Redis, such as \
+             BLPOP, are never given up for it."),
         row("reconnect_min", Default("\"50ms\""), Slot::Duration(|c, v| c.upstream.reconnect_min_ms = v),
             "First pause before connecting again; doubled at each failure."),
         row("reconnect_max", Default("\"2s\""), Slot::Duration(|c, v| c.upstream.reconnect_max_ms = v),
@@ -121,6 +131,12 @@ pub(super) static SECTIONS: &[Section] = &[
              empty the upstream alone, and mapped keys come back from Postgres. `truncate`: FLUSHALL and \
              FLUSHDB empty the mapped tables too; the user needs the right to TRUNCATE them. SWAPDB is \
              always refused."),
+        row("admin_commands", Default("false"), Slot::Flag(|c, v| c.upstream.admin_commands = v),
+            "Whether clients may run what changes or stops the Redis server as a whole; if not, they are \
+             told `-NOPERM` as by a Redis that denies it to its user. That is all that Redis flags as \
+             `admin`, such as CONFIG SET, DEBUG, SHUTDOWN, REPLICAOF, SAVE, ACL SETUSER (docs/commands.md has \
+             the list), but for what only looks, such as CONFIG GET, MONITOR and SLOWLOG GET. What CONFIG GET \
+             and MONITOR show, passwords of Redis among it, only an ACL user in `upstream.url` can hide."),
     ]},
     Section { name: "postgres", about: "The store of mapped keys.", settings: &[
         row("url", Default("\"postgres://localhost/respgres\""),
@@ -189,7 +205,8 @@ pub(super) static MAPPING: &[Setting<Mapping>] = &[
         "Keys that the pattern shall leave alone: globs as KEYS and SCAN take them."),
     row("kind", Default("\"hash\""),
         Slot::Text(|m, v| { m.kind = words::kind(v)?; Ok(()) }),
-        "What the keys hold. `hash`: one row a key, one column a field."),
+        "What the keys hold. `hash`: a hash, one row a key, one column a field. `hash_entries`: a hash, one \
+         row a field, for hashes whose fields are not known beforehand. `set`: a set, one row a member."),
     row("table", Required("\"api_keys\""),
         Slot::Text(|m, v| { words::table(v)?; m.table = v.to_owned(); Ok(()) }),
         "`table` or `schema.table`, in the spelling of the database's catalog."),
@@ -202,8 +219,8 @@ pub(super) static MAPPING: &[Setting<Mapping>] = &[
         "Where it differs from `[defaults]`."),
     row("expires_at", Optional("\"key_expires_at\""),
         Slot::Text(|m, v| { words::column(v)?; m.expires_at = Some(v.to_owned()); Ok(()) }),
-        "Column (`timestamptz`) of the key's own expiry: EXPIRE, TTL. Without one it is kept in the table \
-         `respgres.expiry`."),
+        "Column (`timestamptz`) of the key's own expiry: EXPIRE, TTL; for the kind `hash`. Without one it is \
+         kept in the table `respgres.expiry`."),
     row("extra", Optional("\"extra\""),
         Slot::Text(|m, v| { words::column(v)?; m.extra = Some(v.to_owned()); Ok(()) }),
         "Column (`jsonb`) for fields without a column of their own, and for bytes that a column of its type \
@@ -213,7 +230,20 @@ pub(super) static MAPPING: &[Setting<Mapping>] = &[
         "Capture to column, for captures whose column is not called as they are."),
     row("columns", Optional("{ name = \"name\", isActive = { column = \"is_active\", type = \"boolean\" } }"),
         Slot::Columns(|m, v| m.columns.push(v)),
-        "Field to column; mostly written as a table of its own, `[mapping.columns]`."),
+        "Field to column, for the kind `hash`; mostly written as a table of its own, `[mapping.columns]`."),
+    row("field", Optional("\"field\""),
+        Slot::Column(element),
+        "The column of a row's field, for the kind `hash_entries`; takes what `[mapping.columns]` takes. A \
+         field that the column's type could not give back as it was is refused; `bytea` takes all. Types to \
+         which different texts are equal (`numeric`, `jsonb`, …) are not for it."),
+    row("value", Optional("{ column = \"count\", type = \"bigint\" }"),
+        Slot::Column(|m, v| { m.value = Some(v); Ok(()) }),
+        "The column of a row's value, for the kind `hash_entries`."),
+    row("member", Optional("\"member\""),
+        Slot::Column(element),
+        "The column of a row's member, for the kind `set`. A member that the column's type could not give back \
+         as it was is refused; `bytea` takes all. Types to which different texts are equal (`numeric`, `jsonb`, \
+         …) are not for it."),
     row("on_expire", NotYet("not available yet: an expired row is deleted; remove it"),
         Slot::Text(|_, _| Ok(())), ""),
     row("on_postgres_down", NotYet("not available yet: without Postgres a mapped key gets an error; remove it"),
@@ -238,3 +268,14 @@ pub(super) static COLUMN: &[Setting<FieldColumn>] = &[
     row("encrypt", NotYet("not available yet; remove it, and let the application encrypt the value"),
         Slot::Text(|_, _| Ok(())), ""),
 ];
+
+/// A row is found by one of `field` and `member`; which one the kind wants is checked when it is known.
+fn element(mapping: &mut Mapping, column: FieldColumn) -> Result<(), String> {
+    if let Some(FieldColumn { field: other, .. }) = &mapping.element {
+        return Err(format!(
+            "{other:?} is there already, and a mapping has one of them; remove one"
+        ));
+    }
+    mapping.element = Some(column);
+    Ok(())
+}

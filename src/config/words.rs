@@ -37,13 +37,8 @@ pub(super) fn strategy(text: &str) -> Result<Strategy, String> {
 }
 
 pub(super) fn kind(text: &str) -> Result<Kind, String> {
-    if matches!(text, "hash_entries" | "set") {
-        return Err(format!(
-            "the kind {text:?} is not available yet; leave such keys without a mapping, they live in \
-             Redis then"
-        ));
-    }
-    word(text, "kind", &[("hash", Kind::Hash)])
+    let words = [Kind::Hash, Kind::HashEntries, Kind::Set].map(|kind| (kind.name(), kind));
+    word(text, "kind", &words)
 }
 
 pub(super) fn flush(text: &str) -> Result<Flush, String> {

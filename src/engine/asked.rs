@@ -5,13 +5,13 @@ use std::collections::HashMap;
 use bytes::Bytes;
 
 use super::operation::Operation;
-use crate::command::Need;
+use crate::command::{Need, Needs};
 use crate::config::Strategy;
 use crate::mapping::MappedKey;
 use crate::protocol::Reply;
 use crate::upstream::control::Frame;
 use crate::upstream::scripts::Token;
-use crate::value::{Fields, Record};
+use crate::value::{Fields, Record, ValueKind};
 
 /// Fields that the script asks for by name; for more it takes the whole hash. (Lua's `unpack` takes
 /// 8,000 at most.)
@@ -20,10 +20,8 @@ const MOST_FIELDS: usize = 1000;
 /// One key that at least one client asks for.
 pub(super) struct Asked<'a> {
     pub(super) key: &'a MappedKey,
-    /// What is needed of the value, which Redis may tell.
-    pub(super) needs: Vec<Need>,
-    /// The key's own expiry is needed too, which only Postgres tells.
-    pub(super) expiry: bool,
+    /// All but the expiry Redis may tell; that only Postgres can.
+    pub(super) needs: Needs,
     pub(super) residence: Residence,
     pub(super) cached: Option<Found>,
     pub(super) stored: Option<Found>,
@@ -72,9 +70,19 @@ impl Asked<'_> {
                 return;
             }
             (b"ABSENT", _) => self.cached = Some(told(None)),
-            (b"HIT", None) => self.cached = Some(told(Some(Record::default()))),
+            (b"HIT", None) => {
+                let kind = self.key.mapping.holds();
+                // It is there, so there is something in it.
+                self.cached = Some(told(Some(Record { kind, others: 1, ..Record::default() })));
+            }
+            (b"HIT", Some(Frame::Integer(count))) => {
+                let kind = self.key.mapping.holds();
+                let others = usize::try_from(count).unwrap_or(0);
+                self.cached = Some(told(Some(Record { kind, others, ..Record::default() })));
+            }
             (b"HIT", Some(Frame::Array(values))) => {
-                self.cached = Some(told(Some(partial(values, &self.needs))));
+                let record = record(self.key.mapping.holds(), Wanted::of(&self.needs), values);
+                self.cached = Some(told(Some(record)));
             }
             (b"HIT", Some(Frame::Error(text))) if text.starts_with("WRONGTYPE") => {
                 self.cached = Some(Found::Error(Reply::Error(text.to_string())));
@@ -91,7 +99,7 @@ impl Asked<'_> {
     pub(super) fn is_for_store(&self) -> bool {
         let by_redis = matches!(self.residence, Residence::Told)
             && self.key.mapping.strategy != Strategy::DatabaseFirst;
-        self.expiry || !by_redis
+        self.needs.expiry || !by_redis
     }
 
     /// What answers a need: Postgres where it was asked and has answered, else Redis.
@@ -115,20 +123,15 @@ pub(super) fn keys_of<'a>(operations: &[&'a Operation]) -> (Vec<Asked<'a>>, Vec<
             let at = *known.entry(&key.key).or_insert_with(|| {
                 asked.push(Asked {
                     key,
-                    needs: Vec::new(),
-                    expiry: false,
+                    needs: Needs::default(),
                     residence: Residence::Unknown,
                     cached: None,
                     stored: None,
                 });
                 asked.len() - 1
             });
-            match &need {
-                Some(Need::Expiry) => asked[at].expiry = true,
-                Some(need) if !asked[at].needs.contains(need) => {
-                    asked[at].needs.push(need.clone());
-                }
-                _ => {}
+            if let Some(need) = &need {
+                asked[at].needs.add(need.clone());
             }
             of_operation.push(at);
         }
@@ -139,44 +142,70 @@ pub(super) fn keys_of<'a>(operations: &[&'a Operation]) -> (Vec<Asked<'a>>, Vec<
 
 // === what Redis has ===
 
-/// The fields that are asked for by name, if that is all that is needed and they are not too many.
-fn by_name(needs: &[Need]) -> Option<&[Bytes]> {
-    match needs {
-        [Need::Fields(fields)] if fields.len() <= MOST_FIELDS => Some(fields),
-        _ => None,
+/// What the script has to read if the key is there, so that all needs are met.
+enum Wanted<'a> {
+    Existence,
+    Count,
+    /// These, which are not too many.
+    Fields(&'a indexmap::IndexSet<Bytes, ahash::RandomState>),
+    Whole,
+}
+
+impl<'a> Wanted<'a> {
+    fn of(needs: &'a Needs) -> Self {
+        let Needs { whole, fields, existence: _, expiry: _, count, sample } = needs;
+        match (*whole || *sample > 0, *count, fields.len()) {
+            (true, ..) | (_, true, 1..) | (_, _, MOST_FIELDS..) => Self::Whole,
+            (false, true, 0) => Self::Count,
+            (false, false, 0) => Self::Existence,
+            (false, false, _) => Self::Fields(fields),
+        }
     }
 }
 
-/// What the script has to read if the key is there, so that all needs are met.
-pub(super) fn wanted(needs: &[Need]) -> Vec<Bytes> {
-    if let Some(fields) = by_name(needs) {
-        let word = Bytes::from_static(b"fields");
-        return std::iter::once(word).chain(fields.iter().cloned()).collect();
+/// The words by which the script is told.
+pub(super) fn wanted(needs: &Needs) -> Vec<Bytes> {
+    match Wanted::of(needs) {
+        Wanted::Existence => vec![Bytes::from_static(b"existence")],
+        Wanted::Count => vec![Bytes::from_static(b"count")],
+        Wanted::Whole => vec![Bytes::from_static(b"whole")],
+        Wanted::Fields(fields) => {
+            let word = Bytes::from_static(b"fields");
+            std::iter::once(word).chain(fields.iter().cloned()).collect()
+        }
     }
-    let only_existence = needs.iter().all(|need| *need == Need::Existence);
-    vec![Bytes::from_static(if only_existence { b"existence" } else { b"whole" })]
 }
 
 /// The record, or the part of it that was asked for.
-fn partial(values: Vec<Frame>, needs: &[Need]) -> Record {
+fn record(kind: ValueKind, wanted: Wanted<'_>, values: Vec<Frame>) -> Record {
     let mut fields = Fields::default();
     let bytes = |frame: Frame| match frame {
         Frame::BulkString(bytes) => Some(bytes),
+        // SMISMEMBER: the member is there, without a value.
+        Frame::Integer(1) => Some(Bytes::new()),
         _ => None,
     };
-    if let Some(names) = by_name(needs) {
-        for (name, value) in names.iter().zip(values) {
-            if let Some(value) = bytes(value) {
-                fields.insert(name.clone(), value);
+    let mut values = values.into_iter();
+    let mut others = 0;
+    match (wanted, kind) {
+        (Wanted::Fields(names), _) => {
+            for (name, value) in names.iter().zip(values) {
+                if let Some(value) = bytes(value) {
+                    fields.insert(name.clone(), value);
+                }
+            }
+            others = usize::from(fields.is_empty());
+        }
+        (_, ValueKind::Hash) => {
+            while let (Some(name), Some(value)) = (values.next(), values.next()) {
+                if let (Some(name), Some(value)) = (bytes(name), bytes(value)) {
+                    fields.insert(name, value);
+                }
             }
         }
-    } else {
-        let mut values = values.into_iter();
-        while let (Some(name), Some(value)) = (values.next(), values.next()) {
-            if let (Some(name), Some(value)) = (bytes(name), bytes(value)) {
-                fields.insert(name, value);
-            }
+        (_, ValueKind::Set) => {
+            fields.extend(values.filter_map(bytes).map(|member| (member, Bytes::new())));
         }
     }
-    Record { fields, expires_at_ms: None }
+    Record { kind, fields, others, ..Record::default() }
 }

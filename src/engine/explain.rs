@@ -9,12 +9,14 @@ use bytes::Bytes;
 use super::EngineSettings;
 use super::tables::Tables;
 use super::through::connected;
+use crate::command::Needs;
 use crate::config::{Kind, Strategy};
 use crate::mapping::registry::Plan;
 use crate::mapping::{Layout, MappedKey, Mapping, Registry, overlap};
-use crate::store::{RowLock, Session, StoreError, select_statement};
+use crate::store::{RowLock, Session, StoreError, Want, select_statement};
 use crate::upstream::control::{Control, Frame};
 use crate::upstream::scripts::{RESERVED_PREFIX, aside_of, mark_of};
+use crate::value::ValueKind;
 
 /// Mappings that are named when a key belongs to none.
 const NEAR: usize = 3;
@@ -101,12 +103,18 @@ impl Explainer<'_> {
             };
             return vec![("row", text.to_owned())];
         };
-        let bytes: usize = record.fields.iter().map(|(name, value)| name.len() + value.len()).sum();
         let expiry = match record.expires_at_ms {
             None => "none".to_owned(),
             Some(at_ms) => format!("in {} ms", at_ms - read.now_ms),
         };
-        let row = format!("there: {} fields, {bytes} bytes", record.fields.len());
+        let elements = format!("there: {} {}", record.len(), elements_of(mapping));
+        let row = if mapping.layout.element().is_some() {
+            format!("{elements}, a row each")
+        } else {
+            let fields = record.fields.iter();
+            let bytes: usize = fields.map(|(name, value)| name.len() + value.len()).sum();
+            format!("{elements}, {bytes} bytes")
+        };
         vec![("row", row), ("expiry", expiry)]
     }
 
@@ -116,13 +124,16 @@ impl Explainer<'_> {
         key: &MappedKey,
         session: &mut Option<Session>,
     ) -> Result<crate::store::ReadRows, StoreError> {
+        // Where an element has a row of its own their number tells enough, and costs less than all of them.
+        let needs = Needs { count: true, ..Needs::default() };
+        let want = [Want { key, needs: &needs, whole_up_to: 0 }];
         let was_connected = session.is_some();
         let connected_session = connected(session, self.settings).await?;
-        match connected_session.read(mapping, &[key], RowLock::None).await {
+        match connected_session.read_parts(mapping, &want, RowLock::None).await {
             // The connection had died unnoticed.
             Err(StoreError::Unreachable(_)) if was_connected => {
                 let session = connected(session, self.settings).await?;
-                session.read(mapping, &[key], RowLock::None).await
+                session.read_parts(mapping, &want, RowLock::None).await
             }
             read => read,
         }
@@ -141,9 +152,6 @@ fn of_plan(plan: &Plan, key: &[u8]) -> Explanation {
     let captures = names.zip(captures).map(|((name, kind), range)| {
         format!("{name} ({kind}) = {}", String::from_utf8_lossy(&key[range]))
     });
-    let kind = match plan.config.kind {
-        Kind::Hash => "hash",
-    };
     let strategy = match plan.config.strategy {
         Strategy::DualWrite => "dual_write: Postgres first, read from Redis, else from Postgres",
         Strategy::DatabaseFirst => "database_first: Postgres first, read from Postgres",
@@ -152,11 +160,18 @@ fn of_plan(plan: &Plan, key: &[u8]) -> Explanation {
     };
     vec![
         ("mapping", mapping_of(plan)),
-        ("kind", kind.to_owned()),
+        ("kind", plan.config.kind.name().to_owned()),
         ("table", plan.config.table.clone()),
         ("strategy", strategy.to_owned()),
         ("captures", captures.collect::<Vec<_>>().join(", ")),
     ]
+}
+
+fn elements_of(mapping: &Mapping) -> &'static str {
+    match mapping.holds() {
+        ValueKind::Hash => "fields",
+        ValueKind::Set => "members",
+    }
 }
 
 /// Where what is, with the columns' types.
@@ -165,17 +180,22 @@ fn columns(layout: &Layout) -> String {
         .keys()
         .iter()
         .map(|key| format!("{{{}}} in {} {}", key.capture, key.column, key.type_name));
+    let element = layout
+        .element()
+        .map(|element| format!("{} in {} {}", element.capture, element.column, element.type_name));
     let fields = layout.fields().iter().map(|field| {
         let name = String::from_utf8_lossy(&field.field);
         format!("{name} in {} {}", field.column, field.type_name)
     });
-    let others = match layout.extra() {
-        Some(extra) => format!("other fields in {} jsonb", extra.column),
-        None => "no other fields".to_owned(),
+    let others = match (layout.kind(), layout.extra()) {
+        (Kind::Hash, Some(extra)) => Some(format!("other fields in {} jsonb", extra.column)),
+        (Kind::Hash, None) => Some("no other fields".to_owned()),
+        (_, Some(extra)) => Some(format!("odd values in {} jsonb", extra.column)),
+        (_, None) => None,
     };
     let expiry = layout.expires_at().unwrap_or("respgres.expiry");
-    let ends = [others, format!("expiry in {expiry}")];
-    keys.chain(fields).chain(ends).collect::<Vec<_>>().join(", ")
+    let ends = others.into_iter().chain([format!("expiry in {expiry}")]);
+    keys.chain(element).chain(fields).chain(ends).collect::<Vec<_>>().join(", ")
 }
 
 // === the copy ===
@@ -183,9 +203,13 @@ fn columns(layout: &Layout) -> String {
 async fn of_upstream(key: &MappedKey, control: &mut Control) -> Explanation {
     let word = |word: &'static str| Bytes::from_static(word.as_bytes());
     let (mark, aside) = (mark_of(&key.key), aside_of(&key.key));
+    let length = match key.mapping.holds() {
+        ValueKind::Hash => "HLEN",
+        ValueKind::Set => "SCARD",
+    };
     let commands: [&[Bytes]; 6] = [
         &[word("TYPE"), key.key.clone()],
-        &[word("HLEN"), key.key.clone()],
+        &[word(length), key.key.clone()],
         &[word("PTTL"), key.key.clone()],
         &[word("GET"), mark.clone()],
         &[word("PTTL"), mark],
@@ -196,7 +220,7 @@ async fn of_upstream(key: &MappedKey, control: &mut Control) -> Explanation {
         told => told,
     };
     match told {
-        Ok(told) => copy_and_mark(&told),
+        Ok(told) => copy_and_mark(&told, elements_of(&key.mapping)),
         Err(error) => {
             tracing::warn!(%error, "a copy could not be looked at to explain it");
             vec![("cached", "not known: the upstream Redis is out of reach".to_owned())]
@@ -205,7 +229,7 @@ async fn of_upstream(key: &MappedKey, control: &mut Control) -> Explanation {
 }
 
 /// What the replies to the questions above say.
-fn copy_and_mark(told: &[Frame]) -> Explanation {
+fn copy_and_mark(told: &[Frame], elements: &str) -> Explanation {
     let left = |frame: &Frame| match frame {
         Frame::Integer(-1) => "without end".to_owned(),
         Frame::Integer(left_ms) => format!("for {left_ms} ms"),
@@ -214,7 +238,7 @@ fn copy_and_mark(told: &[Frame]) -> Explanation {
     let [kind, length, copy_left, mark, mark_left, aside] = told else { return Vec::new() };
     let cached = match (kind, length) {
         (Frame::SimpleString(kind), _) if &kind[..] == b"none" => "no".to_owned(),
-        (_, Frame::Integer(fields)) => format!("yes: {fields} fields, {}", left(copy_left)),
+        (_, Frame::Integer(count)) => format!("yes: {count} {elements}, {}", left(copy_left)),
         (Frame::SimpleString(kind), _) => {
             format!("no: there is a {} in its place", String::from_utf8_lossy(kind))
         }
@@ -252,7 +276,7 @@ mod tests {
             let zero = Frame::Integer(0);
             let told =
                 [none, zero, Frame::Integer(-2), mark, Frame::Integer(9), Frame::Integer(aside)];
-            let told = copy_and_mark(&told);
+            let told = copy_and_mark(&told, "fields");
             assert_eq!(told, [("cached", "no".to_owned()), ("mark", expected.to_owned())]);
         };
         check(None, 0, "none");

@@ -11,6 +11,7 @@
 //! - A fill is sent only if, in the same transaction and before the row was read, no writer held the
 //!   key's lock; a writer that comes later voids the reader's mark.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -29,18 +30,28 @@ use super::{BATCH_BYTES, EngineSettings, patience};
 use crate::config::Strategy;
 use crate::mapping::{MappedKey, Mapping};
 use crate::protocol::Reply;
-use crate::store::{ReadRows, RowLock, Session, StoreError};
+use crate::store::{ReadRows, RowLock, Session, StoreError, Want};
 use crate::tasks::Tasks;
 use crate::upstream::UpstreamError;
 use crate::upstream::control::{Control, Frame};
 use crate::upstream::scripts::{Call, Script, Token, decimal, mark_of};
-use crate::value::Record;
+use crate::value::{Record, ValueKind};
 
 /// Keys that are filled or asked for by one statement.
 const BATCH_KEYS: usize = 500;
 
-/// Arguments of a fill: a larger hash is not cached. Redis takes 1,048,576 in a request.
+/// Arguments of a fill. Redis takes 1,048,576 in a request.
 const FILL_ARGUMENTS: usize = 1 << 20;
+
+/// Elements of a value with a row for each: a larger one is not cached. Its rows can be read one by one,
+/// while all of them would keep Redis, and Postgres, busy with one key.
+const FILL_ELEMENTS: usize = 10_000;
+
+/// How long a key that was larger than that is not looked at as a whole again.
+const LARGE_FOR: Duration = Duration::from_secs(60);
+
+/// More than so many large keys are not remembered.
+const MOST_LARGE: usize = 10_000;
 
 /// A worker that reads what is not, or may not be, in Redis.
 #[derive(Debug)]
@@ -51,6 +62,9 @@ pub struct MissReader {
     session: Option<Session>,
     control: Control,
     queue: Arc<Queue>,
+    /// Keys that were too large to be filled, and since when. A matter of speed: to find out again means
+    /// to count up to `FILL_ELEMENTS` rows.
+    large: HashMap<Bytes, Instant, ahash::RandomState>,
 }
 
 /// Keys of one mapping.
@@ -80,6 +94,7 @@ impl MissReader {
             slow: Slow::default(),
             session: None,
             queue,
+            large: HashMap::default(),
         }
     }
 
@@ -163,7 +178,7 @@ impl MissReader {
     /// Asks for the keys that have a side in Redis.
     async fn ask_redis(&mut self, asked: &mut [Asked<'_>]) {
         let has_side = |asked: &Asked<'_>| {
-            asked.key.mapping.strategy != Strategy::PostgresOnly && !asked.needs.is_empty()
+            asked.key.mapping.strategy != Strategy::PostgresOnly && asked.needs.of_value()
         };
         let of_redis: Vec<usize> = (0..asked.len()).filter(|&at| has_side(&asked[at])).collect();
         if of_redis.is_empty() {
@@ -194,7 +209,8 @@ impl MissReader {
         for &at in of_redis {
             let token = Token::reader();
             let lease_ms = Bytes::from(self.settings.lease_ms.to_string());
-            let mut arguments = vec![token.text(), lease_ms];
+            let kind = asked[at].key.mapping.holds().name();
+            let mut arguments = vec![token.text(), lease_ms, Bytes::from_static(kind.as_bytes())];
             arguments.extend(wanted(&asked[at].needs));
             let key = &asked[at].key.key;
             calls.push(Call {
@@ -281,7 +297,8 @@ impl MissReader {
         let session = connected(&mut self.session, &self.settings).await?;
         session.hurry(part.hurried.then(|| hurry_ms(timeout_ms)));
         let limit = Duration::from_millis(2 * timeout_ms);
-        match tokio::time::timeout(limit, select_in(session, asked, part)).await {
+        let large = &self.large;
+        match tokio::time::timeout(limit, select_in(session, asked, part, large)).await {
             Ok(read) => {
                 if let Err(error) = session.rollback().await {
                     // It only read; what it has read is good.
@@ -348,8 +365,26 @@ impl MissReader {
         }
     }
 
+    fn remember_large(&mut self, asked: &[Asked<'_>], part: &Part) {
+        for &at in part.groups.iter().flat_map(|group| &group.places) {
+            let Some(Found::Record { record: Some(record), .. }) = &asked[at].stored else {
+                continue;
+            };
+            let was_tried = whole_up_to(&asked[at], &self.large) > 0;
+            if was_tried && record.len() > FILL_ELEMENTS {
+                if self.large.len() >= MOST_LARGE {
+                    self.large.retain(|_, since| since.elapsed() < LARGE_FOR);
+                }
+                if self.large.len() < MOST_LARGE {
+                    self.large.insert(asked[at].key.key.clone(), Instant::now());
+                }
+            }
+        }
+    }
+
     /// Fills with what was read, and ends the leases that may not be used.
     async fn post_fills(&mut self, asked: &[Asked<'_>], part: &Part, free: &[bool]) {
+        self.remember_large(asked, part);
         let mut calls = Vec::new();
         let mut free = free.iter();
         for group in &part.groups {
@@ -375,11 +410,19 @@ impl MissReader {
 
 // === what Postgres has ===
 
+/// Up to how many elements a key is to be read whole, though less is needed: so that it can be filled.
+fn whole_up_to(asked: &Asked<'_>, large: &HashMap<Bytes, Instant, ahash::RandomState>) -> usize {
+    let may_fill = matches!(asked.residence, Residence::Fill(_));
+    let is_large = large.get(&asked.key.key).is_some_and(|since| since.elapsed() < LARGE_FOR);
+    if may_fill && !is_large { FILL_ELEMENTS } else { 0 }
+}
+
 /// For each key with a lease, in the order of the groups, whether it may be used.
 async fn select_in(
     session: &mut Session,
     asked: &mut [Asked<'_>],
     part: &Part,
+    large: &HashMap<Bytes, Instant, ahash::RandomState>,
 ) -> Result<Vec<bool>, StoreError> {
     let places = part.groups.iter().flat_map(|group| &group.places);
     let locks: Vec<i64> = places
@@ -393,8 +436,14 @@ async fn select_in(
         session.begin_probed(&locks).await?
     };
     for group in &part.groups {
-        let keys: Vec<&MappedKey> = group.places.iter().map(|&at| asked[at].key).collect();
-        let ReadRows { now_ms, rows } = session.read(&group.mapping, &keys, RowLock::None).await?;
+        let want = |&at: &usize| Want {
+            key: asked[at].key,
+            needs: &asked[at].needs,
+            whole_up_to: whole_up_to(&asked[at], large),
+        };
+        let wants: Vec<Want<'_>> = group.places.iter().map(want).collect();
+        let ReadRows { now_ms, rows } =
+            session.read_parts(&group.mapping, &wants, RowLock::None).await?;
         for (&at, row) in group.places.iter().zip(rows) {
             asked[at].stored = Some(Found::Record { record: row.record, now_ms });
         }
@@ -421,17 +470,28 @@ fn fill(
     record: Option<&Record>,
     now_ms: i64,
 ) -> Call {
+    let has_rows = mapping.layout.element().is_some();
+    let most = if has_rows { FILL_ELEMENTS } else { FILL_ARGUMENTS / 2 - 8 };
     let mut arguments = vec![lease.token.text()];
     match record {
-        Some(record) if 2 * record.fields.len() >= FILL_ARGUMENTS => return unlease(key, lease),
+        Some(record) if record.others > 0 || record.fields.len() > most => {
+            return unlease(key, lease);
+        }
         Some(record) => {
             let left_ms = cached_ttl_ms(mapping, record.expires_at_ms, now_ms);
+            arguments.push(Bytes::from_static(mapping.holds().name().as_bytes()));
             arguments.push(decimal(lease.upstream_now_ms.saturating_add(left_ms)));
             for (field, value) in &record.fields {
-                arguments.extend([field.clone(), value.clone()]);
+                arguments.push(field.clone());
+                if mapping.holds() == ValueKind::Hash {
+                    arguments.push(value.clone());
+                }
             }
         }
-        None => arguments.push(decimal(mapping.negative_ttl_ms)),
+        None => {
+            arguments.push(Bytes::from_static(b"gone"));
+            arguments.push(decimal(mapping.negative_ttl_ms));
+        }
     }
     Call { script: Script::Fill, keys: vec![key.key.clone(), mark_of(&key.key)], arguments }
 }

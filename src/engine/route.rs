@@ -5,10 +5,11 @@ use bytes::Bytes;
 use super::Engine;
 use super::mailbox::ReplyTo;
 use super::operation::Operation;
-use crate::command::{Command, Keys, Mapped, Proof};
+use crate::command::{Command, Keys, Mapped, Proof, Read, Write};
 use crate::config::Strategy;
 use crate::mapping::MappedKey;
 use crate::upstream::scripts::RESERVED_PREFIX;
+use crate::value::ValueKind;
 
 /// What a request's keys mean for its way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,6 +99,15 @@ impl Engine {
         };
         let strategy = keys.first().map(|key| key.mapping.strategy);
         let alone = keys.len() == 1 && others.is_empty();
+        let fits = |of: Option<ValueKind>| {
+            of.is_none_or(|of| keys.iter().all(|key| key.mapping.holds() == of))
+        };
+        match command.mapped {
+            Mapped::Read(Read { of, .. }) | Mapped::Write(Write { of, .. }) if !fits(of) => {
+                return refuse(&keys);
+            }
+            _ => {}
+        }
         let operation = Operation::new(command, arguments, keys, others, reply_to);
         match command.mapped {
             Mapped::Read(read) => {
@@ -131,14 +141,17 @@ pub fn proves(proof: Proof, reply: &[u8]) -> bool {
         Proof::NonNil => !is_nil,
         Proof::NonZero => kind == b':' && !rest.starts_with(b"0\r"),
         Proof::NonEmpty => !is_nil && !rest.starts_with(b"0\r"),
-        Proof::AnyNonNil => any_non_nil(rest),
+        Proof::AnyNonNil => any(rest, |line| line != b"$-1\r\n" && line != b"_\r\n"),
+        Proof::AnyNonZero => any(rest, |line| line != b":0\r\n"),
+        // "0" for the cursor, and nothing found.
+        Proof::Scanned => !rest.ends_with(b"$1\r\n0\r\n*0\r\n"),
         Proof::NotNone => !rest.starts_with(b"none\r"),
         Proof::Never => false,
     }
 }
 
-/// Whether an array of bulk strings (what follows its `*`) has an element that is not nil.
-fn any_non_nil(mut rest: &[u8]) -> bool {
+/// Whether a line after the first one of an array (what follows its `*`) is of this sort.
+fn any(mut rest: &[u8], is_such: impl Fn(&[u8]) -> bool) -> bool {
     let mut next_line = || {
         let end = memchr::memchr(b'\n', rest)?;
         let (line, after) = rest.split_at(end + 1);
@@ -147,7 +160,7 @@ fn any_non_nil(mut rest: &[u8]) -> bool {
     };
     let _count = next_line();
     while let Some(line) = next_line() {
-        if line != b"$-1\r\n" && line != b"_\r\n" {
+        if is_such(line) {
             return true;
         }
     }
@@ -175,6 +188,11 @@ mod tests {
         check(Proof::AnyNonNil, "*2\r\n$-1\r\n$-1\r\n", false);
         check(Proof::AnyNonNil, "*2\r\n_\r\n_\r\n", false);
         check(Proof::AnyNonNil, "*2\r\n$-1\r\n$0\r\n\r\n", true);
+        check(Proof::AnyNonZero, "*2\r\n:0\r\n:0\r\n", false);
+        check(Proof::AnyNonZero, "*2\r\n:0\r\n:1\r\n", true);
+        check(Proof::Scanned, "*2\r\n$1\r\n0\r\n*0\r\n", false);
+        check(Proof::Scanned, "*2\r\n$1\r\n8\r\n*0\r\n", true);
+        check(Proof::Scanned, "*2\r\n$1\r\n0\r\n*1\r\n$1\r\na\r\n", true);
         check(Proof::NotNone, "+none\r\n", false);
         check(Proof::NotNone, "+hash\r\n", true);
         check(Proof::NonZero, "-WRONGTYPE x\r\n", true);

@@ -18,14 +18,15 @@ use super::operation::{Operation, total};
 use super::refusal::write_failed;
 use super::tables::Tables;
 use super::through::set_aside;
+use crate::command::Needs;
 use crate::config::Strategy;
 use crate::mapping::{MappedKey, Mapping};
 use crate::protocol::Reply;
-use crate::store::{Change, RowLock, Session, StoreError};
+use crate::store::{Change, RowLock, Session, StoreError, Want};
 use crate::upstream::UpstreamError;
 use crate::upstream::control::{Control, Frame};
 use crate::upstream::scripts::{Call, Script, Token, aside_of, decimal, mark_of};
-use crate::value::{Delta, Draft};
+use crate::value::{Delta, Draft, ValueKind};
 
 /// Bytes and arguments of one `end`; copies that do not fit are dropped, and filled when they are
 /// read. Redis takes a request of 1,048,576 arguments at most.
@@ -64,6 +65,8 @@ struct Begun {
 /// One key of a batch.
 struct Touched<'a> {
     key: &'a MappedKey,
+    /// What the operations need of it.
+    needs: Needs,
     /// With the table's present layout.
     mapping: Arc<Mapping>,
     /// A row is there, though perhaps expired.
@@ -167,11 +170,20 @@ fn keys_of<'a>(
                 Some(&at) => at,
                 None => {
                     let mapping = tables.current(&key.mapping).ok_or_else(set_aside)?;
-                    touched.push(Touched { key, mapping, present: false, draft: Draft::new(None) });
+                    touched.push(Touched {
+                        key,
+                        needs: Needs::default(),
+                        mapping,
+                        present: false,
+                        draft: Draft::new(key.mapping.holds(), None),
+                    });
                     known.insert(&key.key, touched.len() - 1);
                     touched.len() - 1
                 }
             };
+            if let Some(write) = operation.as_write() {
+                touched[at].needs.add((write.need)(&operation.arguments));
+            }
             of_operation.push(at);
         }
         places.push(of_operation);
@@ -200,12 +212,16 @@ async fn read(
 ) -> Result<i64, StoreError> {
     let mut now_ms = i64::MIN;
     for (mapping, places) in groups {
-        let keys: Vec<&MappedKey> = places.iter().map(|&at| touched[at].key).collect();
-        let read = session.read(mapping, &keys, RowLock::ForUpdate).await?;
+        let want = |&at: &usize| {
+            let Touched { key, needs, .. } = &touched[at];
+            Want { key, needs, whole_up_to: 0 }
+        };
+        let wants: Vec<Want<'_>> = places.iter().map(want).collect();
+        let read = session.read_parts(mapping, &wants, RowLock::ForUpdate).await?;
         now_ms = now_ms.max(read.now_ms);
         for (&at, row) in places.iter().zip(read.rows) {
             touched[at].present = row.present;
-            touched[at].draft = Draft::new(row.record);
+            touched[at].draft = Draft::new(mapping.holds(), row.record);
         }
     }
     Ok(now_ms)
@@ -224,19 +240,18 @@ fn apply(
         };
         let replies = places.iter().map(|&at| {
             let Touched { mapping, draft, .. } = &mut touched[at];
-            if mapping.layout.extra().is_some() {
+            let takes_all = mapping.layout.element().is_none() && mapping.layout.extra().is_some();
+            draft.begin_operation();
+            if takes_all {
                 return (write.run)(&operation.arguments, draft, now_ms);
             }
             // Values that no column can hold have to be refused before they are mixed with others.
-            let before = draft.clone();
             let reply = (write.run)(&operation.arguments, draft, now_ms);
-            match unencodable(mapping, draft) {
-                None => reply,
-                Some(refusal) => {
-                    *draft = before;
-                    refusal
-                }
+            let refusal = unencodable(mapping, draft);
+            if refusal.is_some() {
+                draft.take_back();
             }
+            refusal.unwrap_or(reply)
         });
         total(replies)
     };
@@ -244,8 +259,7 @@ fn apply(
 }
 
 fn unencodable(mapping: &Mapping, draft: &Draft) -> Option<Reply> {
-    let touched = draft.touched().filter_map(|field| Some((field, draft.get(field)?)));
-    for (field, value) in touched {
+    for (field, value) in draft.latest() {
         if let Err(error) = mapping.layout.check_field(field, value) {
             return Some(write_failed(&StoreError::Unencodable(error), &mapping.name));
         }
@@ -332,10 +346,11 @@ fn end_call(touched: &[Touched<'_>], begun: &Begun, aborted: bool) -> Call {
     for &at in &begun.places {
         let Touched { mapping, draft, .. } = &touched[at];
         let delta = if aborted { Delta::Drop } else { draft.delta() };
+        let kind = mapping.holds();
         let (mut set, mut removed, mut mode) = match delta {
-            Delta::Unchanged => (Vec::new(), Vec::new(), "keep"),
+            Delta::Unchanged => (Vec::new(), Vec::new(), kind.name()),
             Delta::Drop => (Vec::new(), Vec::new(), "drop"),
-            Delta::Change { set, removed } => (set, removed, "keep"),
+            Delta::Change { set, removed } => (set, removed, kind.name()),
         };
         let size = |bytes: usize, field: &Bytes| bytes + field.len();
         bytes = set.iter().flat_map(|(field, value)| [field, value]).fold(bytes, size);
@@ -349,7 +364,10 @@ fn end_call(touched: &[Touched<'_>], begun: &Begun, aborted: bool) -> Call {
         arguments.push(decimal(begun.upstream_now_ms.saturating_add(left_ms)));
         arguments.push(Bytes::from(set.len().to_string()));
         for (field, value) in set {
-            arguments.extend([field, value]);
+            arguments.push(field);
+            if kind == ValueKind::Hash {
+                arguments.push(value);
+            }
         }
         arguments.push(Bytes::from(removed.len().to_string()));
         arguments.extend(removed);

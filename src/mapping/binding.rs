@@ -7,7 +7,7 @@ use super::layout::{ExtraColumn, FieldColumn, KeyColumn, Layout};
 use super::pattern::CaptureKind;
 use super::registry::Plan;
 use super::shape::{BaseType, ColumnShape, Privileges, TableName, TableShape};
-use crate::config::Problem;
+use crate::config::{self, Problem};
 
 /// One mapping under examination.
 struct Binding<'a> {
@@ -26,7 +26,6 @@ impl Layout {
     /// All problems at once: columns that are missing, generated, of a type that has no codec or that
     /// does not suit its purpose; key columns without a unique index of their own; columns that no
     /// insert could fill; privileges that are lacking; or that there is no such table (`None`).
-    //DROP when there is no such table.
     pub fn bind(plan: &Plan, shape: Option<&TableShape>) -> Result<Self, Vec<Problem>> {
         let config = &plan.config;
         let Some(shape) = shape else {
@@ -45,8 +44,15 @@ impl Layout {
         };
         binding.check_table(&TableName::parse(&config.table));
         let keys = binding.keys(plan);
-        let key_order = binding.check_index(&keys);
-        let fields = binding.fields(plan);
+        let element = config.element.as_ref().and_then(|column| binding.element(column));
+        let mut key_order = Vec::new();
+        if config.element.is_some() == element.is_some() {
+            key_order = binding.check_index(&keys, element.as_ref());
+        }
+        let fields = match &config.value {
+            Some(value) => binding.field("value", value, false).into_iter().collect(),
+            None => binding.fields(plan),
+        };
         let extra = config.extra.as_ref().and_then(|column| binding.extra(column));
         let expires_at = config.expires_at.as_ref().and_then(|column| binding.expires_at(column));
         binding.check_other_columns();
@@ -61,6 +67,7 @@ impl Layout {
             by_field: by_field.collect(),
             keys,
             key_order,
+            element,
             fields,
             extra,
             expires_at,
@@ -183,22 +190,75 @@ impl Binding<'_> {
         keys
     }
 
-    /// The places of the key columns in the order of the unique index that is on exactly these.
-    fn check_index(&mut self, keys: &[KeyColumn]) -> Vec<usize> {
+    /// The column that, with the key columns, tells the rows of one key apart.
+    fn element(&mut self, config: &config::FieldColumn) -> Option<KeyColumn> {
+        let below = &config.field;
+        let column = self.take(below, &config.column)?;
+        if !column.deterministic {
+            let text = format!(
+                "column {:?} has a collation that takes different texts for equal; give it one that \
+                 is deterministic, such as \"C\"",
+                column.name
+            );
+            self.complain(below, text);
+        }
+        if !tells_apart(&column.base) {
+            let text = format!(
+                "column {:?} is {}, to which different texts are equal; the {below}s of a key have to \
+                 be told apart by it: make it text, varchar, bytea, uuid, smallint, integer, bigint, \
+                 boolean, date, timestamp, timestamptz or an enum",
+                column.name, column.type_name
+            );
+            self.complain(below, text);
+            return None;
+        }
+        if !column.not_null {
+            let text = format!(
+                "column {:?} may be NULL, which is no {below}; ALTER TABLE {} ALTER COLUMN {} SET NOT \
+                 NULL",
+                column.name,
+                self.shape.name.quoted(),
+                super::shape::quote(&column.name),
+            );
+            self.complain(below, text);
+        }
+        match Codec::new(&column, config.format.as_deref()) {
+            Ok(codec) => Some(KeyColumn {
+                capture: below.clone(),
+                column: column.name,
+                type_name: column.type_name,
+                codec,
+            }),
+            Err(text) => {
+                self.complain(below, format!("column {:?}: {text}", config.column));
+                None
+            }
+        }
+    }
+
+    /// The places of the key columns in the order of the unique index that keeps the rows apart. With one
+    /// row an element the rows of a key are found by that index, so it has to begin with the key's columns.
+    fn check_index(&mut self, keys: &[KeyColumn], element: Option<&KeyColumn>) -> Vec<usize> {
         let place = |column: &String| keys.iter().position(|key| key.column == *column);
-        let is_exactly = |index: &&Vec<String>| {
-            index.len() == keys.len() && index.iter().all(|column| place(column).is_some())
+        let suits = |index: &&Vec<String>| {
+            let (of_keys, others) = index.split_at(keys.len().min(index.len()));
+            of_keys.len() == keys.len()
+                && of_keys.iter().all(|column| place(column).is_some())
+                && others.iter().eq(element.map(|element| &element.column))
         };
-        if let Some(index) = self.shape.unique_indexes.iter().find(is_exactly) {
+        if let Some(index) = self.shape.unique_indexes.iter().find(suits) {
             return index.iter().filter_map(place).collect();
         }
-        let complete =
-            !keys.is_empty() && keys.iter().all(|key| self.shape.column(&key.column).is_some());
-        if complete {
-            let list = keys.iter().map(|key| key.column.as_str()).collect::<Vec<_>>().join(", ");
+        let all: Vec<&str> = keys.iter().chain(element).map(|key| key.column.as_str()).collect();
+        if !all.is_empty() {
+            let list = all.join(", ");
+            let order = match element {
+                Some(element) => format!(", with {:?} last", element.column),
+                None => String::new(),
+            };
             let text = format!(
-                "{} has no primary key or unique index (immediate, not partial) on exactly ({list}); \
-                 CREATE UNIQUE INDEX ON {} ({list})",
+                "{} has no primary key or unique index (immediate, not partial) on exactly ({list})\
+                 {order}; CREATE UNIQUE INDEX ON {} ({list})",
                 self.table(),
                 self.shape.name.quoted()
             );
@@ -208,37 +268,44 @@ impl Binding<'_> {
     }
 
     fn fields(&mut self, plan: &Plan) -> Vec<FieldColumn> {
-        let mut fields = Vec::new();
-        for field in &plan.config.columns {
-            let below = format!("columns.{}", field.field);
-            let Some(column) = self.take(&below, &field.column) else { continue };
-            match Codec::new(&column, field.format.as_deref()) {
-                Ok(codec) => fields.push(FieldColumn {
-                    field: field.field.clone().into(),
-                    column: column.name,
-                    type_name: column.type_name,
-                    codec,
-                    not_null: column.not_null,
-                    default: column.default.filter(|_| column.not_null),
-                }),
-                Err(text) => {
-                    self.complain(&below, format!("column {:?}: {text}", field.column));
-                }
-            }
-            let needs_default = self.shape.column(&field.column);
-            if needs_default.is_some_and(|column| column.not_null && column.default.is_none()) {
-                let text = format!(
-                    "column {:?} is NOT NULL without a default, so a hash without the field could \
-                     not be stored; ALTER TABLE {} ALTER COLUMN {} DROP NOT NULL, or give it a \
-                     default",
-                    field.column,
-                    self.shape.name.quoted(),
-                    super::shape::quote(&field.column),
-                );
-                self.complain(&below, text);
+        let field = |config: &config::FieldColumn| {
+            self.field(&format!("columns.{}", config.field), config, true)
+        };
+        plan.config.columns.iter().filter_map(field).collect()
+    }
+
+    /// A field's or value's column; `may_lack`: a row may be without it.
+    fn field(
+        &mut self,
+        below: &str,
+        config: &config::FieldColumn,
+        may_lack: bool,
+    ) -> Option<FieldColumn> {
+        let column = self.take(below, &config.column)?;
+        if may_lack && column.not_null && column.default.is_none() {
+            let text = format!(
+                "column {:?} is NOT NULL without a default, so a hash without the field could not be \
+                 stored; ALTER TABLE {} ALTER COLUMN {} DROP NOT NULL, or give it a default",
+                config.column,
+                self.shape.name.quoted(),
+                super::shape::quote(&config.column),
+            );
+            self.complain(below, text);
+        }
+        match Codec::new(&column, config.format.as_deref()) {
+            Ok(codec) => Some(FieldColumn {
+                field: config.field.clone().into(),
+                column: column.name,
+                type_name: column.type_name,
+                codec,
+                not_null: column.not_null,
+                default: column.default.filter(|_| column.not_null && may_lack),
+            }),
+            Err(text) => {
+                self.complain(below, format!("column {:?}: {text}", config.column));
+                None
             }
         }
-        fields
     }
 
     fn extra(&mut self, name: &str) -> Option<ExtraColumn> {
@@ -288,6 +355,28 @@ impl Binding<'_> {
             );
             self.complain("table", text);
         }
+    }
+}
+
+/// Whether values of which the same text is written are the only ones that an index takes for equal.
+/// (1.5 and 1.50, 0 and -0, or two spellings of the same JSON are equal too.)
+fn tells_apart(base: &BaseType) -> bool {
+    match base {
+        BaseType::Text
+        | BaseType::Varchar
+        | BaseType::Bytea
+        | BaseType::Smallint
+        | BaseType::Integer
+        | BaseType::Bigint
+        | BaseType::Boolean
+        | BaseType::Date
+        | BaseType::Timestamp
+        | BaseType::TimestampTz
+        | BaseType::Uuid
+        | BaseType::Enum(_) => true,
+        // For another complaint.
+        BaseType::Other => true,
+        _ => false,
     }
 }
 
@@ -386,6 +475,8 @@ mod tests {
             expires_at: None,
             extra: extra.then(|| "extra".into()),
             key_columns: BTreeMap::new(),
+            element: None,
+            value: None,
             columns: columns.iter().map(field).collect(),
         };
         let ends = [column("id", BaseType::Text, -1), column("extra", BaseType::Jsonb, -1)];

@@ -1,7 +1,10 @@
-//! How a mapped hash lies in its table: key columns, field columns, `extra`, expiry.
+//! How a mapped value lies in its table: key columns, field columns, `extra`, expiry; or, for the
+//! kinds with one row an element, key columns, the element's column, and the value's.
 //!
 //! Invariants
-//! - Every row gives back exactly one key: the key columns have a unique index of their own.
+//! - Every row gives back exactly one key, or one element of one key: these columns have a unique
+//!   index of their own.
+//! - A field or member that a row is found by is in its column exactly, or it is refused.
 //! - A field with a column is in the column, in `extra` (bytes that the column cannot give back),
 //!   or in both; a field without a column is in `extra`.
 //! - Bytes in `extra` of a field with a column count only while they still mean what the column
@@ -14,7 +17,8 @@ use bytes::Bytes;
 
 use super::codec::Codec;
 use super::extra;
-use super::shape::TableName;
+use super::shape::{TableName, quote};
+use crate::config::Kind;
 use crate::value::Fields;
 
 /// The longest value that is brought to Postgres: it takes a message of at most 1 GiB, and text
@@ -29,6 +33,9 @@ pub struct Layout {
     pub(super) keys: Vec<KeyColumn>,
     /// Places in `keys`, in the order of the columns in the unique index.
     pub(super) key_order: Vec<usize>,
+    /// The column of a row's field or member; `None`: one row a key.
+    pub(super) element: Option<KeyColumn>,
+    /// With one row an element: the value's column alone, or none for sets.
     pub(super) fields: Vec<FieldColumn>,
     pub(super) extra: Option<ExtraColumn>,
     pub(super) expires_at: Option<String>,
@@ -58,6 +65,15 @@ pub struct FieldColumn {
     pub not_null: bool,
     /// SQL of the column's default; only used where the column is NOT NULL.
     pub default: Option<String>,
+}
+
+/// An element as a row: Postgres' text for its columns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ElementRow<'a> {
+    pub element: Cow<'a, str>,
+    /// `None` for members of sets, and for a value that only `extra` has.
+    pub value: Option<Cow<'a, str>>,
+    pub extra: Option<String>,
 }
 
 /// The jsonb column for fields without a column and for odd bytes.
@@ -115,7 +131,22 @@ impl Layout {
         &self.key_order
     }
 
-    /// In the configuration's order.
+    /// What the keys hold, and in how many rows.
+    pub fn kind(&self) -> Kind {
+        match (&self.element, self.fields.is_empty()) {
+            (None, _) => Kind::Hash,
+            (Some(_), false) => Kind::HashEntries,
+            (Some(_), true) => Kind::Set,
+        }
+    }
+
+    /// The column of a row's field or member; `None`: one row a key.
+    pub fn element(&self) -> Option<&KeyColumn> {
+        self.element.as_ref()
+    }
+
+    /// In the configuration's order; with one row an element: the value's column alone, or none for
+    /// sets.
     pub fn fields(&self) -> &[FieldColumn] {
         &self.fields
     }
@@ -134,14 +165,96 @@ impl Layout {
         self.by_field.get(field).copied()
     }
 
-    /// Whether the row has a place for a field with this value.
+    /// Whether there is a place for a field with this value, or for a member (without a value).
     ///
     /// # Errors
     /// Without an `extra` column: a field without a column, and bytes that the field's column cannot
     /// give back. With one: bytes without a value for a NOT NULL column. In any case: a value longer
-    /// than [`MAX_VALUE_BYTES`].
+    /// than [`MAX_VALUE_BYTES`], and a field or member that its own column cannot give back.
     pub fn check_field(&self, field: &[u8], value: &[u8]) -> Result<(), Unencodable> {
-        self.place(field, value).map(drop)
+        if self.element.is_some() {
+            self.encode_element(field, value).map(drop)
+        } else {
+            self.place(field, value).map(drop)
+        }
+    }
+
+    /// An element's name as its column holds it; `None`: no row can be its own.
+    pub fn element_text<'a>(&self, element: &'a [u8]) -> Option<Cow<'a, str>> {
+        let encoded = self.element.as_ref()?.codec.encode(element);
+        encoded.column.filter(|_| encoded.exact)
+    }
+
+    /// The row of one element; `value` is empty for a set's member.
+    ///
+    /// # Errors
+    /// As [`Layout::check_field`].
+    pub fn encode_element<'a>(
+        &self,
+        element: &'a [u8],
+        value: &'a [u8],
+    ) -> Result<ElementRow<'a>, Unencodable> {
+        let Some(text) = self.element_text(element) else {
+            let column = self.element.as_ref();
+            let (name, type_name) =
+                column.map_or(("", ""), |column| (&column.column, &column.type_name));
+            return Err(Unencodable {
+                mapping: self.mapping.clone(),
+                field: String::from_utf8_lossy(element).into_owned(),
+                column: Some(name.to_owned()),
+                type_name: Some(type_name.to_owned()),
+                reason: format!(
+                    "{} {:?} could not be given back unchanged by column {name:?} of type \
+                     {type_name}",
+                    if self.fields.is_empty() { "member" } else { "field" },
+                    String::from_utf8_lossy(element),
+                ),
+            });
+        };
+        let mut row = ElementRow { element: text, value: None, extra: None };
+        if let Some(column) = self.fields.first() {
+            row.value = match self.place_in(Some(column), element, value)? {
+                Place::Column(text) => Some(text),
+                Place::Extra(text) => {
+                    let mut extra = extra::Writer::default();
+                    extra.put(&column.field, value);
+                    row.extra = extra.finish();
+                    text
+                }
+            };
+        }
+        Ok(row)
+    }
+
+    /// The element of a row, with its value (empty for a set's member); `None` for a row without a
+    /// value, which is no element.
+    pub fn decode_element(
+        &self,
+        element: &str,
+        value: Option<&str>,
+        extra: Option<&str>,
+    ) -> Option<(Bytes, Bytes)> {
+        let element = self.element.as_ref()?.codec.render(element);
+        let Some(column) = self.fields.first() else { return Some((element, Bytes::new())) };
+        let kept = extra.and_then(|extra| extra::read(extra).shift_remove(&column.field));
+        let value = match (kept, value) {
+            (Some(kept), value) if column.codec.still_means(&kept, value) => kept,
+            (_, Some(value)) => column.codec.render(value),
+            (_, None) => return None,
+        };
+        Some((element, value))
+    }
+
+    /// SQL that says whether a row, called `t`, is an element: one with a value in either place.
+    pub fn element_condition(&self) -> Option<String> {
+        let value = quote(&self.fields.first()?.column);
+        Some(match &self.extra {
+            None => format!("t.{value} is not null"),
+            Some(extra) => {
+                let extra = quote(&extra.column);
+                format!("(t.{value} is not null or t.{extra} ? 'value')")
+            }
+        })
     }
 
     /// What to say of a key that the key columns cannot hold.
@@ -216,6 +329,15 @@ impl Layout {
 
     fn place<'a>(&self, field: &[u8], value: &'a [u8]) -> Result<Place<'a>, Unencodable> {
         let column = self.column_of(field).map(|index| &self.fields[index]);
+        self.place_in(column, field, value)
+    }
+
+    fn place_in<'a>(
+        &self,
+        column: Option<&FieldColumn>,
+        field: &[u8],
+        value: &'a [u8],
+    ) -> Result<Place<'a>, Unencodable> {
         let refused = |reason: String| Unencodable {
             mapping: self.mapping.clone(),
             field: String::from_utf8_lossy(field).into_owned(),

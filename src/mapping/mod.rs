@@ -1,9 +1,8 @@
-//! Which keys are rows: key patterns, and the layout of a mapped hash in its table.
+//! Which keys are rows: key patterns, and the layout of a mapped value in its table.
 
 mod binding;
 pub mod codec;
 pub(crate) mod extra;
-pub mod glob;
 pub mod layout;
 pub mod overlap;
 pub mod pattern;
@@ -15,7 +14,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::config::Strategy;
+use crate::config::{Kind, Strategy};
+use crate::value::ValueKind;
 
 pub use layout::Layout;
 pub use pattern::KeyPattern;
@@ -33,6 +33,18 @@ pub struct Mapping {
     pub cache_ttl_ms: i64,
     pub negative_ttl_ms: i64,
     pub layout: Layout,
+}
+
+// === impl Mapping ===
+
+impl Mapping {
+    /// What its keys hold.
+    pub fn holds(&self) -> ValueKind {
+        match self.layout.kind() {
+            Kind::Hash | Kind::HashEntries => ValueKind::Hash,
+            Kind::Set => ValueKind::Set,
+        }
+    }
 }
 
 /// A client's key together with the mapping that it belongs to.

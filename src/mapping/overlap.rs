@@ -15,8 +15,8 @@
 use std::cmp::Ordering;
 use std::collections::HashSet;
 
-use super::glob::{Glob, Walk};
 use super::pattern::{CaptureKind, KeyPattern, Part, days_in_month, is_leap, is_slug_byte};
+use crate::value::glob::{Glob, Walk};
 
 /// Places looked at before the search is given up. Real patterns need some hundreds.
 const MAX_PLACES: usize = 200_000;
@@ -396,8 +396,8 @@ fn next_of_date(at: usize, value: u32, character: char) -> Option<u32> {
 pub(super) mod tests {
     use proptest::prelude::*;
 
-    use super::super::glob::Glob;
     use super::*;
+    use crate::value::glob::Glob;
 
     /// Patterns over few characters, so that many of them overlap.
     pub(in super::super) fn pattern() -> impl Strategy<Value = KeyPattern> {

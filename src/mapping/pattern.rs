@@ -12,7 +12,7 @@
 use std::fmt;
 use std::ops::Range;
 
-use super::glob::Glob;
+use crate::value::glob::Glob;
 
 /// Longest key that a pattern matches, in bytes. Redis takes longer ones, and keeps them: a
 /// Postgres index entry must fit a third of a page (about 2,700 bytes with its overhead), so

@@ -10,11 +10,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::glob::Glob;
 use super::overlap::{self, Claim};
 use super::pattern::KeyPattern;
 use super::{MappedKey, Mapping};
-use crate::config::{self, Config, Problem};
+use crate::config::{self, Config, Kind, Problem};
+use crate::value::glob::Glob;
 
 /// A mapping of the configuration with its key pattern; not yet checked against a database.
 #[derive(Clone, Debug)]
@@ -55,7 +55,7 @@ pub fn plan(config: &Config) -> Result<Vec<Plan>, Vec<Problem>> {
             }
         };
         let names = pattern.capture_names();
-        if names.is_empty() {
+        if names.is_empty() && mapping.kind == Kind::Hash {
             let text = "the key has no capture to tell rows apart by; write its last part as one, \
                         as in \"totals:{name:slug}\"";
             problems.push(Problem::new(format!("{path}.key"), text));
@@ -111,7 +111,8 @@ fn shared_columns(mapping: &config::Mapping, pattern: &KeyPattern, path: &str) -
     for name in pattern.capture_names() {
         let column = mapping.key_columns.get(name).unwrap_or(name).as_str();
         let own = |setting: &Option<String>| setting.as_deref() == Some(column);
-        let field = mapping.columns.iter().find(|field| field.column == column);
+        let parts = [&mapping.element, &mapping.value].into_iter().flatten();
+        let field = mapping.columns.iter().chain(parts).find(|field| field.column == column);
         let other = if let Some((other, _)) = keys.iter().find(|(_, used)| *used == column) {
             Some(format!("the capture {{{other}}}"))
         } else if own(&mapping.expires_at) {

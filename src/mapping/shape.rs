@@ -52,6 +52,7 @@ pub struct ColumnShape {
 pub enum BaseType {
     Text,
     Varchar,
+    Char,
     Bytea,
     Smallint,
     Integer,
@@ -61,14 +62,30 @@ pub enum BaseType {
     Double,
     Boolean,
     Date,
+    Time,
+    TimeTz,
     Timestamp,
     TimestampTz,
     Uuid,
+    Inet,
+    Cidr,
+    Macaddr,
     Json,
     Jsonb,
     /// With its labels, in their order.
     Enum(Vec<String>),
+    /// Of elements of one type, in any number of dimensions.
+    Array(Box<ElementShape>),
     Other,
+}
+
+/// The elements of an array column.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ElementShape {
+    /// What the type is at bottom; never an array, as arrays of arrays are domains' business.
+    pub base: BaseType,
+    /// As of a column.
+    pub modifier: i32,
 }
 
 /// What the connected user may do with a table.
@@ -125,6 +142,7 @@ impl BaseType {
         match name {
             "text" => Self::Text,
             "varchar" => Self::Varchar,
+            "bpchar" => Self::Char,
             "bytea" => Self::Bytea,
             "int2" => Self::Smallint,
             "int4" => Self::Integer,
@@ -134,9 +152,14 @@ impl BaseType {
             "float8" => Self::Double,
             "bool" => Self::Boolean,
             "date" => Self::Date,
+            "time" => Self::Time,
+            "timetz" => Self::TimeTz,
             "timestamp" => Self::Timestamp,
             "timestamptz" => Self::TimestampTz,
             "uuid" => Self::Uuid,
+            "inet" => Self::Inet,
+            "cidr" => Self::Cidr,
+            "macaddr" => Self::Macaddr,
             "json" => Self::Json,
             "jsonb" => Self::Jsonb,
             _ => Self::Other,

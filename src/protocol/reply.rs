@@ -32,6 +32,8 @@ pub enum Reply {
     Map(Vec<(Reply, Reply)>),
     /// A set in RESP3, an array in RESP2.
     Set(Vec<Reply>),
+    /// An array of pairs in RESP3, a flat array in RESP2.
+    Pairs(Vec<(Reply, Reply)>),
 }
 
 /// Bulk strings as they go over the wire.
@@ -136,6 +138,19 @@ impl Reply {
                 for (key, value) in entries {
                     key.write(version, out);
                     value.write(version, out);
+                }
+            }
+            Self::Pairs(pairs) => {
+                match version {
+                    Version::Resp2 => write_count(out, b'*', pairs.len() * 2),
+                    Version::Resp3 => write_count(out, b'*', pairs.len()),
+                }
+                for (first, second) in pairs {
+                    if version == Version::Resp3 {
+                        write_count(out, b'*', 2);
+                    }
+                    first.write(version, out);
+                    second.write(version, out);
                 }
             }
             Self::Set(elements) => {

@@ -8,6 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Waker};
 
 use bytes::Bytes;
@@ -241,6 +242,15 @@ impl Client {
     }
 
     fn write(&self, output: &mut Output, bytes: &[u8]) {
+        self.write_or_keep(output, bytes);
+        // For CLIENT LIST; mostly it is 0 and stays so.
+        let waiting = output.bytes.len() - output.written;
+        if self.entry.output_bytes.load(Ordering::Relaxed) != waiting {
+            self.entry.output_bytes.store(waiting, Ordering::Relaxed);
+        }
+    }
+
+    fn write_or_keep(&self, output: &mut Output, bytes: &[u8]) {
         if self.fate.get() == Fate::Leaves {
             // It may have a part of a reply: nothing may follow that.
             output.bytes.clear();

@@ -402,11 +402,13 @@ fn describe(entry: &Entry, uptime_seconds: u32, pending_bytes: usize) -> String 
         flags.push('N');
     }
     let command = entry.command_name();
+    let output_bytes = entry.output_bytes.load(Ordering::Relaxed);
+    let outputs = u8::from(output_bytes > 0);
     let redirection = standing.tracks.map_or(-1, u64::cast_signed);
     format!(
         "id={} addr={} laddr={} fd=-1 name={} age={} idle={} flags={flags} db={} sub={channels} \
          psub={patterns} ssub={shard_channels} multi={multi} qbuf={pending_bytes} qbuf-free=0 argv-mem=0 \
-         multi-mem=0 rbs=0 rbp=0 obl=0 oll=0 omem=0 tot-mem=0 events=r cmd={command} user={} \
+         multi-mem=0 rbs=0 rbp=0 obl=0 oll={outputs} omem={output_bytes} tot-mem={output_bytes} events=r cmd={command} user={} \
          redir={redirection} resp={}\n",
         entry.id,
         entry.address,

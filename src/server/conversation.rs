@@ -24,6 +24,7 @@ use tokio::net::tcp::OwnedReadHalf;
 use super::client::{Client, Replies};
 use super::event_loop::{Carries, EventLoop};
 use super::expect::Inspection;
+use super::queued::Effect;
 use super::way::{Apart, Way};
 use crate::command::Command;
 use crate::protocol::Reply;
@@ -126,8 +127,7 @@ impl Conversation {
                 return Poll::Ready(());
             }
             self.talk.give_back_lane();
-            let may_take = self.talk.may_take();
-            if may_take && !self.input.is_empty() {
+            if !self.input.is_empty() && self.talk.may_take() {
                 self.take_input();
                 if client.is_blocked() && client.socket().as_ref().poll_write_ready(cx).is_ready() {
                     continue;
@@ -141,7 +141,7 @@ impl Conversation {
                 return Poll::Ready(());
             }
             // What has to wait is read ahead a little, to notice a client that leaves.
-            if !self.talk.may_take() && self.input.len() >= READ_AHEAD_BYTES {
+            if self.input.len() >= READ_AHEAD_BYTES && !self.talk.may_take() {
                 return Poll::Pending;
             }
             match self.poll_read(cx) {
@@ -162,7 +162,8 @@ impl Conversation {
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         let shared = Rc::clone(&self.talk.event_loop.read_buffer);
         let mut shared = shared.borrow_mut();
-        let room = if self.talk.may_take() { shared.len() } else { READ_AHEAD_BYTES };
+        let may_take = self.talk.may_take();
+        let room = if may_take { shared.len() } else { READ_AHEAD_BYTES };
         let mut buffer = ReadBuf::new(&mut shared[..room]);
         match Pin::new(&mut self.reader).poll_read(cx, &mut buffer) {
             Poll::Pending => return Poll::Pending,
@@ -174,11 +175,11 @@ impl Conversation {
             self.ended = true;
             return Poll::Ready(true);
         }
-        if self.input.is_empty() && self.talk.may_take() {
+        if may_take && self.input.is_empty() {
             let taken = self.talk.take(&mut self.scanner, bytes);
-            self.input.extend_from_slice(&bytes[taken..]);
+            self.keep_input(&bytes[taken..]);
         } else {
-            self.input.extend_from_slice(bytes);
+            self.keep_input(bytes);
         }
         if self.input.len() > self.talk.event_loop.shared.limits.max_request_bytes {
             tracing::warn!(client = self.talk.client.entry.id, "closed: its request is too long");
@@ -190,9 +191,22 @@ impl Conversation {
     fn take_input(&mut self) {
         let taken = self.talk.take(&mut self.scanner, &self.input);
         self.input.advance(taken);
-        if self.input.is_empty() && self.input.capacity() > KEPT_INPUT_BYTES {
-            self.input = BytesMut::new();
+        if self.input.is_empty() && self.input.try_reclaim(KEPT_INPUT_BYTES + 1) {
+            self.talk.event_loop.spare_inputs.keep(std::mem::take(&mut self.input));
         }
+    }
+
+    /// Keeps what cannot be taken yet: most often the beginning of a long request.
+    fn keep_input(&mut self, bytes: &[u8]) {
+        let length = self.input.len() + bytes.len();
+        if length > KEPT_INPUT_BYTES
+            && length > self.input.capacity()
+            && let Some(mut spare) = self.talk.event_loop.spare_inputs.take()
+        {
+            spare.extend_from_slice(&self.input);
+            self.input = spare;
+        }
+        self.input.extend_from_slice(bytes);
     }
 
     /// The client will send nothing more.
@@ -388,6 +402,12 @@ impl Talk {
                 Flow::Done
             }
             Way::Apart(Apart::Info) => {
+                let session = self.client.session.borrow();
+                if session.pin.as_ref().is_some_and(|pin| pin.multi) {
+                    drop(session);
+                    return self.queue(request.bytes, Effect::Info);
+                }
+                drop(session);
                 if !self.may_forward() {
                     return Flow::Wait;
                 }
@@ -401,10 +421,15 @@ impl Talk {
                 Flow::Done
             }
             Way::Apart(Apart::Close) => {
-                tracing::warn!(
-                    client = self.client.entry.id,
-                    "possible SECURITY ATTACK: an HTTP request on the Redis port; closed"
-                );
+                let now_ms = self.event_loop.uptime_ms();
+                if let Some(suppressed) = self.event_loop.shared.http_requests.ring(now_ms) {
+                    tracing::warn!(
+                        client = self.client.entry.id,
+                        address = %self.client.entry.address,
+                        suppressed,
+                        "possible SECURITY ATTACK: an HTTP request on the Redis port; closed"
+                    );
+                }
                 self.client.leave();
                 Flow::Done
             }

@@ -18,6 +18,7 @@ use super::conversation::Talk;
 use super::expect::{Inspected, Inspection};
 use super::info;
 use super::roster::Entry;
+use super::spare_input::SpareInputs;
 use super::tracking::with_target;
 use crate::config::RedisUrl;
 use crate::engine::route::proves;
@@ -39,6 +40,7 @@ pub(super) struct EventLoop {
     pub(super) mailbox: Arc<Mailbox>,
     pub(super) tasks: Tasks,
     pub(super) read_buffer: ReadBuffer,
+    pub(super) spare_inputs: SpareInputs,
     address: Rc<RedisUrl>,
     clients: RefCell<Slab<Rc<Client>>>,
     /// A client has left.
@@ -46,8 +48,10 @@ pub(super) struct EventLoop {
     generation: Cell<u32>,
     /// Seconds since the server's start.
     pub(super) seconds: Cell<u32>,
-    lanes: RefCell<HashMap<SharedLaneKey, Rc<Lane<Self>>>>,
+    lanes: RefCell<HashMap<SharedLaneKey, Rc<Lane<Self>>, ahash::RandomState>>,
     kept: RefCell<HashMap<LaneKey, Vec<Rc<Lane<Self>>>>>,
+    /// Private lanes, also those that are kept.
+    private: RefCell<Vec<Weak<Lane<Self>>>>,
 }
 
 /// Requests of one database and protocol version share a lane.
@@ -75,6 +79,7 @@ impl EventLoop {
             mailbox: Arc::default(),
             tasks,
             read_buffer: Rc::new(RefCell::new(read_buffer)),
+            spare_inputs: SpareInputs::default(),
             address,
             clients: RefCell::default(),
             left: Notify::new(),
@@ -82,6 +87,7 @@ impl EventLoop {
             seconds: Cell::new(0),
             lanes: RefCell::default(),
             kept: RefCell::default(),
+            private: RefCell::default(),
         })
     }
 
@@ -106,13 +112,15 @@ impl EventLoop {
         }
     }
 
-    /// Keeps the time, for as long as the loop lives: to the second, for CLIENT LIST.
+    /// Keeps the time, for as long as the loop lives: to the second, for CLIENT LIST and for memory that
+    /// nobody needs any more.
     pub(super) async fn keep_time(&self) {
         let mut second = tokio::time::interval(Duration::from_secs(1));
         loop {
             second.tick().await;
             let seconds = self.shared.started.elapsed().as_secs();
             self.seconds.set(seconds.try_into().unwrap_or(u32::MAX));
+            self.spare_inputs.give_back();
         }
     }
 
@@ -203,8 +211,28 @@ impl EventLoop {
         }
         let settings = self.lane_settings(key.0, key.1);
         let lane = Lane::private(settings, self.me(), Rc::clone(&self.read_buffer), client.owner);
+        let mut private = self.private.borrow_mut();
+        if private.len() == private.capacity() {
+            // Before it grows: most of them may be gone.
+            private.retain(|lane| lane.strong_count() > 0);
+        }
+        private.push(Rc::downgrade(&lane));
+        drop(private);
         self.tasks.spawn_local(Rc::clone(&lane).run());
         lane
+    }
+
+    /// All lanes that there are.
+    pub(super) fn all_lanes(&self) -> Vec<Rc<Lane<Self>>> {
+        let mut lanes: Vec<_> = self.lanes.borrow().values().cloned().collect();
+        self.private.borrow_mut().retain(|lane| match lane.upgrade() {
+            Some(lane) => {
+                lanes.push(lane);
+                true
+            }
+            None => false,
+        });
+        lanes
     }
 
     /// Takes back a private connection on which nothing is under way.
@@ -226,6 +254,7 @@ impl EventLoop {
             database,
             version,
             connect_timeout_ms: upstream.connect_timeout_ms,
+            silence_timeout_ms: upstream.silence_timeout_ms,
             reconnect_min_ms: upstream.reconnect_min_ms,
             reconnect_max_ms: upstream.reconnect_max_ms,
         }
@@ -287,7 +316,7 @@ pub(super) fn upstream_failed(error: &UpstreamError) -> Reply {
         UpstreamError::Connect { .. } | UpstreamError::Timeout(_) => {
             "ERR the upstream Redis is out of reach; the command was not run".to_owned()
         }
-        UpstreamError::Lost(_) | UpstreamError::Protocol(_) => {
+        UpstreamError::Lost(_) | UpstreamError::Silent(_) | UpstreamError::Protocol(_) => {
             "ERR the connection to the upstream Redis was lost; the command may have been run"
                 .to_owned()
         }

@@ -111,11 +111,28 @@ fn bind(listen: &str) -> io::Result<TcpListener> {
 fn bind_to(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
+    if address.ip().is_loopback() {
+        unpace(&socket);
+    }
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;
     Ok(socket.into())
 }
+
+/// Takes the system's congestion control from the connections of clients on this machine: nothing is
+/// ever lost or queued on the way to them, and one that paces (BBR) makes long replies dear. Reno does
+/// not, is in every kernel, and is free to every process. Set before a connection begins: BBR leaves its
+/// pacing behind.
+#[cfg(target_os = "linux")]
+fn unpace(listener: &Socket) {
+    if let Err(error) = listener.set_tcp_congestion(b"reno") {
+        tracing::debug!(%error, "clients keep the system's congestion control");
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn unpace(_listener: &Socket) {}
 
 type Arrival = (TcpStream, SocketAddr);
 
@@ -163,6 +180,8 @@ fn run_loop(shared: Arc<Shared>, tasks: &Tasks, mut arrivals: mpsc::UnboundedRec
         own_tasks.spawn_local(async move { deliverer.deliver_answers().await });
         let timekeeper = Rc::clone(&event_loop);
         own_tasks.spawn_local(async move { timekeeper.keep_time().await });
+        let watcher = Rc::clone(&event_loop);
+        own_tasks.spawn_local(async move { watcher.watch_upstream().await });
         loop {
             tokio::select! {
                 arrival = arrivals.recv() => match arrival {
@@ -197,5 +216,33 @@ fn welcome(event_loop: &Rc<EventLoop>, socket: TcpStream, address: SocketAddr) {
         }
         // It has left already.
         Err(error) => tracing::debug!(%error, "a client could not be welcomed"),
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    /// The congestion control of a client of a listener on `listen`.
+    fn congestion_control(listen: &str) -> Vec<u8> {
+        let listener = bind(listen).expect("a free port");
+        listener.set_nonblocking(false).expect("a socket");
+        let port = listener.local_addr().expect("a bound socket").port();
+        let _client = TcpStream::connect(("127.0.0.1", port)).expect("somebody listens");
+        let (socket, _) = listener.accept().expect("a client");
+        name(&SockRef::from(&socket))
+    }
+
+    fn name(socket: &Socket) -> Vec<u8> {
+        let mut name = socket.tcp_congestion().expect("Linux tells");
+        name.retain(|&byte| byte != 0);
+        name
+    }
+
+    #[test]
+    fn only_clients_of_this_machine_are_taken_the_system_s_congestion_control() {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        assert_eq!(congestion_control("0.0.0.0:0"), name(&socket));
+        assert_eq!(congestion_control("127.0.0.1:0"), b"reno");
     }
 }

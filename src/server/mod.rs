@@ -4,6 +4,7 @@
 //! to the upstream and one read buffer, and shares nothing with the other loops but the engine and
 //! the roster of clients, so that the path of a request takes no lock.
 
+mod alarm;
 mod client;
 mod client_command;
 mod conversation;
@@ -16,10 +17,12 @@ mod mapped;
 mod pin;
 mod queued;
 mod roster;
+mod spare_input;
 mod subscription;
 mod survey;
 mod tracking;
 mod users;
+mod watch;
 mod way;
 
 use std::sync::Arc;
@@ -28,6 +31,7 @@ use std::sync::atomic::AtomicU64;
 use crate::config::{self, RedisUrl};
 use crate::engine::Engine;
 
+pub use alarm::Alarm;
 pub use listener::{Server, ServerError};
 pub use roster::Roster;
 pub use users::Users;
@@ -44,6 +48,8 @@ pub struct Shared {
     pub started: std::time::Instant,
     /// Until when a client has had Redis pause writes, milliseconds since `started`.
     pub writes_paused_until_ms: AtomicU64,
+    /// HTTP on the Redis port.
+    pub http_requests: Alarm,
     /// The upstream's version, as its INFO told at start; HELLO shows it.
     pub redis_version: String,
 }

@@ -163,6 +163,7 @@ impl Talk {
         }
         if let Some(pin) = &mut self.client.session.borrow_mut().pin {
             pin.blocking = true;
+            pin.lane.set_patient(true);
             self.client.entry.begin_wait(pin.lane.upstream_id());
         }
         if matches!(name, "wait" | "waitaof") {
@@ -239,6 +240,7 @@ impl Talk {
         let Some(pin) = &mut session.pin else { return };
         if std::mem::take(&mut pin.blocking) {
             pin.spoiled |= self.client.entry.end_wait();
+            pin.lane.set_patient(false);
         }
         if pin.subscriptions.as_ref().is_some_and(Subscriptions::is_over) {
             pin.subscriptions = None;
@@ -268,6 +270,17 @@ impl Talk {
         let mut session = self.client.session.borrow_mut();
         let pin = session.pin.as_mut().filter(|pin| !pin.lane.is_accounted())?;
         let leaves = matches!(command.name, "quit" | "reset");
+        let is_over = pin.subscriptions.as_ref().is_some_and(Subscriptions::is_over);
+        if !is_over && let Some(refusal) = self.guard(command, request, false) {
+            if pin.subscriptions.as_ref().is_some_and(Subscriptions::awaits) {
+                self.client.stalled.set(true);
+                return Some(Flow::Wait);
+            }
+            let mut reply = BytesMut::new();
+            Reply::Error(refusal).write(session.version, &mut reply);
+            self.client.push(&reply);
+            return Some(Flow::Done);
+        }
         if let Some(subscriptions) = &mut pin.subscriptions {
             let stays = command.path == Path::Subscription || command.name == "ping";
             if !stays {

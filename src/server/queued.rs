@@ -1,14 +1,16 @@
 //! Commands about the connection inside of MULTI: Redis queues them, so respgres does too.
 //!
-//! What Redis has to do itself (SELECT) is sent to it, and noted when EXEC has done it. What
-//! respgres answers (CLIENT GETNAME, AUTH) has a PING as its stand-in in Redis' queue; when EXEC's
-//! reply comes, the command is run and its reply takes the stand-in's place.
+//! What Redis has to do itself (SELECT) is sent to it, and noted when EXEC has done it; what respgres
+//! adds something to (INFO) is sent too. What respgres answers (CLIENT GETNAME, AUTH) has a PING as
+//! its stand-in in Redis' queue; when EXEC's reply comes, the command is run and its reply takes the
+//! stand-in's place.
 
 use std::sync::atomic::Ordering;
 
 use bytes::{Bytes, BytesMut};
 
 use super::conversation::{Flow, Request, Talk};
+use super::info;
 use crate::command::Command;
 use crate::protocol::request::{Scanned, Scanner};
 use crate::protocol::scan::{ReplyScanner, Step};
@@ -20,6 +22,8 @@ const STAND_IN: &[u8] = b"*1\r\n$4\r\nPING\r\n";
 pub(super) enum Effect {
     /// The database, once Redis says OK.
     Select(u16),
+    /// Our own section is added to INFO's reply.
+    Info,
     /// A command that respgres answers, and its request.
     Answer(&'static Command, Bytes),
 }
@@ -49,6 +53,7 @@ impl Talk {
             pin.queued += 1;
         }
         self.forward_run(bytes, 1);
+        self.client.show_standing();
         Flow::Done
     }
 
@@ -69,6 +74,10 @@ impl Talk {
             match effects.next_if(|(queued, _)| *queued == number) {
                 Some((_, Effect::Answer(command, request))) => {
                     self.run_queued(command, &request, &mut out);
+                }
+                Some((_, Effect::Info)) => {
+                    let section = info::section(&self.event_loop.shared);
+                    out.extend_from_slice(&info::with_section(element, &section));
                 }
                 Some((_, Effect::Select(database))) => {
                     if element.starts_with(b"+") {

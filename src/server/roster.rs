@@ -39,6 +39,8 @@ pub struct Entry {
     pub command: AtomicUsize,
     /// The subcommand, in lower case, of the last command that has any.
     pub subcommand: Mutex<Vec<u8>>,
+    /// Bytes of replies that its socket has not taken yet.
+    pub output_bytes: AtomicUsize,
     pub name: Mutex<Bytes>,
     pub user: Mutex<String>,
     pub standing: Mutex<Standing>,
@@ -94,6 +96,7 @@ impl Roster {
             seen: AtomicU32::new(0),
             command: AtomicUsize::new(0),
             subcommand: Mutex::default(),
+            output_bytes: AtomicUsize::new(0),
             name: Mutex::default(),
             user: Mutex::new("default".to_owned()),
             standing: Mutex::default(),

@@ -2,10 +2,13 @@
 //! changes. So a client that tracks has a connection of its own, and so must the client that
 //! another one redirects to: Redis knows both by the numbers of these connections.
 
+use std::sync::Arc;
+
 use bytes::BytesMut;
 
 use super::conversation::{Flow, Request, Talk};
 use super::expect::Inspection;
+use super::roster::Entry;
 use crate::protocol::Reply;
 use crate::protocol::inline::encode_request;
 use crate::value::number::parse_i64;
@@ -38,7 +41,10 @@ impl Talk {
                 if let Some(pin) = &mut self.client.session.borrow_mut().pin {
                     pin.tracking = None;
                 }
-                self.forward_apart(request)
+                match wanted.redirect {
+                    Some((at, id)) => self.end_redirected(request, at, id, wanted.redirects_twice),
+                    None => self.forward_apart(request),
+                }
             }
             Wanted { on: None, .. } => self.forward_apart(request),
         };
@@ -46,19 +52,40 @@ impl Talk {
         flow
     }
 
-    /// The request goes to Redis with the number that the other client's connection has there.
-    fn redirect(&self, request: &Request<'_>, at: usize, id: i64, twice: bool) -> Flow {
-        let target = u64::try_from(id).ok().and_then(|id| self.event_loop.shared.roster.find(id));
-        let Some(target) = target else {
-            let text = "The client ID you want redirect to does not exist";
-            self.client.answer(&Reply::err(text));
-            return Flow::Done;
-        };
-        if twice {
-            let text = "A client can only redirect to a single other client";
+    /// OFF may name a client too: Redis wants it to be there, and has no other use for it. So it is
+    /// looked for here, and Redis, which knows it by no number or by another one, is not told.
+    fn end_redirected(&self, request: &Request<'_>, at: usize, id: i64, twice: bool) -> Flow {
+        if let Err(text) = self.target(id, twice) {
             self.client.answer(&Reply::err(text));
             return Flow::Done;
         }
+        let rest: Vec<&[u8]> = (0..request.count())
+            .filter(|place| *place != at && *place != at - 1)
+            .map(|place| request.argument(place))
+            .collect();
+        let mut bytes = BytesMut::new();
+        encode_request(&rest, &mut bytes);
+        self.forward_apart(&Request { bytes: &bytes, scanner: request.scanner })
+    }
+
+    fn target(&self, id: i64, twice: bool) -> Result<Arc<Entry>, &'static str> {
+        let target = u64::try_from(id).ok().and_then(|id| self.event_loop.shared.roster.find(id));
+        let target = target.ok_or("The client ID you want redirect to does not exist")?;
+        if twice {
+            return Err("A client can only redirect to a single other client");
+        }
+        Ok(target)
+    }
+
+    /// The request goes to Redis with the number that the other client's connection has there.
+    fn redirect(&self, request: &Request<'_>, at: usize, id: i64, twice: bool) -> Flow {
+        let target = match self.target(id, twice) {
+            Ok(target) => target,
+            Err(text) => {
+                self.client.answer(&Reply::err(text));
+                return Flow::Done;
+            }
+        };
         let Some(upstream_id) = target.aim_redirection() else {
             self.client.answer(&Reply::err(
                 "the client to redirect to must have subscribed or enabled tracking before",

@@ -4,7 +4,7 @@
 use super::client_command;
 use super::conversation::{Request, Talk};
 use super::info;
-use crate::command::{Command, Flags, Keys, Mapped, Path, lookup};
+use crate::command::{Command, Flags, Guarded, Keys, Mapped, Path, lookup};
 use crate::config::Flush;
 use crate::engine::route::Touch;
 use crate::protocol::Reply;
@@ -83,6 +83,11 @@ impl Talk {
         if !is_accounted {
             return Way::Apart(Apart::Pinned(command));
         }
+        if command.guarded != Guarded::Nothing
+            && let Some(refusal) = self.guard(command, request, pin.is_some_and(|pin| pin.multi))
+        {
+            return tell(refusal);
+        }
         if may_be_mapped {
             match engine.touch(command, count, argument) {
                 Touch::Nothing => {}
@@ -120,14 +125,10 @@ impl Talk {
             | Path::Subscription
             | Path::Stream => Way::Apart(Apart::Pinned(command)),
             Path::Local => Way::Apart(Apart::Local(command)),
-            Path::Info if pin.is_some_and(|pin| pin.multi) => Way::Apart(Apart::Pinned(command)),
-            Path::Info => {
-                if info::wants_section((1..count).map(argument)) {
-                    Way::Apart(Apart::Info)
-                } else {
-                    Way::Forward
-                }
-            }
+            Path::Info if info::wants_section((1..count).map(argument)) => Way::Apart(Apart::Info),
+            // In a transaction it is counted.
+            Path::Info if pinned => Way::Apart(Apart::Pinned(command)),
+            Path::Info => Way::Forward,
             Path::Flush => {
                 let everywhere = command.name != "flushdb";
                 let touches = engine.has_mappings() && (everywhere || may_be_mapped);
@@ -148,6 +149,20 @@ impl Talk {
             }
             Path::Refused(why) => tell(format!("ERR {}: {why}", command.name.to_ascii_uppercase())),
         }
+    }
+
+    /// What the client is told instead, if the request concerns the server as a whole and such
+    /// requests are not allowed.
+    pub(super) fn guard(
+        &self,
+        command: &Command,
+        request: &Request<'_>,
+        in_multi: bool,
+    ) -> Option<String> {
+        if self.event_loop.shared.upstream.admin_commands {
+            return None;
+        }
+        command.guard(request.count(), |at| request.argument(at), in_multi)
     }
 }
 
@@ -201,6 +216,7 @@ fn pinned_forward() -> Way {
         keys: Keys::None,
         path: Path::Forward,
         mapped: Mapped::NotApplicable,
+        guarded: Guarded::Nothing,
     };
     Way::Apart(Apart::Pinned(&UNKNOWN))
 }

@@ -5,7 +5,9 @@ use sqlx::postgres::PgRow;
 
 use super::error::StoreError;
 use super::session::Session;
-use crate::mapping::shape::{BaseType, ColumnShape, Privileges, TableName, TableShape};
+use crate::mapping::shape::{
+    BaseType, ColumnShape, ElementShape, Privileges, TableName, TableShape,
+};
 
 const TABLE: &str = "
     select c.oid::bigint, c.relkind::text,
@@ -15,7 +17,8 @@ const TABLE: &str = "
     from pg_catalog.pg_class as c
     where c.oid = to_regclass($1)";
 
-/// Domains are followed down to the type under them, whose modifier they carry.
+/// Domains are followed down to the type under them, whose modifier they carry: of the column, and of
+/// the elements of an array, which have the array's own modifier.
 const COLUMNS: &str = "
     select a.attname::text, format_type(a.atttypid, a.atttypmod), b.modifier,
            case when b.typtype = 'b' and b.typnamespace = 'pg_catalog'::regnamespace
@@ -26,7 +29,13 @@ const COLUMNS: &str = "
            a.attnotnull or b.not_null,
            case when a.attgenerated = '' then pg_get_expr(d.adbin, d.adrelid) end,
            a.attgenerated <> '' or a.attidentity <> '',
-           coalesce(l.collisdeterministic, true)
+           coalesce(l.collisdeterministic, true),
+           case when e.typtype = 'b' and e.typnamespace = 'pg_catalog'::regnamespace
+                then e.typname::text else '' end,
+           case when e.typtype = 'e' then
+                array(select enumlabel::text from pg_catalog.pg_enum
+                      where enumtypid = e.type_oid order by enumsortorder) end,
+           e.modifier
     from pg_catalog.pg_attribute as a
     left join pg_catalog.pg_attrdef as d on d.adrelid = a.attrelid and d.adnum = a.attnum
     left join pg_catalog.pg_collation as l on l.oid = a.attcollation
@@ -40,6 +49,16 @@ const COLUMNS: &str = "
         select under.*, t.typname, t.typtype, t.typnamespace
         from under join pg_catalog.pg_type as t on t.oid = under.type_oid
         where t.typtype <> 'd') as b
+    left join lateral (
+        with recursive under(type_oid, modifier) as (
+            select t.oid, b.modifier from pg_catalog.pg_type as t where t.typarray = b.type_oid
+            union all
+            select t.typbasetype, t.typtypmod
+            from under join pg_catalog.pg_type as t on t.oid = under.type_oid
+            where t.typtype = 'd')
+        select under.*, t.typname, t.typtype, t.typnamespace
+        from under join pg_catalog.pg_type as t on t.oid = under.type_oid
+        where t.typtype <> 'd') as e on true
     where a.attrelid = $1::bigint::oid and a.attnum > 0 and not a.attisdropped
     order by a.attnum";
 
@@ -144,17 +163,29 @@ fn shape(
 }
 
 fn column(row: &PgRow) -> Result<ColumnShape, sqlx::Error> {
+    let element_modifier: Option<i32> = row.try_get(11)?;
+    let base = match element_modifier {
+        None => base(row, 3, 4)?,
+        Some(modifier) => {
+            BaseType::Array(Box::new(ElementShape { base: base(row, 9, 10)?, modifier }))
+        }
+    };
     Ok(ColumnShape {
         name: row.try_get(0)?,
         type_name: row.try_get(1)?,
         modifier: row.try_get(2)?,
-        base: match row.try_get(4)? {
-            Some(labels) => BaseType::Enum(labels),
-            None => BaseType::of_catalog_name(row.try_get(3)?),
-        },
+        base,
         not_null: row.try_get(5)?,
         default: row.try_get(6)?,
         generated: row.try_get(7)?,
         deterministic: row.try_get(8)?,
+    })
+}
+
+/// A type by the places of its name and of its labels.
+fn base(row: &PgRow, name: usize, labels: usize) -> Result<BaseType, sqlx::Error> {
+    Ok(match row.try_get(labels)? {
+        Some(labels) => BaseType::Enum(labels),
+        None => BaseType::of_catalog_name(row.try_get(name)?),
     })
 }

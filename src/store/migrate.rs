@@ -12,8 +12,10 @@ use super::error::StoreError;
 use super::session::Session;
 
 /// In the order of their numbers, which never change, as the texts never do.
-const MIGRATIONS: &[(i64, &str, &str)] =
-    &[(1, "internal tables", include_str!("../../migrations/0001_internal_tables.sql"))];
+const MIGRATIONS: &[(i64, &str, &str)] = &[
+    (1, "internal tables", include_str!("../../migrations/0001_internal_tables.sql")),
+    (2, "expiry by time", include_str!("../../migrations/0002_expiry_by_time.sql")),
+];
 
 const TABLE: &str = "respgres.migrations";
 

@@ -5,6 +5,8 @@
 //! another; `Session::is_broken` says when the next one is due.
 
 pub mod catalog;
+mod element_read;
+mod element_write;
 mod empty;
 mod error;
 mod keys;
@@ -14,6 +16,7 @@ pub mod schema;
 mod session;
 mod write;
 
+pub use element_read::Want;
 pub use error::StoreError;
 pub use keys::{CountedPage, KeyPage, KeyValues, TableSize};
 pub use read::{ReadRows, RowLock, StoredRow, select_statement};

@@ -10,8 +10,10 @@ use std::fmt::Write as _;
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, Row};
 
+use super::element_read::{Want, statement as element_statement};
 use super::error::StoreError;
 use super::session::Session;
+use crate::command::Needs;
 use crate::mapping::codec::micros_of_text;
 use crate::mapping::shape::quote;
 use crate::mapping::{Layout, MappedKey, Mapping};
@@ -35,7 +37,7 @@ pub struct ReadRows {
     pub rows: Vec<StoredRow>,
 }
 
-/// What the table holds for one key.
+/// What the table holds for one key, or what of it was asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StoredRow {
     /// A row is there, though perhaps expired or without a field.
@@ -47,7 +49,7 @@ pub struct StoredRow {
 // === impl Session ===
 
 impl Session {
-    /// Reads the rows of these keys of a mapping, in or outside of a transaction.
+    /// Reads the values of these keys of a mapping as a whole, in or outside of a transaction.
     ///
     /// # Errors
     /// Those of the statement, see [`StoreError`].
@@ -57,6 +59,12 @@ impl Session {
         keys: &[&MappedKey],
         lock: RowLock,
     ) -> Result<ReadRows, StoreError> {
+        if mapping.layout.element().is_some() {
+            let needs = Needs { whole: true, ..Needs::default() };
+            let wants: Vec<Want<'_>> =
+                keys.iter().map(|&key| Want { key, needs: &needs, whole_up_to: 0 }).collect();
+            return Box::pin(self.read_parts(mapping, &wants, lock)).await;
+        }
         self.forget_stale_statements().await?;
         let layout = &mapping.layout;
         let mut order: Vec<usize> = (0..keys.len()).collect();
@@ -117,7 +125,10 @@ impl Session {
         if fields.is_empty() {
             return Ok(absent);
         }
-        Ok(StoredRow { present: true, record: Some(Record { fields, expires_at_ms }) })
+        Ok(StoredRow {
+            present: true,
+            record: Some(Record { fields, expires_at_ms, ..Record::default() }),
+        })
     }
 
     pub(super) fn column<'r, T>(&mut self, row: &'r PgRow, place: usize) -> Result<T, StoreError>
@@ -161,12 +172,13 @@ pub(super) fn key_parameters(layout: &Layout) -> String {
     sql
 }
 
-/// `t."id" = u.k0 and …`
+/// `t."id" = u.k0 and …`; `true` for the rows of a key without captures.
 pub(super) fn key_condition(layout: &Layout) -> String {
     let equal = |(place, key): (usize, &crate::mapping::layout::KeyColumn)| {
         format!("t.{} = u.k{place}", quote(&key.column))
     };
-    layout.keys().iter().enumerate().map(equal).collect::<Vec<_>>().join(" and ")
+    let equal: Vec<_> = layout.keys().iter().enumerate().map(equal).collect();
+    if equal.is_empty() { "true".to_owned() } else { equal.join(" and ") }
 }
 
 /// `k0, k1, …`
@@ -176,7 +188,19 @@ pub(super) fn key_aliases(layout: &Layout) -> String {
 
 /// The statement that reads rows of a mapping, as people may be shown it.
 pub fn select_statement(layout: &Layout) -> String {
-    statement(layout, RowLock::None)
+    match layout.element() {
+        Some(_) => element_statement(layout, RowLock::None),
+        None => statement(layout, RowLock::None),
+    }
+}
+
+/// The expiry of `u.key` in `respgres.expiry`, for the mapping of a parameter. A query of its own for each
+/// key, as a join may be planned so that it reads the expiry of all keys.
+pub(super) fn kept_expiry(mapping: usize) -> String {
+    format!(
+        "(select e.expires_at from respgres.expiry as e where e.mapping = ${mapping}::text \
+         and e.key = u.key)"
+    )
 }
 
 /// The clock is read in the outer query, so after the row was locked, and also when no row is found.
@@ -198,10 +222,9 @@ fn statement(layout: &Layout, lock: RowLock) -> String {
             (
                 format!(
                     "unnest({keys}, ${raw}::bytea[]) with ordinality as u({aliases}, key, n) \
-                     join {table} as t on {condition} \
-                     left join respgres.expiry as e on e.mapping = ${mapping}::text and e.key = u.key"
+                     join {table} as t on {condition}"
                 ),
-                "e.expires_at".into(),
+                kept_expiry(mapping),
             )
         }
     };

@@ -22,8 +22,12 @@ pub fn create_statements(plan: &Plan) -> String {
         let column = config.key_columns.get(name).unwrap_or(name);
         keys.push((quote(column), key_type(*kind)));
     }
+    if let Some(element) = &config.element {
+        let type_name = element.column_type.as_deref().unwrap_or("text");
+        keys.push((quote(&element.column), type_name));
+    }
     let mut others = Vec::new();
-    for field in &config.columns {
+    for field in config.columns.iter().chain(&config.value) {
         others.push((quote(&field.column), field.column_type.as_deref().unwrap_or("text")));
     }
     others.extend(config.extra.iter().map(|column| (quote(column), "jsonb")));

@@ -84,6 +84,9 @@ impl Session {
         let mut order: Vec<&Change<'_>> = changes.iter().collect();
         order.sort_unstable_by(|one, other| one.key.key.cmp(&other.key.key));
         debug_assert!(order.is_sorted_by(|one, next| one.key.key < next.key.key));
+        if layout.element().is_some() {
+            return self.write_elements(mapping, &order).await;
+        }
 
         let (mut deleted, mut updated, mut inserted) = (Vec::new(), Vec::new(), Vec::new());
         for change in order {
@@ -210,19 +213,30 @@ impl Session {
         inserted: &[Written<'_>],
     ) -> Result<(), StoreError> {
         let mut staying: Vec<&[u8]> = deleted.iter().map(|key| &key.key[..]).collect();
-        let (mut expiring, mut expiries) = (Vec::new(), Vec::new());
+        let mut expiring = Vec::new();
         for row in updated.iter().chain(inserted).filter(|row| row.expiry_touched) {
             match row.record.expires_at_ms {
                 None => staying.push(&row.key.key),
-                Some(expires_at_ms) => {
-                    expiring.push(&row.key.key[..]);
-                    expiries.push(text_of_epoch_ms(expires_at_ms));
-                }
+                Some(expires_at_ms) => expiring.push((&row.key.key[..], expires_at_ms)),
             }
         }
+        self.keep_expiry(mapping, staying, &expiring).await
+    }
+
+    /// Brings keys that stay, and keys that expire at so many milliseconds since the Unix epoch, into
+    /// `respgres.expiry`.
+    pub(super) async fn keep_expiry(
+        &mut self,
+        mapping: &Mapping,
+        staying: Vec<&[u8]>,
+        expiring: &[(&[u8], i64)],
+    ) -> Result<(), StoreError> {
         if !staying.is_empty() {
+            // Each key is looked up alone, as in `read`.
             let query = sqlx::query(
-                "delete from respgres.expiry where mapping = $1 and key = any($2::bytea[])",
+                "delete from respgres.expiry where ctid = any(array(select (select e.ctid \
+                 from respgres.expiry as e where e.mapping = $1::text and e.key = u.key) \
+                 from unnest($2::bytea[]) as u(key)))",
             );
             self.execute(query.bind(&mapping.name).bind(staying)).await?;
         }
@@ -233,7 +247,9 @@ impl Session {
                  from unnest($2::bytea[], $3::text[]::timestamptz[]) as u(key, expires_at) \
                  on conflict (mapping, key) do update set expires_at = excluded.expires_at",
             );
-            self.execute(query.bind(&mapping.name).bind(expiring).bind(expiries)).await?;
+            let keys: Vec<&[u8]> = expiring.iter().map(|(key, _)| *key).collect();
+            let times: Vec<_> = expiring.iter().map(|(_, ms)| text_of_epoch_ms(*ms)).collect();
+            self.execute(query.bind(&mapping.name).bind(keys).bind(times)).await?;
         }
         Ok(())
     }
@@ -247,7 +263,7 @@ impl Session {
         if usize::try_from(changed) == Ok(rows) { Ok(()) } else { Err(StoreError::Raced) }
     }
 
-    async fn execute(
+    pub(super) async fn execute(
         &mut self,
         query: Query<'_, sqlx::Postgres, PgArguments>,
     ) -> Result<u64, StoreError> {
@@ -380,9 +396,11 @@ impl Parameters {
         write!(self.aliases, ", {alias}").expect("writing to a string cannot fail");
     }
 
-    fn add_column(&mut self, layout: &Layout, place: usize) {
-        let type_name = &layout.fields()[place].type_name;
-        self.add(&format!("text[]::{type_name}[]"), &format!("c{place}"));
+    /// A column's values, and what to write of a row. They are cast one by one: an array of texts
+    /// cannot be cast to an array of arrays.
+    fn add_column(&mut self, layout: &Layout, place: usize) -> String {
+        self.add("text[]", &format!("c{place}"));
+        format!("u.c{place}::{}", layout.fields()[place].type_name)
     }
 }
 
@@ -392,11 +410,11 @@ fn insert_statement(layout: &Layout) -> String {
     let mut columns = key_columns.clone();
     let mut values: Vec<_> = (0..key_columns.len()).map(|place| format!("u.k{place}")).collect();
     for (place, field) in layout.fields().iter().enumerate() {
-        parameters.add_column(layout, place);
+        let value = parameters.add_column(layout, place);
         columns.push(quote(&field.column));
         values.push(match &field.default {
-            Some(default) => format!("coalesce(u.c{place}, {default})"),
-            None => format!("u.c{place}"),
+            Some(default) => format!("coalesce({value}, {default})"),
+            None => value,
         });
     }
     if let Some(extra) = layout.extra() {
@@ -434,15 +452,15 @@ fn update_statement(layout: &Layout, shape: &UpdateShape) -> String {
     };
     let flags = shape.columns.len();
     for (place, column) in shape.columns.iter().enumerate() {
-        parameters.add_column(layout, *column);
+        let value = parameters.add_column(layout, *column);
         let field = &layout.fields()[*column];
         // A row that is written anew is one that is inserted.
         let value = match &field.default {
             Some(default) if shape.masked => format!(
-                "case when {} then coalesce(u.c{column}, {default}) else u.c{column} end",
+                "case when {} then coalesce({value}, {default}) else {value} end",
                 bit(flags + 1)
             ),
-            _ => format!("u.c{column}"),
+            _ => value,
         };
         settings.push(set(&field.column, place, &value));
     }

@@ -26,6 +26,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio::sync::Notify;
 
 use super::link::{Link, LinkReader, LinkWriter, UpstreamError};
+use super::silence::Silence;
 use crate::config::RedisUrl;
 use crate::protocol::Version;
 use crate::protocol::scan::{ReplyScanner, Step};
@@ -57,7 +58,7 @@ pub type ReadBuffer = Rc<RefCell<Box<[u8]>>>;
 /// Bytes waiting to be written to the upstream before clients stop being read.
 const BACKLOG_BYTES: usize = 4 << 20;
 
-/// Buffers that grew beyond this are given back once they are empty.
+/// Buffers that grew beyond this are given back once requests need much less.
 const KEPT_BUFFER_BYTES: usize = 1 << 20;
 
 /// Runs of requests that are gathered before they are written, if the loop has not come to its writer
@@ -72,6 +73,7 @@ pub struct LaneSettings {
     pub database: u16,
     pub version: Version,
     pub connect_timeout_ms: u64,
+    pub silence_timeout_ms: u64,
     pub reconnect_min_ms: u64,
     pub reconnect_max_ms: u64,
 }
@@ -97,6 +99,7 @@ pub struct Lane<R: Receiver> {
     gathered_runs: Cell<u32>,
     /// The connection's writing side, while the writer has nothing under way.
     idle_writer: RefCell<Option<Rc<LinkWriter>>>,
+    silence: Silence,
     state: Cell<State>,
     last_error: RefCell<Option<UpstreamError>>,
     /// Something to write, or the lane is to close.
@@ -160,6 +163,7 @@ impl<R: Receiver> Lane<R> {
             within_reply: Cell::new(false),
             gathered_runs: Cell::new(0),
             idle_writer: RefCell::default(),
+            silence: Silence::default(),
             state: Cell::new(State::Connecting),
             last_error: RefCell::default(),
             wake: Notify::new(),
@@ -227,6 +231,7 @@ impl<R: Receiver> Lane<R> {
     /// Appends a request that is answered by unasked frames only.
     #[must_use]
     pub fn append_unanswered(&self, bytes: &[u8]) -> bool {
+        self.silence.asked();
         self.append_bytes(bytes)
     }
 
@@ -286,6 +291,28 @@ impl<R: Receiver> Lane<R> {
         self.changed.notify_waiters();
     }
 
+    /// Whether what is waited for may take as long as it likes: a command that waits inside Redis.
+    pub fn set_patient(&self, patient: bool) {
+        self.silence.set_patient(patient);
+    }
+
+    /// Looks whether the upstream says anything: how many looks in a row found that something was
+    /// waited for and nothing had come.
+    pub fn look(&self) -> u32 {
+        let owed = !self.pending.borrow().is_empty();
+        self.silence.look(self.state.get() == State::Ready && self.silence.awaits(owed))
+    }
+
+    /// The upstream is alive, if slow: looks are counted anew.
+    pub fn forgive(&self) {
+        self.silence.forgive();
+    }
+
+    /// The upstream answers nobody: the connection is lost, if nothing has come since the last look.
+    pub fn give_up(&self) {
+        self.silence.give_up();
+    }
+
     /// Completes once the lane is connected.
     ///
     /// # Errors
@@ -312,6 +339,7 @@ impl<R: Receiver> Lane<R> {
                     }
                     pause_ms = self.settings.reconnect_min_ms;
                     self.upstream_id.store(link.id, Ordering::Release);
+                    self.silence.forgive();
                     self.set_state(State::Ready);
                     if self.last_error.take().is_some() {
                         tracing::info!(upstream = %self.settings.address.endpoint, "upstream is back");
@@ -412,6 +440,9 @@ impl<R: Receiver> Lane<R> {
         let (error, ()) = tokio::select! {
             error = self.read(reader) => (error, ()),
             error = self.write(writer) => (error, ()),
+            () = self.silence.given_up() => {
+                (UpstreamError::Silent(self.settings.silence_timeout_ms), ())
+            }
         };
         self.idle_writer.take();
         error
@@ -422,9 +453,10 @@ impl<R: Receiver> Lane<R> {
         let mut at = 0;
         loop {
             if at == writing.len() {
+                let written = writing.len();
                 writing.clear();
                 at = 0;
-                if writing.capacity() > KEPT_BUFFER_BYTES {
+                if written > 0 && writing.capacity() > KEPT_BUFFER_BYTES.max(4 * written) {
                     writing = Vec::new();
                 }
                 std::mem::swap(&mut writing, &mut self.out.borrow_mut());
@@ -472,6 +504,7 @@ impl<R: Receiver> Lane<R> {
                     Poll::Ready(Ok(())) => {}
                 }
                 let bytes = buffer.filled();
+                self.silence.broken();
                 if bytes.is_empty() {
                     let text = "closed by the upstream".into();
                     return Poll::Ready(UpstreamError::Lost(text));

@@ -33,6 +33,8 @@ pub enum UpstreamError {
     Lost(String),
     #[error("the upstream Redis did not answer within {0} ms")]
     Timeout(u64),
+    #[error("the upstream Redis has answered nobody for {0} ms")]
+    Silent(u64),
     #[error("the upstream Redis sent bytes that are no reply: {0}")]
     Protocol(String),
 }
@@ -106,6 +108,21 @@ impl Link {
         tokio::time::timeout(Duration::from_millis(timeout_ms), opening)
             .await
             .unwrap_or(Err(UpstreamError::Timeout(timeout_ms)))
+    }
+
+    /// Whether a new connection gets a word out of the upstream.
+    ///
+    /// The request is one that Redis refuses before all else, so that it is answered also without a
+    /// password, while the data is loaded, while a script is found to be busy, and while clients are
+    /// paused.
+    pub async fn is_answered(address: &RedisUrl, timeout_ms: u64) -> bool {
+        let asking = async {
+            let mut link = Self::connect(address).await?;
+            link.writer.write_all(b"*1\r\n$4\r\nECHO\r\n").await?;
+            link.reader.read_u8().await
+        };
+        let asked = tokio::time::timeout(Duration::from_millis(timeout_ms), asking).await;
+        matches!(asked, Ok(Ok(_)))
     }
 
     async fn connect(address: &RedisUrl) -> io::Result<Self> {

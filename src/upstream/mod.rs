@@ -5,6 +5,7 @@ pub mod control;
 pub mod lane;
 pub mod link;
 pub mod scripts;
+pub mod silence;
 
 pub use control::Control;
 pub use lane::{Lane, Receiver};

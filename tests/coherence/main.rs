@@ -7,6 +7,7 @@
 
 mod counter;
 mod history;
+mod members;
 mod reference;
 mod register;
 #[path = "../stack/mod.rs"]
@@ -18,7 +19,7 @@ use std::time::Duration;
 
 use sqlx::{Connection, PgConnection, Row};
 use stack::{Client, Proxy, Redis, Server, Stack, Value};
-use workload::{Record, Scene, Size, key_name};
+use workload::{Form, Record, Scene, Size, form, key_name};
 
 const MAPPING: &str = r#"
 [[mapping]]
@@ -31,6 +32,21 @@ strategy = "dual_write"
 first = "first"
 second = "second"
 counter = { column = "counter", type = "bigint" }
+
+[[mapping]]
+name = "entries"
+key = "entries:{id:int}"
+kind = "hash_entries"
+table = "coherence_entries"
+field = "field"
+value = "value"
+
+[[mapping]]
+name = "sets"
+key = "set:{id:int}"
+kind = "set"
+table = "coherence_members"
+member = "member"
 "#;
 
 const SHORT: Size = Size { clients: 40, seconds: 6, keys: 50 };
@@ -73,6 +89,8 @@ async fn two_redis_that_do_not_know_each_other_are_found_out() {
     for part in ["stale read", "lost increment", "answered twice"] {
         assert!(violations.iter().any(|violation| violation.contains(part)), "{violations:?}");
     }
+    let of_sets = |violation: &&String| violation.starts_with("set:");
+    assert!(violations.iter().filter(of_sets).count() > 10, "{violations:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -97,6 +115,38 @@ async fn a_proxy_that_is_killed_again_and_again_breaks_no_promise() {
     let record = scene.play(async |scene| kills = kill_repeatedly(scene, &mut second).await).await;
     judge(&record);
     assert!(kills > 0 && record.unanswered > 0, "nobody was hit: {}", record.summary());
+    assert_copies_equal_rows(&stack, scene.size.keys).await;
+    drop(second);
+    stack.stop_expecting(&[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn copies_and_marks_that_are_lost_break_no_promise() {
+    let stack = Stack::with_mappings(MAPPING).await;
+    let second = stack.start_second_proxy().await;
+    let scene = Scene::new(vec![stack.address(), second.address()], Size::from_environment(SHORT));
+    let lose = async |scene: &Scene| {
+        let end = Duration::from_secs(scene.size.seconds);
+        for turn in 0_u32.. {
+            if scene.elapsed() >= end {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+            let name = key_name(turn % scene.size.keys);
+            // Everything, or one of what there is of a key.
+            let command = match turn / scene.size.keys % 8 {
+                0 if turn.is_multiple_of(scene.size.keys) => "FLUSHALL".to_owned(),
+                1..4 => format!("DEL {name}"),
+                4 => format!("DEL respgres:m:{name}"),
+                5 => format!("DEL respgres:a:{name}"),
+                _ => format!("DEL {name} respgres:m:{name} respgres:a:{name}"),
+            };
+            stack.redis.say(&command).await;
+        }
+    };
+    let record = scene.play(lose).await;
+    judge(&record);
+    assert_eq!((record.unanswered, record.errors.len()), (0, 0), "{}", record.summary());
     assert_copies_equal_rows(&stack, scene.size.keys).await;
     drop(second);
     stack.stop_expecting(&[]).await;
@@ -129,40 +179,48 @@ fn judge(record: &Record) {
     }
 }
 
-/// When things are quiet, a cached copy that is there says what the row says.
+/// When things are quiet, a cached copy that is there says what the rows say.
 async fn assert_copies_equal_rows(stack: &Stack, keys: u32) {
     let database = stack.database();
     let url = database.cluster.url(&database.name);
     let mut connection = PgConnection::connect(&url).await.expect("Postgres is there");
-    let rows = sqlx::query("SELECT id, first, second, counter::text FROM coherence_rows")
-        .fetch_all(&mut connection)
-        .await
-        .expect("the table is there");
     let mut redis = Client::connect(&stack.redis).await;
-    let mut compared = 0;
-    for key in 0..keys {
-        let name = key_name(key);
-        let Value::Array(copy) = redis.command(&["HGETALL", &name]).await else {
-            panic!("{name} is not a hash");
-        };
-        let text =
-            |value: &Value| String::from_utf8_lossy(value.bytes().unwrap_or(b"?")).into_owned();
-        let copy: BTreeMap<String, String> =
-            copy.chunks_exact(2).map(|pair| (text(&pair[0]), text(&pair[1]))).collect();
-        if copy.is_empty() {
-            continue;
+    for (wanted, sql) in [
+        (
+            Form::Hash,
+            "select id, c.field, c.value from coherence_rows, lateral (values ('first', first), \
+             ('second', second), ('counter', counter::text)) as c(field, value) \
+             where c.value is not null",
+        ),
+        (Form::Entries, "select id, field, value from coherence_entries"),
+        (Form::Set, "select id, member, '' from coherence_members"),
+    ] {
+        let mut expected: BTreeMap<i64, BTreeMap<String, String>> = BTreeMap::new();
+        for row in sqlx::query(sql).fetch_all(&mut connection).await.expect("the table is there") {
+            expected.entry(row.get(0)).or_default().insert(row.get(1), row.get(2));
         }
-        let row = rows.iter().find(|row| row.get::<i64, _>("id") == i64::from(key));
-        let row = row.unwrap_or_else(|| panic!("{name} is cached and has no row: {copy:?}"));
-        let expected: BTreeMap<String, String> = ["first", "second", "counter"]
-            .iter()
-            .filter_map(|column| {
-                Some(((*column).to_owned(), row.get::<Option<String>, _>(column)?))
-            })
-            .collect();
-        assert_eq!(copy, expected, "the cached copy of {name} differs from its row");
-        compared += 1;
+        let mut compared = 0;
+        for key in (0..keys).filter(|key| form(*key) == wanted) {
+            let name = key_name(key);
+            let read = if wanted == Form::Set { "SMEMBERS" } else { "HGETALL" };
+            let Value::Array(copy) = redis.command(&[read, &name]).await else {
+                panic!("{name} is of another kind");
+            };
+            let text =
+                |value: &Value| String::from_utf8_lossy(value.bytes().unwrap_or(b"?")).into_owned();
+            let copy: BTreeMap<String, String> = if wanted == Form::Set {
+                copy.iter().map(|member| (text(member), String::new())).collect()
+            } else {
+                copy.chunks_exact(2).map(|pair| (text(&pair[0]), text(&pair[1]))).collect()
+            };
+            if copy.is_empty() {
+                continue;
+            }
+            let rows = expected.get(&i64::from(key));
+            assert_eq!(Some(&copy), rows, "the cached copy of {name} differs from its rows");
+            compared += 1;
+        }
+        // The last reads went through the proxies, so what exists is cached now.
+        assert!(compared > 0, "no {wanted:?} had a cached copy");
     }
-    // The last reads went through the proxies, so what exists is cached now.
-    assert!(compared > 0, "no key had a cached copy");
 }

@@ -2,9 +2,10 @@
 //!
 //! Half of the keys are deleted now and then, and only their register is observed; the others are
 //! never deleted, and their counter is observed too. Each version is written to two fields at
-//! once, so that a torn hash is found as well.
+//! once, so that a torn hash is found as well. A third of the keys are hashes with one row each, a third
+//! hashes with one row a field, a third sets (see `members`).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -41,6 +42,10 @@ pub(crate) struct Scene {
 pub(crate) struct Record {
     /// By key.
     pub(crate) histories: HashMap<u32, Vec<Operation>>,
+    /// Of sets: by key and pair of members.
+    pub(crate) pairs: HashMap<(u32, Version), Vec<Operation>>,
+    /// Of sets: the deletes, by key.
+    pub(crate) cleared: HashMap<u32, Vec<Operation>>,
     pub(crate) answered: u64,
     /// Error replies, by text.
     pub(crate) errors: HashMap<String, u64>,
@@ -50,7 +55,7 @@ pub(crate) struct Record {
 }
 
 /// What one request came to.
-enum Outcome {
+pub(crate) enum Outcome {
     Reply(Value),
     /// An error reply that says for certain that nothing happened.
     Refused,
@@ -59,7 +64,7 @@ enum Outcome {
 }
 
 /// One client at work.
-struct Worker {
+pub(crate) struct Worker {
     scene: Arc<Scene>,
     number: u32,
     serial: u32,
@@ -67,7 +72,9 @@ struct Worker {
     connection: Option<Client>,
     /// Whether the connection is to another proxy than the client's own.
     is_away: bool,
-    record: Record,
+    /// Pairs of members that it has added or seen, by key.
+    pub(crate) pairs: HashMap<u32, VecDeque<Version>>,
+    pub(crate) record: Record,
 }
 
 /// Marsaglia's xorshift: good enough to choose keys, and without a dependency.
@@ -96,9 +103,30 @@ impl Size {
 
 // === impl Scene ===
 
-/// The name of a key, for a mapping `coherence:{id:int}`.
+/// What a key holds, and in which rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    Hash,
+    Entries,
+    Set,
+}
+
+/// Neighbours, of which one is counted and one is not, are of one form.
+pub(crate) fn form(key: u32) -> Form {
+    match key / 2 % 3 {
+        0 => Form::Hash,
+        1 => Form::Entries,
+        _ => Form::Set,
+    }
+}
+
+/// The name of a key, for a mapping such as `coherence:{id:int}`.
 pub(crate) fn key_name(key: u32) -> String {
-    format!("coherence:{key}")
+    match form(key) {
+        Form::Hash => format!("coherence:{key}"),
+        Form::Entries => format!("entries:{key}"),
+        Form::Set => format!("set:{key}"),
+    }
 }
 
 /// Keys that are never deleted, so that their counter can be followed.
@@ -128,7 +156,10 @@ impl Scene {
         for (place, _) in self.addresses.iter().enumerate() {
             let mut reader = Worker::new(self, u32::try_from(place).expect("a few addresses"));
             for key in 0..self.size.keys {
-                reader.read_whole(key).await;
+                match form(key) {
+                    Form::Hash | Form::Entries => reader.read_whole(key).await,
+                    Form::Set => reader.read_members(key).await,
+                }
             }
             assert_eq!(reader.record.unanswered, 0, "the last reads were not answered");
             assert_eq!(reader.record.errors, HashMap::new(), "the last reads failed");
@@ -154,6 +185,12 @@ impl Record {
         for (key, history) in other.histories {
             self.histories.entry(key).or_default().extend(history);
         }
+        for (pair, history) in other.pairs {
+            self.pairs.entry(pair).or_default().extend(history);
+        }
+        for (key, deletes) in other.cleared {
+            self.cleared.entry(key).or_default().extend(deletes);
+        }
         for (text, count) in other.errors {
             *self.errors.entry(text).or_default() += count;
         }
@@ -172,6 +209,12 @@ impl Record {
                 found.into_iter().map(|violation| format!("{}: {}", key_name(*key), violation.0)),
             );
         }
+        for ((key, version), history) in &self.pairs {
+            let cleared = self.cleared.get(key).map_or(&[][..], Vec::as_slice);
+            let found = crate::members::check(history, cleared);
+            let told = |Violation(text)| format!("{} {}: {text}", key_name(*key), version.text());
+            all.extend(found.into_iter().map(told));
+        }
         all.sort();
         all
     }
@@ -179,8 +222,11 @@ impl Record {
     /// One line for people.
     pub(crate) fn summary(&self) -> String {
         format!(
-            "{} answered, {} unanswered, errors: {:?}",
-            self.answered, self.unanswered, self.errors
+            "{} answered, {} unanswered, {} pairs of members, errors: {:?}",
+            self.answered,
+            self.unanswered,
+            self.pairs.len(),
+            self.errors
         )
     }
 }
@@ -197,6 +243,7 @@ impl Worker {
             random: Random(seed | 1),
             connection: None,
             is_away: false,
+            pairs: HashMap::new(),
             record: Record::default(),
         }
     }
@@ -207,6 +254,10 @@ impl Worker {
                 self.connection = None;
             }
             let key = self.random.below(self.scene.size.keys);
+            if form(key) == Form::Set {
+                self.work_on_set(key).await;
+                continue;
+            }
             match self.random.below(100) {
                 0..25 => self.write(key).await,
                 25..45 => self.increment(key).await,
@@ -220,9 +271,18 @@ impl Worker {
         self.record
     }
 
-    async fn write(&mut self, key: u32) {
+    pub(crate) fn below(&mut self, bound: u32) -> u32 {
+        self.random.below(bound)
+    }
+
+    pub(crate) fn next_version(&mut self) -> Version {
         let version = Version { client: self.number, serial: self.serial };
         self.serial += 1;
+        version
+    }
+
+    async fn write(&mut self, key: u32) {
+        let version = self.next_version();
         let text = version.text();
         let name = key_name(key);
         let (span, outcome) =
@@ -332,14 +392,14 @@ impl Worker {
         }
     }
 
-    fn odd(&mut self, command: &str, key: u32, reply: &Value) {
+    pub(crate) fn odd(&mut self, command: &str, key: u32, reply: &Value) {
         let lines = reply.lines().join(" ");
         let text = format!("{command} {}: an odd reply: {lines}", key_name(key));
         self.record.violations.push(Violation(text));
     }
 
     /// Sends one request and waits for its reply, over a new connection if the last one broke.
-    async fn ask(&mut self, arguments: &[&str]) -> (Span, Outcome) {
+    pub(crate) async fn ask(&mut self, arguments: &[&str]) -> (Span, Outcome) {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
             None => self.connect().await,

@@ -42,7 +42,23 @@ impl Both {
     pub async fn start() -> Self {
         let plain = Redis::start().await;
         // Clients of different event loops have to see each other too.
-        let stack = Stack::builder(MAPPING).set("RESPGRES__SERVER__THREADS", "2").start().await;
+        let stack = Stack::builder(MAPPING)
+            .set("RESPGRES__SERVER__THREADS", "2")
+            .set("RESPGRES__UPSTREAM__ADMIN_COMMANDS", "true")
+            .start()
+            .await;
+        Self { plain, stack }
+    }
+
+    /// With respgres' defaults, beside a Redis that denies these commands to its user.
+    pub async fn start_denying(commands: &[String]) -> Self {
+        // It has an error of its own for these two otherwise.
+        let enabled = ["--enable-debug-command", "yes", "--enable-module-command", "yes"];
+        let plain = Redis::start_with(&enabled).await;
+        let stack = Stack::builder(MAPPING).start().await;
+        let rules: String = commands.iter().map(|command| format!(" -{command}")).collect();
+        let reply = plain.say(&format!("ACL SETUSER default{rules}")).await;
+        assert_eq!(reply, Value::Status("OK".to_owned()));
         Self { plain, stack }
     }
 

@@ -365,6 +365,29 @@ async fn changes_are_told_to_the_client_that_tracking_redirects_to() {
 }
 
 #[tokio::test]
+async fn tracking_ends_also_with_the_client_that_it_redirected_to() {
+    same(
+        r"
+        a=
+        b=
+        b> CLIENT TRACKING off REDIRECT {a}
+        b> CLIENT TRACKING off REDIRECT {a} NOLOOP
+        b> CLIENT TRACKING off REDIRECT 987654321
+        b> CLIENT TRACKING off REDIRECT 0
+        b> CLIENT TRACKING off REDIRECT abc
+        b> CLIENT TRACKING off REDIRECT {a} REDIRECT {b}
+        b> CLIENT TRACKING off REDIRECT {a} PREFIX
+        a> SUBSCRIBE __redis__:invalidate
+        b> CLIENT TRACKING on REDIRECT {a}
+        b> CLIENT TRACKING off REDIRECT {a}
+        b> CLIENT GETREDIR
+        b> CLIENT TRACKINGINFO
+    ",
+    )
+    .await;
+}
+
+#[tokio::test]
 async fn clients_see_their_own_numbers_where_tracking_redirects() {
     let both = Both::start().await;
     let mut target = both.stack.client().await;

@@ -11,7 +11,9 @@ async fn ours(script: &str) {
 
 #[tokio::test]
 async fn what_would_change_a_shared_connection_is_refused() {
-    ours(
+    let stack = Stack::builder("").set("RESPGRES__UPSTREAM__ADMIN_COMMANDS", "true").start().await;
+    talk(
+        &stack,
         "
         > SCRIPT DEBUG YES
         -ERR SCRIPT DEBUG works only with a direct connection to Redis
@@ -28,6 +30,7 @@ async fn what_would_change_a_shared_connection_is_refused() {
     ",
     )
     .await;
+    stack.stop_expecting(&[]).await;
 }
 
 #[tokio::test]

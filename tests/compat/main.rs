@@ -6,11 +6,13 @@
 // A test's own modules have nobody else to be private from.
 #![allow(unreachable_pub)]
 
+mod admin;
 mod blocking;
 mod both;
 mod client;
 mod difference;
 mod handshake;
+mod hang;
 mod load;
 mod malformed;
 #[path = "../stack/mod.rs"]

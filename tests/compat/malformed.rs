@@ -2,7 +2,7 @@
 
 use crate::both::{Both, exchange};
 use crate::stack::resp::request;
-use crate::stack::{Client, Server};
+use crate::stack::{Client, Server, Stack};
 
 const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";
 
@@ -128,4 +128,17 @@ async fn in_pieces(server: &impl Server, pieces: &[&[u8]]) -> Vec<u8> {
     }
     client.finish_sending().await;
     client.read_to_end().await
+}
+
+#[tokio::test]
+async fn http_requests_on_the_redis_port_do_not_fill_the_log() {
+    let stack = Stack::builder("").set("RESPGRES__SERVER__THREADS", "2").start().await;
+    for _ in 0..50 {
+        assert_eq!(exchange(&stack, b"POST / HTTP/1.1\r\n").await, b"");
+    }
+    let log = stack.proxy.process().log();
+    let lines: Vec<_> = log.iter().filter(|line| line.contains("SECURITY ATTACK")).collect();
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(lines[0].contains("suppressed=0"), "{lines:?}");
+    stack.stop_expecting(&["possible SECURITY ATTACK"]).await;
 }

@@ -1,7 +1,7 @@
 //! MULTI, EXEC, DISCARD, WATCH, UNWATCH.
 
 use crate::both::{Both, same};
-use crate::stack::{Stack, talk};
+use crate::stack::{Stack, Value, talk};
 
 #[tokio::test]
 async fn transactions_run_as_in_redis() {
@@ -199,6 +199,62 @@ async fn blocking_commands_do_not_block_in_a_transaction() {
     "#,
     )
     .await;
+}
+
+#[tokio::test]
+async fn info_has_our_section_in_a_transaction_too() {
+    let stack = Stack::pass_through().await;
+    let mut client = stack.client().await;
+    for version in ["2", "3"] {
+        client.say(&format!("HELLO {version}")).await;
+        client.say("MULTI").await;
+        for line in ["SET k v", "INFO", "INFO clients", "INFO respgres", "CLIENT GETNAME", "GET k"]
+        {
+            assert_eq!(client.say(line).await, Value::Status("QUEUED".to_owned()), "{line}");
+        }
+        let seen = client.say("CLIENT LIST").await;
+        assert_eq!(seen, Value::Status("QUEUED".to_owned()));
+        let reply = client.say("EXEC").await;
+        let reply = reply.elements();
+        let text = |at: usize| info_text(&reply[at]);
+        assert_eq!(reply.len(), 7);
+        assert!(text(1).contains("redis_version:7"));
+        assert!(text(1).contains("\r\n\r\n# respgres\r\nrespgres_version:"), "{}", text(1));
+        assert!(text(2).contains("connected_clients") && !text(2).contains("# respgres"));
+        assert!(text(3).starts_with("# respgres\r\n"), "{}", text(3));
+        assert_eq!(reply[5].bytes(), Some(&b"v"[..]));
+        // Outside of it nothing has changed.
+        let info = client.say("INFO respgres").await;
+        assert!(info_text(&info).starts_with("# respgres"));
+    }
+    client.say("MULTI").await;
+    client.say("INFO").await;
+    client.say("CONFIG SET maxmemory 0").await;
+    assert!(client.say("EXEC").await.is_error());
+    stack.stop_expecting(&[]).await;
+}
+
+/// INFO's reply is verbatim in RESP3.
+fn info_text(value: &Value) -> String {
+    match value {
+        Value::Verbatim(text) => String::from_utf8_lossy(text).replacen("txt:", "", 1),
+        other => String::from_utf8_lossy(other.bytes().expect("INFO is text")).into_owned(),
+    }
+}
+
+#[tokio::test]
+async fn what_is_queued_by_respgres_is_counted_at_once() {
+    let stack = Stack::pass_through().await;
+    let (mut client, mut observer) = (stack.client().await, stack.client().await);
+    let id = client.say("CLIENT ID").await.integer();
+    client.say("MULTI").await;
+    for (count, line) in ["CLIENT GETNAME", "INFO", "INFO clients", "SELECT 1"].iter().enumerate() {
+        client.say(line).await;
+        let list = observer.say(&format!("CLIENT LIST ID {id}")).await;
+        let list = String::from_utf8_lossy(list.bytes().unwrap()).into_owned();
+        assert!(list.contains(&format!(" multi={} ", count + 1)), "{line}: {list}");
+    }
+    stack.stop_expecting(&[]).await;
 }
 
 #[tokio::test]

@@ -7,9 +7,9 @@ use tokio::net::TcpListener;
 
 use crate::stack::{Client, Redis, Stack, Value, wait_until};
 
-const GONE: &str =
+pub const GONE: &str =
     "ERR the connection to the upstream Redis was lost; the command may have been run";
-const DOWN: &str = "ERR the upstream Redis is out of reach; the command was not run";
+pub const DOWN: &str = "ERR the upstream Redis is out of reach; the command was not run";
 
 fn log_lines(stack: &Stack, level: &str) -> usize {
     stack.proxy.process().log().iter().filter(|line| line.contains(level)).count()

@@ -7,6 +7,7 @@
 
 mod calls;
 mod constraints;
+mod elements;
 mod expiry;
 mod outage;
 mod panics;

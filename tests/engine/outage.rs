@@ -214,3 +214,23 @@ async fn a_redis_that_hangs_is_given_up() {
     assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
     stack.stop_expecting(&["a write failed"]).await;
 }
+
+#[tokio::test]
+async fn what_a_redis_that_hangs_has_cached_is_read_from_postgres() {
+    let stack = Stack::builder(MAPPINGS)
+        .set("RESPGRES__UPSTREAM__CONNECT_TIMEOUT", "300ms")
+        .set("RESPGRES__UPSTREAM__REQUEST_TIMEOUT", "500ms")
+        .set("RESPGRES__UPSTREAM__SILENCE_TIMEOUT", "400ms")
+        .start()
+        .await;
+    let mut client = stack.client().await;
+    client.say("HSET dual:1 a 1").await;
+    wait_until("the copy is there", async || client.say("HGET dual:1 a").await == one()).await;
+    stack.redis.process().signal("STOP");
+    // The connection of the hits is given up, and Postgres knows the key too.
+    assert_eq!(client.say("HGET dual:1 a").await, one());
+    stack.redis.process().signal("CONT");
+    wait_until("writes go on", async || !client.say("HSET dual:1 a 3").await.is_error()).await;
+    assert_eq!(client.say("HGET dual:1 a").await, Value::Bulk(b"3".to_vec()));
+    stack.stop_expecting(&["upstream"]).await;
+}

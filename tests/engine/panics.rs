@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use respgres::command::{Command, Flags, Keys, Mapped, Need, Path, Proof, Read, Write, lookup};
+use respgres::command::{
+    Command, Flags, Guarded, Keys, Mapped, Need, Path, Proof, Read, Write, lookup,
+};
 use respgres::config::{Config, RedisUrl};
 use respgres::engine::{Engine, EngineSettings, Mailbox, Operation, ReplyTo};
 use respgres::mapping::registry::plan;
@@ -23,11 +25,17 @@ static BAD_WRITE: Command = Command {
     flags: Flags(0),
     keys: Keys::First,
     path: Path::Forward,
-    mapped: Mapped::Write(Write { run: |_, _, _| panic!("on purpose") }),
+    mapped: Mapped::Write(Write {
+        of: None,
+        need: |_| Need::Whole,
+        run: |_, _, _| panic!("on purpose"),
+    }),
+    guarded: Guarded::Nothing,
 };
 
 static BAD_READ: Command = Command {
     mapped: Mapped::Read(Read {
+        of: None,
         proof: Proof::Never,
         need: |_| Need::Whole,
         reply: |_, _, _| panic!("on purpose"),

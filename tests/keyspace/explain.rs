@@ -61,6 +61,48 @@ async fn a_key_is_explained_from_both_stores() {
 }
 
 #[tokio::test]
+async fn a_key_with_many_rows_is_explained_by_its_kind() {
+    let stack = Stack::with_mappings(MAPPINGS).await;
+    let mut client = stack.client().await;
+    client.say("SADD group:1:a secretmember y z").await;
+    client.say("EXPIRE group:1:a 1000").await;
+    let told = explain(&mut client, "group:1:a").await;
+    assert_eq!(told["kind"], "set");
+    assert_eq!(told["captures"], "id (int) = 1, name (text) = a");
+    assert_eq!(
+        told["columns"],
+        "{id} in id bigint, {name} in name text, member in member text, expiry in respgres.expiry"
+    );
+    assert!(told["select"].contains("\"groups\" as t"), "{}", told["select"]);
+    assert_eq!(told["row"], "there: 3 members, a row each");
+    assert!(told["expiry"].starts_with("in "), "{}", told["expiry"]);
+    assert!(told.values().all(|text| !text.contains("secretmember")), "{told:?}");
+    client.say("SMEMBERS group:1:a").await;
+    wait_until("there is a copy", async || {
+        explain(&mut client, "group:1:a").await["cached"].starts_with("yes: 3 members, for ")
+    })
+    .await;
+
+    client.say("HSET count:2026-11-20 a 1 b 2").await;
+    let told = explain(&mut client, "count:2026-11-20").await;
+    assert_eq!((told["kind"].as_str(), told["table"].as_str()), ("hash_entries", "counts"));
+    assert_eq!(
+        told["columns"],
+        "{day} in day date, field in what text, value in amount bigint, odd values in extra jsonb, \
+         expiry in respgres.expiry"
+    );
+    assert_eq!(told["row"], "there: 2 fields, a row each");
+    assert_eq!(explain(&mut client, "count:2026-11-21").await["row"], "absent");
+
+    client.say("SADD things:all 1").await;
+    let told = explain(&mut client, "things:all").await;
+    assert_eq!((told["mapping"].as_str(), told["captures"].as_str()), ("things (things:all)", ""));
+    assert_eq!(told["columns"], "member in id bigint, expiry in respgres.expiry");
+    assert_eq!(told["row"], "there: 1 members, a row each");
+    stack.stop_expecting(&[]).await;
+}
+
+#[tokio::test]
 async fn keys_without_a_table_are_explained_too() {
     let stack = Stack::with_mappings(MAPPINGS).await;
     let mut client = stack.client().await;

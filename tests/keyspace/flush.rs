@@ -19,21 +19,35 @@ async fn a_flush_empties_both_stores() {
     let mut client = stack.client().await;
     for flush in ["FLUSHALL", "FLUSHDB", "flushall async", "FLUSHDB SYNC", "SELECT 3|FLUSHALL"] {
         client.say("SELECT 0").await;
-        for line in ["HSET row:1 a 1", "EXPIRE row:1 100", "HSET pair:1:2 x 1", "SET other 1"] {
+        for line in [
+            "HSET row:1 a 1",
+            "EXPIRE row:1 100",
+            "HSET pair:1:2 x 1",
+            "SADD group:1:a x y",
+            "EXPIRE group:1:a 100",
+            "HSET count:2026-11-20 a 1 b 2",
+            "SADD things:all 1 2",
+            "SET other 1",
+        ] {
             assert!(!client.say(line).await.is_error(), "{line}");
         }
         for part in flush.split('|') {
             assert_eq!(client.say(part).await, Value::Status("OK".into()), "{part}");
         }
         assert_eq!(stack.redis.say("DBSIZE").await, Value::Integer(0), "{flush}");
-        for table in ["rows", "pairs", "respgres.expiry"] {
+        for table in ["rows", "pairs", "groups", "counts", "things", "respgres.expiry"] {
             assert_eq!(stack.sql_i64(&format!("select count(*) from {table}")).await, 0, "{flush}");
         }
         client.say("SELECT 0").await;
-        for line in ["HGETALL row:1", "HGETALL pair:1:2", "KEYS *"] {
+        for line in ["HGETALL row:1", "HGETALL pair:1:2", "SMEMBERS group:1:a", "KEYS *"] {
             assert_eq!(client.say(line).await, Value::Array(Vec::new()), "{flush}: {line}");
         }
         assert_eq!(client.say("TTL row:1").await, Value::Integer(-2));
+        // Nothing of the old value or its expiry is left for the next one.
+        assert_eq!(client.say("SADD group:1:a z").await, Value::Integer(1));
+        assert_eq!(client.say("SCARD group:1:a").await, Value::Integer(1));
+        assert_eq!(client.say("TTL group:1:a").await, Value::Integer(-1));
+        client.say("DEL group:1:a").await;
     }
     talk(
         &stack,
@@ -108,7 +122,9 @@ async fn nothing_comes_back_after_a_flush() {
             let mut asked = 0;
             while !ended.load(Ordering::Relaxed) {
                 // Readers that fill, by either way of reading.
-                let line = ["HGETALL row:{}", "TTL row:{}", "HGETALL pair:best:{}"][asked % 3];
+                let lines =
+                    ["HGETALL row:{}", "TTL row:{}", "HGETALL pair:best:{}", "SMEMBERS group:{}:x"];
+                let line = lines[asked % lines.len()];
                 let line = line.replace("{}", &(asked % 20).to_string());
                 let reply = client.say(&line).await;
                 assert!(!reply.is_error(), "{line}: {reply:?}");
@@ -123,6 +139,7 @@ async fn nothing_comes_back_after_a_flush() {
         for key in 0..20 {
             client.say(&format!("HSET row:{key} round {round}")).await;
             other.say(&format!("HSET pair:best:{key} round {round}")).await;
+            other.say(&format!("SADD group:{key}:x {round}")).await;
         }
         assert_eq!(client.say("FLUSHALL").await, Value::Status("OK".into()));
         for key in 0..20 {
@@ -130,6 +147,8 @@ async fn nothing_comes_back_after_a_flush() {
                 let left = other.say(&format!("HGETALL {name}")).await;
                 assert_eq!(left, Value::Array(Vec::new()), "{name} in round {round}");
             }
+            let left = other.say(&format!("SCARD group:{key}:x")).await;
+            assert_eq!(left, Value::Integer(0), "group:{key}:x in round {round}");
         }
     }
     ended.store(true, Ordering::Relaxed);

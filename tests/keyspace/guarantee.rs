@@ -24,6 +24,21 @@ key = "name:{first:slug}:{second:text}"
 table = "names"
 expires_at = "ends"
 extra = "extra"
+
+[[mapping]]
+name = "tags"
+key = "tag:{first:slug}:{id:int}"
+kind = "set"
+table = "tags"
+member = "member"
+
+[[mapping]]
+name = "entries"
+key = "entry:{id:int}"
+kind = "hash_entries"
+table = "entries"
+field = "field"
+value = { column = "value", type = "bigint" }
 "#;
 
 const WRITERS: usize = 8;
@@ -55,12 +70,18 @@ async fn what_stays_here_and_there_is_told() {
 /// The name of a key; `unmapped`: some lie in Redis alone.
 fn key(number: usize, stays: bool, unmapped: bool) -> String {
     let number = if stays { number } else { number + 1_000_000 };
-    match number % 3 {
+    match number % 5 {
         0 => format!("number:{number}"),
         1 => format!("name:n{}:{number}", number % 10),
+        2 => format!("tag:t{}:{number}", number % 7),
+        3 => format!("entry:{number}"),
         _ if unmapped => format!("plain:{number}"),
         _ => format!("number:{number}"),
     }
+}
+
+fn is_set(name: &str) -> bool {
+    name.starts_with("tag:")
 }
 
 async fn judge(strategy: &str, unmapped: bool) {
@@ -73,7 +94,12 @@ async fn judge(strategy: &str, unmapped: bool) {
     let mut client = stack.client().await;
     let staying: BTreeSet<String> = (0..STAYING).map(|at| key(at, true, unmapped)).collect();
     for name in &staying {
-        assert!(!client.say(&format!("HSET {name} count 1")).await.is_error());
+        let line = if is_set(name) {
+            format!("SADD {name} stays")
+        } else {
+            format!("HSET {name} count 1")
+        };
+        assert!(!client.say(&line).await.is_error());
     }
     let ended = Arc::new(AtomicBool::new(false));
     let written = Arc::new(AtomicUsize::new(0));
@@ -100,8 +126,10 @@ async fn judge(strategy: &str, unmapped: bool) {
     let start = Instant::now();
     while start.elapsed() < Duration::from_secs(seconds) || scans < 3 {
         let (mut cursor, mut told, mut calls) = ("0".to_owned(), BTreeSet::new(), 0);
+        let kind = random.pick(&["", " TYPE hash", " TYPE set"]);
         loop {
-            let options = random.pick(&["", "COUNT 37", "COUNT 100", "COUNT 1000", "TYPE hash"]);
+            let count = random.pick(&["COUNT 10", "COUNT 37", "COUNT 100", "COUNT 1000"]);
+            let options = &format!("{count}{kind}");
             // Any proxy goes on from any cursor.
             let (next, keys) = scan_step(&mut clients[random.below(2)], &cursor, options).await;
             told.extend(keys);
@@ -111,7 +139,12 @@ async fn judge(strategy: &str, unmapped: bool) {
             }
             cursor = next;
         }
-        let missing: Vec<&String> = staying.difference(&told).collect();
+        let is_asked_for = |name: &&String| match kind {
+            "" => true,
+            kind => kind.ends_with("set") == is_set(name),
+        };
+        let missing: Vec<&String> = staying.difference(&told).filter(is_asked_for).collect();
+        assert!(told.iter().all(|name| is_asked_for(&name)), "{kind}: {told:?}");
         assert!(missing.is_empty(), "{missing:?} not told in {calls} calls, scan {scans}");
         assert!(told.iter().all(|name| !name.starts_with("respgres:")), "{told:?}");
         scans += 1;
@@ -142,13 +175,29 @@ fn write(random: &mut Random, unmapped: bool) -> Vec<String> {
     let stays = random.below(3) == 0;
     let number = random.below(if stays { STAYING } else { COMING });
     let name = key(number, stays, unmapped);
-    let line = match random.below(6) {
+    let line = if is_set(&name) {
+        // The member that a staying key began with is not taken away.
+        match random.below(6) {
+            0 | 1 => format!("SADD {name} {} {}", random.below(50), random.below(50)),
+            2 => format!("SREM {name} {}", random.below(50)),
+            3 => format!("SMEMBERS {name}"),
+            4 if !stays => format!("DEL {name}"),
+            _ => format!("SADD {name} {number}"),
+        }
+    } else {
+        hash_line(random, &name, number, stays)
+    };
+    line.split(' ').map(str::to_owned).collect()
+}
+
+fn hash_line(random: &mut Random, name: &str, number: usize, stays: bool) -> String {
+    match random.below(7) {
         0 | 1 => format!("HINCRBY {name} count 1"),
         2 => format!("HSET {name} note {number}"),
         3 => format!("HGETALL {name}"),
+        4 => format!("HDEL {name} note"),
         _ if stays => format!("HSET {name} count {number}"),
-        4 => format!("DEL {name}"),
+        5 => format!("DEL {name}"),
         _ => format!("HSET {name} count {number}"),
-    };
-    line.split(' ').map(str::to_owned).collect()
+    }
 }

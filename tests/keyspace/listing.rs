@@ -39,6 +39,30 @@ strategy = "database_first"
 extra = "extra"
 
 [[mapping]]
+name = "groups"
+key = "group:{id:int}:{name:text}"
+kind = "set"
+table = "groups"
+member = "member"
+
+[[mapping]]
+name = "counts"
+key = "count:{day:date}"
+kind = "hash_entries"
+table = "counts"
+strategy = "postgres_only"
+field = "what"
+value = { column = "amount", type = "bigint" }
+extra = "extra"
+
+[[mapping]]
+name = "things"
+key = "things:all"
+kind = "set"
+table = "things"
+member = { column = "id", type = "bigint" }
+
+[[mapping]]
 name = "later"
 key = "later:{id:int}"
 table = "later"
@@ -55,8 +79,15 @@ async fn fill(stack: &Stack) -> BTreeSet<String> {
     for line in ["HSET row:1 a 1", "HSET row:2 x 1", &format!("HSET {DAY} a 1")] {
         assert!(client.say(line).await.integer() > 0, "{line}");
     }
+    for line in ["SADD group:1:a x y z", "SADD group:1:b x", "HSET count:2026-11-20 a 1 b odd c 3"]
+    {
+        assert!(client.say(line).await.integer() > 0, "{line}");
+    }
     redis.say("FLUSHALL").await;
     for line in [
+        "SADD group:2:c x y",
+        "SADD things:all 1 2 3",
+        "HSET count:2026-11-21 b odd",
         "HSET row:3 b 1",
         "HSET pair:1:2 a 1",
         "HSET pair:best:2 a 1",
@@ -71,6 +102,7 @@ async fn fill(stack: &Stack) -> BTreeSet<String> {
     for key in ["row:1", "pair:best:2"] {
         client.say(&format!("HGETALL {key}")).await;
     }
+    client.say("SMEMBERS group:2:c").await;
     client.say("HGET row:77 a").await;
     wait_until("there is a copy and a mark", async || {
         redis.say("EXISTS row:1 respgres:m:row:77").await == Value::Integer(2)
@@ -83,9 +115,19 @@ async fn fill(stack: &Stack) -> BTreeSet<String> {
     client.say("PEXPIRE row:4 1").await;
     client.say("HSET day:6f1c0d3e-5b7a-4c2d-9e8f-0123456789ab:2026-11-21 a 1").await;
     client.say("PEXPIRE day:6f1c0d3e-5b7a-4c2d-9e8f-0123456789ab:2026-11-21 1").await;
+    for line in ["SADD group:3:d x y", "PEXPIRE group:3:d 1", "HSET count:2026-11-22 a 1 b 1"] {
+        client.say(line).await;
+    }
+    client.say("PEXPIRE count:2026-11-22 1").await;
+    client.say("EXPIRE group:1:a 1000").await;
     stack
         .sql_execute(
             r#"
+            insert into groups (id, name, member) values (4, 'e:f', 'x'), (4, '', 'x'), (4, 'g', '');
+            insert into counts (day, what, amount, extra) values ('2026-11-23', 'a', null, null),
+                ('2026-11-23', 'b', null, '{}'), ('infinity', 'a', 1, null), ('2026-11-24', 'a', null, null),
+                ('2026-11-24', 'b', null, '{"value": "odd"}');
+            insert into respgres.expiry values ('groups', 'group:9:z', 'infinity');
             insert into rows (id, a, extra) values (5, null, null), (6, null, '{}'), (7, null, '[]'),
                 (8, null, '{"x": null}'), (9, null, '{"a": "stale"}');
             insert into rows (id, a, extra) values (10, null, '{"a": {"base64": "AP8="}}');
@@ -108,9 +150,27 @@ async fn fill(stack: &Stack) -> BTreeSet<String> {
         "other",
         "row:",
         "pair:1:secret",
+        "group:1:a",
+        "group:1:b",
+        "group:2:c",
+        "group:4:e:f",
+        "group:4:g",
+        "count:2026-11-20",
+        "count:2026-11-21",
+        "count:2026-11-24",
+        "things:all",
     ]);
     // Read for what they are: the row says nothing, or what a client wrote.
-    for (key, there) in [("row:9", 0), ("row:10", 1), ("row:8", 0), ("row:66", 0)] {
+    for (key, there) in [
+        ("row:9", 0),
+        ("row:10", 1),
+        ("row:8", 0),
+        ("row:66", 0),
+        ("count:2026-11-23", 0),
+        ("count:2026-11-24", 1),
+        ("group:4:g", 1),
+        ("group:9:z", 0),
+    ] {
         redis.say(&format!("DEL {key}")).await;
         assert_eq!(client.say(&format!("EXISTS {key}")).await, Value::Integer(there), "{key}");
     }
@@ -153,6 +213,9 @@ async fn globs_and_types_choose_as_in_redis() {
         let word = match name.as_str() {
             "other" => "SADD other 1".to_owned(),
             "row:" => "SET row: 1".to_owned(),
+            name if name.starts_with("group:") || name.starts_with("things:") => {
+                format!("SADD {name} 1")
+            }
             name => format!("HSET {name} a 1"),
         };
         redis.say(&word).await;
@@ -169,6 +232,12 @@ async fn globs_and_types_choose_as_in_redis() {
         "pair:*",
         "pair:best:*",
         "later:*",
+        "group:*",
+        "group:?:[a-c]",
+        "count:2026-11-2[01]",
+        "things:*",
+        "things:all",
+        "things:al",
         "nothing",
         "o*",
         "*e*:*",
@@ -322,6 +391,58 @@ async fn listings_stand_in_the_order_of_their_client() {
         assert_eq!(keys_of(&replies[9].elements()[1]), set(&["row:2", "two"]));
         client.say("DEL row:2 two").await;
     }
+    stack.stop_expecting(&[]).await;
+}
+
+/// A key is one key however many rows it has, and a mapping without captures has one or none.
+#[tokio::test]
+async fn keys_with_many_rows_are_counted_and_listed_once() {
+    let stack = Stack::with_mappings(MAPPINGS).await;
+    stack
+        .sql_execute(
+            "insert into groups (id, name, member)
+                 select n % 30, 'n' || n % 2, n from generate_series(1, 6000) as n;
+             insert into counts (day, what, amount)
+                 select date '2026-01-01' + n % 20, n, n from generate_series(1, 4000) as n;
+             insert into things (id) select n from generate_series(1, 3000) as n",
+        )
+        .await;
+    let mut client = stack.client().await;
+    for options in ["COUNT 1", "COUNT 7", "COUNT 30", "COUNT 51", "COUNT 1000"] {
+        for (chosen, count) in [
+            ("", 51),
+            (" MATCH group:*", 30),
+            (" MATCH count:*", 20),
+            (" MATCH things:*", 1),
+            (" TYPE set", 31),
+            (" TYPE hash", 20),
+        ] {
+            let (listed, calls) = scan(&mut client, &format!("{options}{chosen}")).await;
+            assert_eq!(listed.iter().collect::<BTreeSet<_>>().len(), count, "{options}{chosen}");
+            assert_eq!(listed.len(), count, "{options}{chosen}");
+            assert!(calls <= count + 5, "{options}{chosen}: {calls}");
+        }
+    }
+    assert_eq!(client.say("DBSIZE").await, Value::Integer(51));
+    assert_eq!(keys_of(&client.say("KEYS *").await).len(), 51);
+    let mut by_chance = std::collections::BTreeMap::<Vec<u8>, usize>::new();
+    for _ in 0..1000 {
+        let key = client.say("RANDOMKEY").await;
+        *by_chance.entry(key.bytes().unwrap().to_vec()).or_default() += 1;
+    }
+    // The one with half of all rows is no likelier than others.
+    assert!(by_chance.len() >= 45 && by_chance.values().all(|times| *times < 80), "{by_chance:?}");
+    assert_eq!(client.say("EXPIRE things:all 100").await, Value::Integer(1));
+    assert_eq!(client.say("DBSIZE").await, Value::Integer(51));
+    client.say("PEXPIREAT things:all 1").await;
+    client.say("DEL group:0:n0").await;
+    assert_eq!(client.say("DBSIZE").await, Value::Integer(49));
+    assert_eq!(keys_of(&client.say("KEYS things:*").await), set(&[]));
+    client.say("SADD things:all 5").await;
+    assert_eq!(keys_of(&client.say("KEYS things:*").await), set(&["things:all"]));
+    assert_eq!(scan(&mut client, "COUNT 1 MATCH things:all").await.0, ["things:all"]);
+    stack.sql_execute("delete from things").await;
+    assert_eq!(client.say("DBSIZE").await, Value::Integer(49));
     stack.stop_expecting(&[]).await;
 }
 

@@ -16,8 +16,8 @@ mod traffic;
 use std::time::Duration;
 
 use respgres::mapping::KeyPattern;
-use respgres::mapping::glob::Glob;
 use respgres::mapping::overlap::overlap;
+use respgres::value::glob::Glob;
 
 use difference::{Difference, SLACK};
 use replay::Replay;

@@ -41,7 +41,7 @@ impl Rig {
 
     fn miss(&mut self, token: &str, needs: &[&str]) -> Value {
         let arguments: Vec<&str> =
-            [token, "10000"].into_iter().chain(needs.iter().copied()).collect();
+            [token, "10000", "hash"].into_iter().chain(needs.iter().copied()).collect();
         self.run(Script::Miss, &[KEY.into(), mark()], &arguments)
     }
 
@@ -53,9 +53,9 @@ impl Rig {
     }
 
     fn fill(&mut self, token: &str, fields: &[&str]) -> bool {
-        let until = if fields.is_empty() { "5000" } else { LATER };
+        let (kind, until) = if fields.is_empty() { ("gone", "5000") } else { ("hash", LATER) };
         let arguments: Vec<&str> =
-            [token, until].into_iter().chain(fields.iter().copied()).collect();
+            [token, kind, until].into_iter().chain(fields.iter().copied()).collect();
         self.run(Script::Fill, &[KEY.into(), mark()], &arguments) == Value::Integer(1)
     }
 
@@ -144,7 +144,7 @@ fn a_writer_voids_the_mark_of_a_reader() {
     assert!(!rig.fill("r:1", &[]));
     rig.unlease("r:1");
     assert_eq!((rig.copy().as_str(), rig.mark().as_str()), ("", "w:1"));
-    rig.end("w:1", &["keep", LATER, "1", "a", "new", "0"]);
+    rig.end("w:1", &["hash", LATER, "1", "a", "new", "0"]);
     // There was no copy to change: the next reader fills.
     assert_eq!((rig.copy().as_str(), rig.mark().as_str()), ("", ""));
     assert!(!rig.fill("r:1", &["a", "old"]));
@@ -159,7 +159,7 @@ fn nobody_reads_or_fills_between_begin_and_end() {
     assert_eq!((rig.copy().as_str(), rig.aside_exists()), ("", true));
     assert_eq!(rig.miss_word("r:1"), "THROUGH");
     assert!(!rig.fill("r:1", &["a", "1"]));
-    rig.end("w:1", &["keep", LATER, "2", "a", "3", "c", "4", "1", "b"]);
+    rig.end("w:1", &["hash", LATER, "2", "a", "3", "c", "4", "1", "b"]);
     assert_eq!((rig.copy().as_str(), rig.mark().as_str()), ("a=3 c=4 ", ""));
     assert!(!rig.aside_exists());
     assert_eq!(rig.say(&format!("PEXPIRETIME {KEY}")).integer().to_string(), LATER);
@@ -184,13 +184,13 @@ fn the_end_of_an_older_writer_does_nothing() {
     rig.begin(&[KEY], "w:2");
     // What the older one set aside is not the newer one's to change.
     assert!(!rig.aside_exists());
-    rig.end("w:1", &["keep", LATER, "1", "a", "old", "0"]);
+    rig.end("w:1", &["hash", LATER, "1", "a", "old", "0"]);
     assert_eq!((rig.copy().as_str(), rig.mark().as_str()), ("", "w:2"));
-    rig.end("w:2", &["keep", LATER, "1", "a", "new", "0"]);
+    rig.end("w:2", &["hash", LATER, "1", "a", "new", "0"]);
     assert_eq!(rig.copy(), "");
     assert_eq!(rig.miss_word("r:1"), "FILL");
     assert!(rig.fill("r:1", &["a", "new"]));
-    rig.end("w:1", &["keep", LATER, "1", "a", "old", "0"]);
+    rig.end("w:1", &["hash", LATER, "1", "a", "old", "0"]);
     rig.end("w:2", &["drop", LATER, "0", "0"]);
     assert_eq!(rig.copy(), "a=new ");
 }
@@ -198,13 +198,13 @@ fn the_end_of_an_older_writer_does_nothing() {
 #[test]
 fn an_end_changes_drops_or_removes_the_copy() {
     let cases: [(&[&str], &str); 6] = [
-        (&["keep", LATER, "0", "0"], "a=1 "),
-        (&["keep", LATER, "1", "b", "2", "0"], "a=1 b=2 "),
-        (&["keep", LATER, "0", "1", "a"], ""),
+        (&["hash", LATER, "0", "0"], "a=1 "),
+        (&["hash", LATER, "1", "b", "2", "0"], "a=1 b=2 "),
+        (&["hash", LATER, "0", "1", "a"], ""),
         (&["drop", LATER, "0", "0"], ""),
         // Its own expiry is over.
-        (&["keep", "1", "1", "b", "2", "0"], ""),
-        (&["keep", "-5", "1", "b", "2", "0"], ""),
+        (&["hash", "1", "1", "b", "2", "0"], ""),
+        (&["hash", "-5", "1", "b", "2", "0"], ""),
     ];
     for (changes, expected) in cases {
         let mut rig = Rig::new();
@@ -221,7 +221,7 @@ fn a_copy_that_cannot_be_changed_is_dropped() {
     let mut rig = Rig::new();
     rig.say(&format!("SET {KEY} text"));
     rig.begin(&[KEY], "w:1");
-    rig.end("w:1", &["keep", LATER, "1", "a", "1", "1", "b"]);
+    rig.end("w:1", &["hash", LATER, "1", "a", "1", "1", "b"]);
     assert_eq!(rig.say(&format!("EXISTS {KEY}")), Value::Integer(0));
     assert_eq!((rig.mark().as_str(), rig.aside_exists()), ("", false));
 }
@@ -277,7 +277,7 @@ fn writers_and_readers_go_on_when_redis_is_out_of_memory() {
     rig.say("CONFIG SET maxmemory 1");
     assert!(matches!(rig.say("SET x 1"), Value::Error(text) if text.starts_with("OOM")));
     assert_eq!(rig.begin(&[KEY], "w:1"), [0; 0]);
-    rig.end("w:1", &["keep", LATER, "1", "a", "2", "0"]);
+    rig.end("w:1", &["hash", LATER, "1", "a", "2", "0"]);
     assert_eq!(rig.copy(), "a=2 ");
 }
 
@@ -288,11 +288,11 @@ fn a_begin_sent_twice_with_one_token_would_bring_an_old_value_back() {
     rig.say(&format!("HSET {KEY} a 0"));
     rig.begin(&[KEY], "w:1"); // its connection was lost, and it was sent again
     rig.begin(&[KEY], "w:2"); // the next writer
-    rig.end("w:2", &["keep", LATER, "1", "a", "2", "0"]);
+    rig.end("w:2", &["hash", LATER, "1", "a", "2", "0"]);
     assert_eq!(rig.miss_word("r:1"), "FILL");
     assert!(rig.fill("r:1", &["a", "2"]));
     rig.begin(&[KEY], "w:1"); // the lost one arrives
-    rig.end("w:1", &["keep", LATER, "1", "a", "1", "0"]); // and the end of that writer
+    rig.end("w:1", &["hash", LATER, "1", "a", "1", "0"]); // and the end of that writer
     assert_eq!(rig.copy(), "a=1 ", "no longer a danger: then `Control` may be simpler");
 }
 
@@ -306,7 +306,7 @@ fn very_large_calls_are_taken() {
     assert_eq!(rig.begin(&keys, "w:1"), [0; 0]);
     let count = fields.len().to_string();
     let large = "x".repeat(1_000_000);
-    let mut change = vec!["keep", LATER, &count];
+    let mut change = vec!["hash", LATER, &count];
     for field in &fields {
         change.extend([field.as_str(), if field == "f7" { &large } else { "1" }]);
     }

@@ -1,6 +1,8 @@
 //! A small world: the real scripts in a real Redis, a simulated Postgres with its locks, writers and
 //! readers that take one step at a time, and messages to Redis that arrive late or never.
 //!
+//! Key 1 is a set, whose members say which field they stand for and in which version; the other is a hash.
+//!
 //! One thing has to hold after every step: a copy, if there is one, says what the row says, and a
 //! key that is known to be absent has no row.
 
@@ -151,22 +153,7 @@ impl<'r> World<'r> {
 
     fn check(&mut self) -> Result<(), String> {
         for key in 0..KEYS {
-            let copy = match self.redis.call(&[b"HGETALL".to_vec(), name(key)]) {
-                Value::Array(words) if words.is_empty() => None,
-                Value::Array(words) => {
-                    let pairs = words.chunks(2).map(|pair| match pair {
-                        [Value::Bulk(field), value] => {
-                            let field = String::from_utf8_lossy(field).into_owned();
-                            let version =
-                                String::from_utf8_lossy(value.bytes().expect("a bulk string"));
-                            (field, version.parse().expect("a version"))
-                        }
-                        other => panic!("{other:?}"),
-                    });
-                    Some(pairs.collect())
-                }
-                other => panic!("{other:?}"),
-            };
+            let copy = self.copy(key);
             if copy.is_some() && copy != self.rows[key] {
                 return Err(format!("key {key}: copy {copy:?}, row {:?}", self.rows[key]));
             }
@@ -179,6 +166,26 @@ impl<'r> World<'r> {
             }
         }
         Ok(())
+    }
+
+    /// The cached copy, as a row.
+    fn copy(&mut self, key: usize) -> Row {
+        let read = if is_set(key) { "SMEMBERS" } else { "HGETALL" };
+        let reply = self.redis.call(&[read.as_bytes().to_vec(), name(key)]);
+        let Value::Array(words) = &reply else { panic!("{reply:?}") };
+        let text = |word: &Value| {
+            String::from_utf8_lossy(word.bytes().expect("a bulk string")).into_owned()
+        };
+        let words: Vec<String> = if is_set(key) {
+            let parts = |word: &Value| text(word).split(':').map(str::to_owned).collect::<Vec<_>>();
+            words.iter().flat_map(parts).collect()
+        } else {
+            words.iter().map(text).collect()
+        };
+        let pairs = words
+            .chunks(2)
+            .map(|pair| (pair[0].clone(), pair[1].parse::<u64>().expect("a version")));
+        (!words.is_empty()).then(|| pairs.collect())
     }
 
     // --- the messages ---
@@ -452,7 +459,10 @@ impl<'r> World<'r> {
             let field = if self.random.below(2) == 0 { "a" } else { "b" };
             let before = self.rows[key].clone();
             let mut after = before.clone();
-            let mut delta = vec!["keep".to_owned(), LATER.to_owned()];
+            let old =
+                before.as_ref().and_then(|fields| Some((field.to_owned(), *fields.get(field)?)));
+            let old: Vec<String> = old.map_or(Vec::new(), |old| words(key, old));
+            let mut delta = vec![kind(key).to_owned(), LATER.to_owned()];
             match self.random.below(12) {
                 0 => after = None,
                 1 => {
@@ -460,11 +470,21 @@ impl<'r> World<'r> {
                         fields.remove(field);
                     }
                     after = after.filter(|fields| !fields.is_empty());
-                    delta.extend(["0".into(), "1".into(), field.into()]);
+                    delta.push("0".into());
+                    if is_set(key) {
+                        delta.push(old.len().to_string());
+                        delta.extend(old);
+                    } else {
+                        delta.extend(["1".into(), field.into()]);
+                    }
                 }
                 _ => {
                     after.get_or_insert_default().insert(field.into(), version);
-                    delta.extend(["1".into(), field.into(), version.to_string(), "0".into()]);
+                    delta.push("1".into());
+                    delta.extend(words(key, (field.to_owned(), version)));
+                    let removed = if is_set(key) { old } else { Vec::new() };
+                    delta.push(removed.len().to_string());
+                    delta.extend(removed);
                 }
             }
             if before.is_none() || after.is_none() {
@@ -483,7 +503,9 @@ impl<'r> World<'r> {
         let (step, key, token, row, free) = (*step, *key, token.clone(), row.clone(), *free);
         match step {
             Read::Start => {
-                let arguments = vec![token, "100000000".into(), "existence".into()];
+                let needed = self.random.pick(&["existence", "count", "whole"]);
+                let arguments =
+                    vec![token, "100000000".into(), kind(key).into(), needed.to_owned()];
                 self.send(Script::Miss, vec![key], arguments, Some(number));
                 self.set_read(number, Read::Missing, None, false);
             }
@@ -517,12 +539,10 @@ impl<'r> World<'r> {
                 if free {
                     let mut arguments = vec![token];
                     match row {
-                        None => arguments.push("100000000".into()),
+                        None => arguments.extend(["gone".into(), "100000000".into()]),
                         Some(fields) => {
-                            arguments.push(LATER.into());
-                            for (field, value) in fields {
-                                arguments.extend([field, value.to_string()]);
-                            }
+                            arguments.extend([kind(key).into(), LATER.into()]);
+                            arguments.extend(fields.into_iter().flat_map(|pair| words(key, pair)));
                         }
                     }
                     self.send(Script::Fill, vec![key], arguments, None);
@@ -588,6 +608,19 @@ impl<'r> World<'r> {
 
 fn name(key: usize) -> Vec<u8> {
     format!("key:{key}").into_bytes()
+}
+
+fn is_set(key: usize) -> bool {
+    key == 1
+}
+
+fn kind(key: usize) -> &'static str {
+    if is_set(key) { "set" } else { "hash" }
+}
+
+/// A field and its version as a hash or a set holds them.
+fn words(key: usize, (field, version): (String, u64)) -> Vec<String> {
+    if is_set(key) { vec![format!("{field}:{version}")] } else { vec![field, version.to_string()] }
 }
 
 /// The end of a writer that leaves no copy.

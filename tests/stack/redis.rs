@@ -1,7 +1,7 @@
 //! A Redis of a test's own, on a Unix socket in a directory of its own.
 
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, ExitStatus};
 
 use tempfile::TempDir;
 
@@ -46,6 +46,11 @@ impl Redis {
 
     pub fn process(&self) -> &Process {
         &self.process
+    }
+
+    /// Waits until the server ends by itself; gives its whole log.
+    pub async fn finish(&mut self) -> (ExitStatus, Vec<String>) {
+        self.process.finish().await
     }
 
     /// SIGKILL: what was in memory is lost.

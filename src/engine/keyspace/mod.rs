@@ -91,8 +91,8 @@ struct Place {
 /// A part of a mapping's keys.
 struct Page {
     keys: Vec<Bytes>,
-    /// Rows looked at.
-    rows: usize,
+    /// How many were looked at.
+    looked_at: usize,
     /// Where it goes on.
     next: Option<Place>,
 }
@@ -262,7 +262,7 @@ impl Surveyor {
         }
         Ok(Page {
             keys: page.keys.iter().filter_map(|values| self.key_of(&mapping, values)).collect(),
-            rows: page.rows,
+            looked_at: page.looked_at,
             next: page.last.map(|after| Place { order, after }),
         })
     }

@@ -16,11 +16,11 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::{Place, Surveyor, random_bits};
-use crate::mapping::glob::Glob;
 use crate::mapping::{Mapping, overlap};
 use crate::protocol::Reply;
 use crate::upstream::control::Frame;
 use crate::upstream::scripts::{Call, DRAWERS, Script, drawer};
+use crate::value::glob::Glob;
 use crate::value::number::parse_i64;
 
 /// Marks the cursors of a walk through tables.
@@ -29,22 +29,19 @@ const OURS: u64 = 1 << 62;
 /// COUNT where the client says none.
 const COUNT: usize = 10;
 
-/// The most rows that one call looks at, whatever COUNT says.
-const MOST_ROWS: usize = 10_000;
+/// The most keys of tables that one call looks at, whatever COUNT says.
+const MOST_KEYS: usize = 10_000;
 
 const INVALID_CURSOR: &str = "invalid cursor: it is more than ten minutes old, or the SCAN has gone on \
      from it, or Redis was emptied; start again with 0";
-
-/// The type that TYPE tells of mapped keys.
-const TYPE_OF_MAPPED: &[u8] = b"hash";
 
 /// What SCAN says beside its cursor.
 #[derive(Debug)]
 struct Options {
     glob: Option<Glob>,
     count: usize,
-    /// Mapped keys are of the type that is asked for.
-    is_our_type: bool,
+    /// What TYPE says.
+    kind: Option<Bytes>,
 }
 
 /// Where a walk through tables goes on, as Redis keeps it.
@@ -104,7 +101,7 @@ impl Surveyor {
         self.scan_tables(&options, entry, keys, left).await
     }
 
-    /// Looks at `left` rows, and remembers where it has stopped.
+    /// Looks at `left` keys, and remembers where it has stopped.
     async fn scan_tables(
         &mut self,
         options: &Options,
@@ -127,7 +124,7 @@ impl Surveyor {
                     return Ok(reply(cursor.text(), keys));
                 }
                 let page = self.page(mapping, from.as_ref(), left).await?;
-                left = left.saturating_sub(page.rows);
+                left = left.saturating_sub(page.looked_at);
                 keys.extend(page.keys.into_iter().filter(|key| options.lists(key)));
                 from = page.next;
                 if from.is_none() {
@@ -199,7 +196,7 @@ impl Options {
     /// As Redis reads them (`scanGenericCommand`).
     fn parse(words: &[Bytes]) -> Result<Self, Reply> {
         let syntax_error = || Reply::err("syntax error");
-        let mut options = Self { glob: None, count: COUNT, is_our_type: true };
+        let mut options = Self { glob: None, count: COUNT, kind: None };
         for pair in words.chunks(2) {
             let [name, value] = pair else { return Err(syntax_error()) };
             if name.eq_ignore_ascii_case(b"count") {
@@ -208,11 +205,11 @@ impl Options {
                 if count < 1 {
                     return Err(syntax_error());
                 }
-                options.count = usize::try_from(count).unwrap_or(usize::MAX).min(MOST_ROWS);
+                options.count = usize::try_from(count).unwrap_or(usize::MAX).min(MOST_KEYS);
             } else if name.eq_ignore_ascii_case(b"match") {
                 options.glob = Some(Glob::new(value));
             } else if name.eq_ignore_ascii_case(b"type") {
-                options.is_our_type = value.eq_ignore_ascii_case(TYPE_OF_MAPPED);
+                options.kind = Some(value.clone());
             } else {
                 return Err(syntax_error());
             }
@@ -223,7 +220,8 @@ impl Options {
     /// Whether a mapping can have keys that are asked for.
     fn may_list(&self, mapping: &Mapping) -> bool {
         let may_match = |glob| overlap::may_match(&mapping.pattern, glob);
-        self.is_our_type && self.glob.as_ref().is_none_or(may_match)
+        let is_kind = |kind: &Bytes| kind.eq_ignore_ascii_case(mapping.holds().name().as_bytes());
+        self.kind.as_ref().is_none_or(is_kind) && self.glob.as_ref().is_none_or(may_match)
     }
 
     fn lists(&self, key: &[u8]) -> bool {
@@ -277,10 +275,10 @@ mod tests {
             Options::parse(&words)
         };
         let options = parse("count 20 MATCH a* Type HASH").expect("good options");
-        assert!(options.count == 20 && options.is_our_type && options.lists(b"ab"));
+        assert!(options.count == 20 && options.lists(b"ab"));
+        assert_eq!(options.kind.as_deref(), Some(&b"HASH"[..]));
         assert!(!options.lists(b"b"));
-        assert!(!parse("TYPE string").expect("a type").is_our_type);
-        assert_eq!(parse("COUNT 99999999").expect("a count").count, MOST_ROWS);
+        assert_eq!(parse("COUNT 99999999").expect("a count").count, MOST_KEYS);
         let error = |line| parse(line).expect_err(line);
         assert_eq!(error("COUNT 0"), Reply::err("syntax error"));
         assert_eq!(error("COUNT x"), Reply::err("value is not an integer or out of range"));

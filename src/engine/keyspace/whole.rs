@@ -7,7 +7,6 @@ use bytes::Bytes;
 use super::scan::scanned;
 use super::{Job, Place, Surveyor, answer_of, random_below, words};
 use crate::config::Strategy;
-use crate::mapping::glob::Glob;
 use crate::mapping::pattern::CaptureKind;
 use crate::mapping::{Mapping, overlap};
 use crate::protocol::{Bulks, Reply};
@@ -15,12 +14,13 @@ use crate::store::TableSize;
 use crate::upstream::UpstreamError;
 use crate::upstream::control::Frame;
 use crate::upstream::scripts::{DRAWERS, drawer};
+use crate::value::glob::Glob;
 
-/// Rows of a page whose keys are read.
-const PAGE_ROWS: usize = 5_000;
+/// Keys of a page that are read.
+const PAGE_KEYS: usize = 5_000;
 
-/// Rows of a page that is only counted.
-const COUNTED_ROWS: usize = 50_000;
+/// Keys of a page that are only counted.
+const COUNTED_KEYS: usize = 50_000;
 
 /// Keys of Redis that are looked at in one step.
 const STEP_KEYS: &str = "1000";
@@ -64,7 +64,7 @@ impl Surveyor {
             let mut from: Option<Place> = None;
             loop {
                 self.go_on(job)?;
-                let page = self.page(mapping, from.as_ref(), PAGE_ROWS).await?;
+                let page = self.page(mapping, from.as_ref(), PAGE_KEYS).await?;
                 for key in page.keys.into_iter().filter(|key| glob.matches(key)) {
                     found.add(&key)?;
                 }
@@ -118,14 +118,14 @@ impl Surveyor {
         loop {
             self.go_on(job)?;
             if reads_keys {
-                let page = self.page(mapping, from.as_ref(), PAGE_ROWS).await?;
+                let page = self.page(mapping, from.as_ref(), PAGE_KEYS).await?;
                 count += page.keys.len() as u64;
                 from = page.next;
             } else {
                 let after = from.as_ref().map(|from| &from.after);
                 let told = match self.table(mapping).await {
                     Ok((session, current)) => session
-                        .counted_page(&current, after, COUNTED_ROWS)
+                        .counted_page(&current, after, COUNTED_KEYS)
                         .await
                         .map(|page| (page, current)),
                     Err(error) => Err(error),
@@ -183,15 +183,15 @@ impl Surveyor {
         for mapping in registry.mappings() {
             sizes.push(self.table_size(mapping).await?);
         }
-        let rows = sizes.iter().map(|size| size.rows.unsigned_abs());
-        let mut number = random_below(weight_of_redis + rows.clone().sum::<u64>());
+        let counts = sizes.iter().map(|size| size.keys.unsigned_abs());
+        let mut number = random_below(weight_of_redis + counts.clone().sum::<u64>());
         if number < weight_of_redis {
             return Ok(Reply::Bulk(any_of(of_redis)));
         }
         number -= weight_of_redis;
-        for ((mapping, size), rows) in registry.mappings().iter().zip(&sizes).zip(rows) {
-            if number >= rows {
-                number -= rows;
+        for ((mapping, size), count) in registry.mappings().iter().zip(&sizes).zip(counts) {
+            if number >= count {
+                number -= count;
                 continue;
             }
             let keys = self.sample(mapping, *size).await?;
@@ -273,7 +273,7 @@ impl Surveyor {
             let mut from: Option<Place> = None;
             loop {
                 self.go_on(job)?;
-                let page = self.page(mapping, from.as_ref(), PAGE_ROWS).await?;
+                let page = self.page(mapping, from.as_ref(), PAGE_KEYS).await?;
                 if !page.keys.is_empty() {
                     return Ok(Reply::Bulk(any_of(page.keys)));
                 }

@@ -14,16 +14,19 @@ pub(super) fn is_json(text: &str) -> bool {
 }
 
 /// The text that a `jsonb` column gives back: keys by length, then by bytes, the last of equal keys,
-/// one space after colons and commas, numbers as numerics.
-pub(super) fn jsonb(text: &str) -> Option<String> {
+/// one space after colons and commas, numbers as numerics. `limit` bytes at most, and a little.
+pub(super) fn jsonb(text: &str, limit: usize) -> Option<String> {
     let value: Value = serde_json::from_str(text).ok()?;
     let mut canonical = String::with_capacity(text.len());
-    write_value(&mut canonical, &value)?;
+    write_value(&mut canonical, &value, limit)?;
     Some(canonical)
 }
 
-/// Nothing when there is a NUL in a string or a number out of a numeric's range.
-fn write_value(text: &mut String, value: &Value) -> Option<()> {
+/// Nothing when there is a NUL in a string, a number out of a numeric's range, or too much.
+fn write_value(text: &mut String, value: &Value, limit: usize) -> Option<()> {
+    if text.len() > limit {
+        return None;
+    }
     match value {
         Value::Null => text.push_str("null"),
         Value::Bool(true) => text.push_str("true"),
@@ -39,7 +42,7 @@ fn write_value(text: &mut String, value: &Value) -> Option<()> {
             text.push('[');
             for (place, value) in values.iter().enumerate() {
                 text.push_str(if place == 0 { "" } else { ", " });
-                write_value(text, value)?;
+                write_value(text, value, limit)?;
             }
             text.push(']');
         }
@@ -54,7 +57,7 @@ fn write_value(text: &mut String, value: &Value) -> Option<()> {
                 }
                 write_json_string(text, name);
                 text.push_str(": ");
-                write_value(text, value)?;
+                write_value(text, value, limit)?;
             }
             text.push('}');
         }
@@ -126,10 +129,14 @@ mod tests {
             (r#""\u0041\u001f\/\ud83d\ude00""#, "\"A\\u001f/\u{1f600}\""),
             ("[ ]", "[]"),
         ] {
-            assert_eq!(jsonb(text).as_deref(), Some(value), "{text}");
+            assert_eq!(jsonb(text, 1 << 20).as_deref(), Some(value), "{text}");
         }
         for text in ["", "\"\\u0000\"", "\"\\ud800\"", "1e999999", "{\"\\u0000\":1}"] {
-            assert_eq!(jsonb(text), None, "{text}");
+            assert_eq!(jsonb(text, 1 << 20), None, "{text}");
         }
+        // Nine bytes stand for 131,072.
+        let long = |count: usize| format!("[{}]", vec!["1e131071"; count].join(","));
+        assert_eq!(jsonb(&long(7), 1 << 20).map(|text| text.len()), Some(7 * 131_074));
+        assert_eq!(jsonb(&long(100_000), 1 << 20), None);
     }
 }

@@ -8,11 +8,15 @@
 //! - `exact` means that `render` of that text gives the very same bytes.
 //! - Bytes of which Postgres would refuse the type (out of range, too long) have no value here.
 //! - What is read as a value is at most what Postgres' own input reads; of its spellings that
-//!   depend on version or settings (`0x10`, `1_000`, `tomorrow`, `20.11.2026`) none is.
+//!   depend on version, settings or the clock (`0x10`, `1_000`, `tomorrow`, `20.11.2026`) none is.
+//!   docs/types.md says for each type what counts.
 
+mod array;
+mod clock;
 mod float;
 mod json;
 mod moment;
+mod network;
 mod number;
 mod word;
 
@@ -20,7 +24,7 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 
-use super::shape::{BaseType, ColumnShape};
+use super::shape::{BaseType, ColumnShape, ElementShape};
 
 pub use json::write_json_string;
 pub use moment::{micros_of_text, text_of_epoch_ms};
@@ -42,24 +46,59 @@ pub struct Encoded<'a> {
 
 #[derive(Clone, Debug)]
 enum Kind {
-    Text { max_characters: Option<usize> },
+    Text {
+        max_characters: Option<usize>,
+    },
+    /// Blanks at the end do not count.
+    Char {
+        characters: Option<usize>,
+    },
     Bytea,
-    Integer { min: i64, max: i64 },
-    Numeric { limit: Option<number::Precision> },
+    Integer {
+        min: i64,
+        max: i64,
+    },
+    Numeric {
+        limit: Option<number::Precision>,
+    },
     Real,
     Double,
-    Boolean { yes: String, no: String },
+    Boolean {
+        yes: String,
+        no: String,
+    },
     Date,
-    Moment { format: moment::Format, zoned: bool, digits: u32 },
+    Time {
+        zoned: bool,
+        digits: u32,
+    },
+    Moment {
+        format: moment::Format,
+        zoned: bool,
+        digits: u32,
+    },
     Uuid,
+    Inet,
+    Cidr,
+    Macaddr,
     Json,
     Jsonb,
-    Enum { labels: Vec<String> },
+    Enum {
+        labels: Vec<String>,
+    },
+    Array {
+        element: Box<Codec>,
+    },
 }
 
 const MOMENT_FORMATS: &str = "iso8601-ms, iso8601, epoch-s, epoch-ms, postgres";
-const SUPPORTED: &str = "text, varchar, bytea, smallint, integer, bigint, numeric, real, double \
-                         precision, boolean, date, timestamp, timestamptz, uuid, json, jsonb, enums";
+const SUPPORTED: &str = "text, varchar, char, bytea, smallint, integer, bigint, numeric, real, double \
+                         precision, boolean, date, time, timetz, timestamp, timestamptz, uuid, inet, \
+                         cidr, macaddr, json, jsonb, enums, arrays of these";
+
+/// How much longer than the bytes a value's canonical text may be: `1e131071` is a number of 8 bytes
+/// whose text has 131,072, and a document or an array may hold many.
+const MAX_GROWTH_BYTES: usize = 16 << 20;
 
 // === impl Codec ===
 
@@ -70,11 +109,13 @@ impl Codec {
     /// What is wrong with the type or the format, with the way out.
     pub fn new(column: &ColumnShape, format: Option<&str>) -> Result<Self, String> {
         let length = |modifier: i32| usize::try_from(modifier - 4).ok();
+        let digits = u32::try_from(column.modifier).unwrap_or(6).min(6);
         let kind = match &column.base {
             BaseType::Boolean => return boolean(format.unwrap_or("true/false")),
             BaseType::Timestamp | BaseType::TimestampTz => return moment_codec(column, format),
             BaseType::Text => Kind::Text { max_characters: None },
             BaseType::Varchar => Kind::Text { max_characters: length(column.modifier) },
+            BaseType::Char => Kind::Char { characters: length(column.modifier) },
             BaseType::Bytea => Kind::Bytea,
             BaseType::Smallint => Kind::Integer { min: i16::MIN.into(), max: i16::MAX.into() },
             BaseType::Integer => Kind::Integer { min: i32::MIN.into(), max: i32::MAX.into() },
@@ -85,10 +126,16 @@ impl Codec {
             BaseType::Real => Kind::Real,
             BaseType::Double => Kind::Double,
             BaseType::Date => Kind::Date,
+            BaseType::Time => Kind::Time { zoned: false, digits },
+            BaseType::TimeTz => Kind::Time { zoned: true, digits },
             BaseType::Uuid => Kind::Uuid,
+            BaseType::Inet => Kind::Inet,
+            BaseType::Cidr => Kind::Cidr,
+            BaseType::Macaddr => Kind::Macaddr,
             BaseType::Json => Kind::Json,
             BaseType::Jsonb => Kind::Jsonb,
             BaseType::Enum(labels) => Kind::Enum { labels: labels.clone() },
+            BaseType::Array(element) => Kind::Array { element: element_codec(column, element)? },
             BaseType::Other => {
                 return Err(format!(
                     "type {} is not supported; make the column text, or one of: {SUPPORTED}",
@@ -112,64 +159,92 @@ impl Codec {
             return Encoded { column: Some(word::hex_of(bytes).into()), exact: true };
         }
         let Some(text) = carried(bytes) else { return Encoded::NOTHING };
-        let canonical = match &self.kind {
-            Kind::Text { max_characters } => {
-                return match max_characters {
-                    Some(max) if text.len() > *max && text.chars().count() > *max => {
-                        Encoded::NOTHING
-                    }
-                    _ => Encoded::verbatim(text),
-                };
-            }
-            Kind::Json => {
-                return if json::is_json(text) {
-                    Encoded::verbatim(text)
-                } else {
-                    Encoded::NOTHING
-                };
-            }
-            Kind::Enum { labels } => {
-                return if labels.iter().any(|label| label == text) {
-                    Encoded::verbatim(text)
-                } else {
-                    Encoded::NOTHING
-                };
-            }
+        match &self.kind {
             Kind::Boolean { yes, no } => {
                 let value = match () {
                     () if text == yes => Some(true),
                     () if text == no => Some(false),
                     () => word::boolean(text),
                 };
-                return match value {
-                    Some(value) => Encoded {
-                        column: Some(Cow::Borrowed(if value { "true" } else { "false" })),
-                        exact: text == if value { yes } else { no },
-                    },
-                    None => Encoded::NOTHING,
-                };
+                let Some(value) = value else { return Encoded::NOTHING };
+                Encoded {
+                    column: Some(Cow::Borrowed(if value { "true" } else { "false" })),
+                    exact: text == if value { yes } else { no },
+                }
             }
             Kind::Moment { format, zoned, digits } => {
                 let Some(moment) = moment::read(text, *format) else { return Encoded::NOTHING };
                 let Some(moment) = moment.rounded(*digits) else { return Encoded::NOTHING };
-                return Encoded {
+                Encoded {
                     exact: moment.client_text(*format, *zoned) == text,
                     column: Some(moment.postgres_text(*zoned).into()),
-                };
+                }
+            }
+            Kind::Inet => {
+                let Some(column) = network::inet(text) else { return Encoded::NOTHING };
+                Encoded { exact: network::host(&column) == text, column: Some(column.into()) }
+            }
+            _ => match self.canonical(text) {
+                Some(canonical) => Encoded { exact: canonical == text, column: Some(canonical) },
+                None => Encoded::NOTHING,
+            },
+        }
+    }
+
+    /// The text that Postgres gives back of a value, for kinds that clients get in that text.
+    fn canonical<'a>(&self, text: &'a str) -> Option<Cow<'a, str>> {
+        let max_bytes = || text.len().saturating_mul(4).saturating_add(MAX_GROWTH_BYTES);
+        let canonical = match &self.kind {
+            Kind::Text { max_characters } => {
+                return word::at_most(text, *max_characters).map(Cow::Borrowed);
+            }
+            Kind::Char { characters } => {
+                let text = word::at_most(text, *characters)?;
+                return Some(text.trim_end_matches(' ').into());
+            }
+            Kind::Json => return json::is_json(text).then_some(Cow::Borrowed(text)),
+            Kind::Enum { labels } => {
+                return labels.iter().any(|label| label == text).then_some(Cow::Borrowed(text));
             }
             Kind::Integer { min, max } => number::integer(text, *min, *max),
             Kind::Numeric { limit } => number::numeric(text, limit.as_ref()),
             Kind::Real => float::real(text),
             Kind::Double => float::double(text),
             Kind::Date => moment::date(text),
+            Kind::Time { zoned, digits } => clock::time(text, *digits, *zoned),
             Kind::Uuid => word::uuid(text),
-            Kind::Jsonb => json::jsonb(text),
-            Kind::Bytea => None,
+            Kind::Cidr => network::cidr(text),
+            Kind::Macaddr => network::macaddr(text),
+            Kind::Jsonb => json::jsonb(text, max_bytes()),
+            Kind::Array { element } => {
+                array::canonical(text, max_bytes(), |text| element.element(text))
+            }
+            Kind::Bytea | Kind::Boolean { .. } | Kind::Moment { .. } | Kind::Inet => {
+                return self.element(text);
+            }
         };
-        match canonical {
-            Some(canonical) if canonical == text => Encoded::verbatim(text),
-            Some(canonical) => Encoded { column: Some(canonical.into()), exact: false },
-            None => Encoded::NOTHING,
+        canonical.map(Cow::Owned)
+    }
+
+    /// The text that a value has within an array: that of the type's output function, where
+    /// `column::text` is another.
+    fn element<'a>(&self, text: &'a str) -> Option<Cow<'a, str>> {
+        match &self.kind {
+            Kind::Boolean { .. } => {
+                word::boolean(text).map(|value| if value { "t" } else { "f" }.into())
+            }
+            Kind::Char { characters: None } => Some(text.into()),
+            Kind::Char { characters: Some(width) } => {
+                let text = word::at_most(text, Some(*width))?;
+                Some(format!("{text:width$}").into())
+            }
+            Kind::Bytea => word::bytes_of_input(text).map(|bytes| word::hex_of(&bytes).into()),
+            Kind::Inet => network::inet(text).map(|text| network::host(&text).to_owned().into()),
+            Kind::Moment { zoned, digits, .. } => {
+                let moment = moment::read(text, moment::Format::Postgres)?.rounded(*digits)?;
+                Some(moment.postgres_text(*zoned).into())
+            }
+            _ => self.canonical(text),
         }
     }
 
@@ -186,6 +261,7 @@ impl Codec {
                     None => Bytes::copy_from_slice(text.as_bytes()),
                 }
             }
+            Kind::Inet => Bytes::copy_from_slice(network::host(text).as_bytes()),
             _ => Bytes::copy_from_slice(text.as_bytes()),
         }
     }
@@ -198,12 +274,8 @@ impl Codec {
 
 // === impl Encoded ===
 
-impl<'a> Encoded<'a> {
+impl Encoded<'_> {
     const NOTHING: Self = Self { column: None, exact: false };
-
-    fn verbatim(text: &'a str) -> Self {
-        Self { column: Some(Cow::Borrowed(text)), exact: true }
-    }
 }
 
 /// The bytes as text that Postgres can carry: UTF-8 without NUL.
@@ -236,4 +308,10 @@ fn moment_codec(column: &ColumnShape, format: Option<&str>) -> Result<Codec, Str
     let zoned = column.base == BaseType::TimestampTz;
     let digits = u32::try_from(column.modifier).unwrap_or(6).min(6);
     Ok(Codec { kind: Kind::Moment { format, zoned, digits } })
+}
+
+fn element_codec(column: &ColumnShape, element: &ElementShape) -> Result<Box<Codec>, String> {
+    let shape =
+        ColumnShape { base: element.base.clone(), modifier: element.modifier, ..column.clone() };
+    Codec::new(&shape, None).map(Box::new)
 }

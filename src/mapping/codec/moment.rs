@@ -2,7 +2,8 @@
 //!
 //! A timestamp without time zone holds UTC: an offset in a client's bytes is applied, not dropped.
 
-use super::word::trim;
+use super::clock::{DAY, SECOND, number, read_clock, read_zone, shortest_fraction};
+use super::word::{is_space, trim};
 
 /// How clients spell a timestamp.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,8 +27,6 @@ pub(super) struct Moment(i64);
 /// A calendar date: days since 1970-01-01.
 type Day = i64;
 
-const SECOND: i64 = 1_000_000;
-const DAY: i64 = 86_400 * SECOND;
 /// Days from 1970-01-01 to 2000-01-01.
 const DAYS_TO_2000: Day = 10_957;
 /// Microseconds from 1970 to 2000.
@@ -42,14 +41,11 @@ const MOMENT_END: i64 = 9_223_371_331_200_000_000;
 /// The canonical text of a date. As in Postgres, the time of a timestamp is dropped.
 pub(super) fn date(text: &str) -> Option<String> {
     let text = trim(text);
-    if let Some(moment) = Moment::infinite(text) {
-        return Some(moment.postgres_text(false));
+    if let Some(moment) = Moment::of_word(text) {
+        let text = moment.postgres_text(false);
+        return Some(text.strip_suffix(" 00:00:00").unwrap_or(&text).into());
     }
-    let (text, before_christ) = without_era(text);
-    let (day, rest) = read_day(text, before_christ)?;
-    if !rest.is_empty() {
-        read_time(rest)?;
-    }
+    let (day, _) = read_day_and_time(text)?;
     (FIRST_DAY..DATE_END).contains(&day).then(|| {
         let (year, month, day) = civil(day);
         let (year, era) = postgres_year(year);
@@ -68,12 +64,10 @@ pub(super) fn read(text: &str, format: Format) -> Option<Moment> {
     if let Some(micros) = number {
         return Moment::of_unix_micros(micros);
     }
-    if let Some(moment) = Moment::infinite(text) {
+    if let Some(moment) = Moment::of_word(text) {
         return Some(moment);
     }
-    let (text, before_christ) = without_era(text);
-    let (day, rest) = read_day(text, before_christ)?;
-    let within = if rest.is_empty() { 0 } else { read_time(rest)? };
+    let (day, within) = read_day_and_time(text)?;
     Moment::of_unix_micros(i128::from(day) * i128::from(DAY) + i128::from(within))
 }
 
@@ -117,11 +111,13 @@ impl Moment {
         in_range.then(|| i64::try_from(since_2000).ok().map(Self)).flatten()
     }
 
-    fn infinite(text: &str) -> Option<Self> {
-        match text {
-            "infinity" => Some(Self(i64::MAX)),
-            "-infinity" => Some(Self(i64::MIN)),
-            _ => None,
+    fn of_word(text: &str) -> Option<Self> {
+        let is = |word: &str| text.eq_ignore_ascii_case(word);
+        match () {
+            () if is("infinity") => Some(Self(i64::MAX)),
+            () if is("-infinity") => Some(Self(i64::MIN)),
+            () if is("epoch") => Some(Self(-MICROS_TO_2000)),
+            () => None,
         }
     }
 
@@ -259,15 +255,33 @@ fn postgres_year(year: i64) -> (i64, &'static str) {
 
 // === reading ===
 
+/// A day, and microseconds since its midnight in UTC: below 0 or beyond a day where the offset
+/// leads there. An era may stand at the end.
+fn read_day_and_time(text: &str) -> Option<(Day, i64)> {
+    let (text, before_christ) = without_era(text);
+    let (day, rest) = read_day(text, before_christ)?;
+    let (micros, zone) = match rest.strip_prefix(['T', 't']) {
+        Some(rest) => read_clock(trim(rest))?,
+        None => read_clock(trim(rest)).unwrap_or((0, rest)),
+    };
+    Some((day, micros - read_zone(zone)?.unwrap_or(0) * SECOND))
+}
+
+/// Without `BC` or `AD` at the end.
 fn without_era(text: &str) -> (&str, bool) {
-    match text.strip_suffix(" BC") {
-        Some(text) => (text, true),
-        None => (text, false),
+    let Some((rest, era)) = text.split_at_checked(text.len().saturating_sub(2)) else {
+        return (text, false);
+    };
+    match era.to_ascii_uppercase().as_str() {
+        _ if rest.ends_with(|before: char| before.is_ascii_alphabetic()) => (text, false),
+        "BC" => (trim(rest), true),
+        "AD" => (trim(rest), false),
+        _ => (text, false),
     }
 }
 
-/// `YYYY-MM-DD` at the front (a year of 4 to 7 digits), or a year with a sign and six digits; the
-/// rest begins with `T` or a space.
+/// `YYYY-MM-DD` at the front (a year of 4 to 7 digits), or a year with a sign and six digits. What
+/// follows cannot be mistaken for more of the date.
 fn read_day(text: &str, before_christ: bool) -> Option<(Day, &str)> {
     let (sign, unsigned) = match text.as_bytes().first()? {
         b'+' => (1, &text[1..]),
@@ -286,76 +300,14 @@ fn read_day(text: &str, before_christ: bool) -> Option<(Day, &str)> {
         (_, true) => 1 - year,
         _ => year,
     };
-    let rest_begins_right = rest.is_empty() || rest.starts_with(['T', ' ']);
+    let rest_begins_right = match rest.as_bytes().first() {
+        None | Some(b'+' | b'Z' | b'z' | b'T' | b't') => true,
+        Some(other) => is_space(*other),
+    };
     if !signed_right || !rest_begins_right {
         return None;
     }
     Some((day_of(year, month, day)?, rest))
-}
-
-/// `T` or a space, `HH:MM[:SS[.fraction]]`, and `Z` or an offset: microseconds since midnight UTC,
-/// below 0 or beyond a day where the offset leads there.
-fn read_time(text: &str) -> Option<i64> {
-    let (hour, rest) = number(text.get(1..)?, 2, 2)?;
-    let (minute, rest) = number(rest.strip_prefix(':')?, 2, 2)?;
-    let (second, rest) = match rest.strip_prefix(':') {
-        Some(rest) => number(rest, 2, 2)?,
-        None => (0, rest),
-    };
-    let (micros, rest) = match rest.strip_prefix('.') {
-        Some(rest) => read_fraction(rest)?,
-        None => (0, rest),
-    };
-    if hour > 23 || minute > 59 || second > 59 {
-        return None;
-    }
-    let offset = read_offset(rest)?;
-    Some((hour * 3600 + minute * 60 + second - offset) * SECOND + micros)
-}
-
-/// Digits of a second, rounded to microseconds.
-fn read_fraction(text: &str) -> Option<(i64, &str)> {
-    let length = text.bytes().take_while(u8::is_ascii_digit).count();
-    let (digits, rest) = text.split_at(length);
-    if length == 0 {
-        return None;
-    }
-    let kept = &digits[..length.min(6)];
-    let micros: i64 = format!("{kept:0<6}").parse().ok()?;
-    let up = digits.as_bytes().get(6).is_some_and(|digit| *digit >= b'5');
-    Some((micros + i64::from(up), rest))
-}
-
-/// Seconds east of Greenwich: nothing or `Z` for 0, `±HH`, `±HHMM`, `±HH:MM`, `±HH:MM:SS`.
-fn read_offset(text: &str) -> Option<i64> {
-    let sign = match text.as_bytes().first() {
-        None => return Some(0),
-        Some(b'Z' | b'z') if text.len() == 1 => return Some(0),
-        Some(b'+') => 1,
-        Some(b'-') => -1,
-        Some(_) => return None,
-    };
-    let (hours, mut rest) = number(&text[1..], 2, 2)?;
-    let mut parts = [0, 0];
-    for part in &mut parts {
-        if rest.is_empty() {
-            break;
-        }
-        (*part, rest) = number(rest.strip_prefix(':').unwrap_or(rest), 2, 2)?;
-    }
-    let [minutes, seconds] = parts;
-    let in_range = hours < 16 && minutes < 60 && seconds < 60 && rest.is_empty();
-    in_range.then_some(sign * (hours * 3600 + minutes * 60 + seconds))
-}
-
-/// A number of `least` to `most` digits at the front, not followed by another digit.
-fn number(text: &str, least: usize, most: usize) -> Option<(i64, &str)> {
-    let run = text.bytes().take_while(u8::is_ascii_digit).count();
-    let length = if least == most { run.min(most) } else { run };
-    if !(least..=most).contains(&length) {
-        return None;
-    }
-    Some((text[..length].parse().ok()?, &text[length..]))
 }
 
 /// A decimal number of units of `10^places` microseconds, exact to the microsecond.
@@ -374,14 +326,6 @@ fn read_micros(text: &str, places: usize) -> Option<i128> {
     }
     let micros: i128 = format!("{whole}{fraction:0<places$}").parse().ok()?;
     Some(if text.starts_with('-') { -micros } else { micros })
-}
-
-/// `.142` of 142000 microseconds; nothing of 0.
-fn shortest_fraction(micros: i64) -> String {
-    if micros == 0 {
-        return String::new();
-    }
-    format!(".{micros:06}").trim_end_matches('0').to_owned()
 }
 
 #[cfg(test)]
@@ -407,6 +351,20 @@ mod tests {
             ("4714-11-24 00:00:00+00 BC", "4714-11-24 00:00:00+00 BC"),
             ("294276-12-31 23:59:59.999999+00", "294276-12-31 23:59:59.999999+00"),
             ("infinity", "infinity"),
+            ("-Infinity", "-infinity"),
+            ("Epoch", "1970-01-01 00:00:00+00"),
+            ("2026-01-01Z", "2026-01-01 00:00:00+00"),
+            ("2026-01-01 -02", "2026-01-01 02:00:00+00"),
+            ("2026-01-01T10:00:00.Z", "2026-01-01 10:00:00+00"),
+            ("2026-01-01t1:02 utc", "2026-01-01 01:02:00+00"),
+            ("2026-01-01T10:00:00+0", "2026-01-01 10:00:00+00"),
+            ("2026-12-31T24:00:00Z", "2027-01-01 00:00:00+00"),
+            ("2016-12-31T23:59:60Z", "2017-01-01 00:00:00+00"),
+            ("0044-03-15bc", "0044-03-15 00:00:00+00 BC"),
+            ("2026-01-01 10:00 AD", "2026-01-01 10:00:00+00"),
+            // Half a microsecond is rounded to the even one.
+            ("2026-01-01 00:00:00.0000005", "2026-01-01 00:00:00+00"),
+            ("2026-01-01 00:00:00.0000015", "2026-01-01 00:00:00.000002+00"),
         ] {
             assert_eq!(zoned(text).as_deref(), Some(value), "{text}");
         }
@@ -418,15 +376,17 @@ mod tests {
             "2026-13-01",
             "0000-01-01",
             "26-01-01",
-            "2026-01-01Z",
             "2026-01-01T25:00:00Z",
             "2026-01-01T10",
-            "2026-01-01T10:00:00.Z",
             "294277-01-01",
             "4714-11-23 BC",
             "1893456000000",
-            "2026-01-01T10:00:00 Z",
-            "2026-01-01T10:00:00+0",
+            "2026-01-01T",
+            "2026-01-01-02",
+            "2026-01-01 24:00:01",
+            "2026-01-01 23:59:60.5",
+            "2026-01-01 10:00 PM",
+            "2026-01-01T10:00ZBC",
         ] {
             assert_eq!(zoned(text), None, "{text}");
         }

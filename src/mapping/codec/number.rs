@@ -55,16 +55,18 @@ pub(super) fn numeric(text: &str, limit: Option<&Precision>) -> Option<String> {
         return fits.then(|| special.to_owned());
     }
     let mut decimal = Decimal::read(text)?;
+    // Too many digits after the point are no value, though a precision would round them away.
+    if decimal.scale > MAX_SCALE {
+        return None;
+    }
     if let Some(limit) = limit {
         decimal.round(limit.scale);
         if !decimal.digits.is_empty() && decimal.point > limit.precision - limit.scale {
             return None;
         }
     }
-    if decimal.scale > MAX_SCALE || decimal.point > MAX_INTEGER_DIGITS {
-        return None;
-    }
-    Some(decimal.text())
+    let is_zero = decimal.digits.is_empty();
+    (is_zero || decimal.point <= MAX_INTEGER_DIGITS).then(|| decimal.text())
 }
 
 fn special(text: &str) -> Option<&'static str> {
@@ -160,13 +162,13 @@ fn length(digits: &str) -> i64 {
     i64::try_from(digits.len()).unwrap_or(i64::MAX)
 }
 
-/// Exponents beyond a million have no value: they are out of every range, zero included.
+/// Beyond half of an `int` Postgres does not even read an exponent, zero's included.
 fn read_exponent(text: &str) -> Option<i64> {
     let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
     if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
     }
-    text.parse().ok().filter(|exponent: &i64| exponent.abs() <= 1_000_000)
+    text.parse().ok().filter(|exponent: &i64| exponent.abs() < i64::from(i32::MAX / 2))
 }
 
 #[cfg(test)]
@@ -226,6 +228,9 @@ mod tests {
         assert_eq!(typed(2, 4, "0.0012").as_deref(), Some("0.0012"));
         assert_eq!(typed(2, 4, "0.012"), None);
         assert_eq!(typed(5, 2, "inf"), None);
+        assert_eq!(typed(5, 2, "1e-16383").as_deref(), Some("0.00"));
+        assert_eq!(typed(5, 2, "1e-16384"), None);
+        assert_eq!(typed(5, 2, "0e200000").as_deref(), Some("0.00"));
     }
 
     #[test]

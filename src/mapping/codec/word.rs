@@ -48,6 +48,42 @@ pub(super) fn uuid(text: &str) -> Option<String> {
     (count == 32).then_some(canonical)
 }
 
+/// The text for a type of at most so many characters: blanks beyond them are cut off, anything else
+/// there is too much.
+pub(super) fn at_most(text: &str, max_characters: Option<usize>) -> Option<&str> {
+    let Some(max) = max_characters.filter(|max| text.len() > *max) else { return Some(text) };
+    let end = text.char_indices().nth(max).map_or(text.len(), |(end, _)| end);
+    text[end..].bytes().all(|byte| byte == b' ').then_some(&text[..end])
+}
+
+/// The bytes of a bytea as SQL users may write it: hexadecimal digits after `\x`, else text with
+/// `\\` and `\101` for a backslash and for odd bytes.
+pub(super) fn bytes_of_input(text: &str) -> Option<Vec<u8>> {
+    if let Some(digits) = text.strip_prefix("\\x") {
+        return hex_pairs(digits.bytes());
+    }
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    loop {
+        rest = match rest {
+            [] => return Some(bytes),
+            [b'\\', b'\\', rest @ ..] => {
+                bytes.push(b'\\');
+                rest
+            }
+            [b'\\', a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', rest @ ..] => {
+                bytes.push((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0'));
+                rest
+            }
+            [b'\\', ..] => return None,
+            [byte, rest @ ..] => {
+                bytes.push(*byte);
+                rest
+            }
+        };
+    }
+}
+
 /// Bytes as Postgres writes a bytea: `\x6869`.
 pub(super) fn hex_of(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
@@ -62,23 +98,38 @@ pub(super) fn hex_of(bytes: &[u8]) -> String {
 
 /// The bytes of a bytea's text; text that is none stands for itself.
 pub(super) fn bytes_of_hex(text: &str) -> Bytes {
-    let decoded = text.strip_prefix("\\x").and_then(|digits| {
-        let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|d| u8::try_from(d).ok());
-        digits
-            .as_bytes()
-            .chunks(2)
-            .map(|pair| match pair {
-                [high, low] => Some(digit(*high)? << 4 | digit(*low)?),
-                _ => None,
-            })
-            .collect::<Option<Vec<u8>>>()
-    });
+    let decoded = text.strip_prefix("\\x").and_then(|digits| hex_pairs(digits.bytes()));
     decoded.map_or_else(|| Bytes::copy_from_slice(text.as_bytes()), Bytes::from)
 }
 
-/// Without the space that Postgres' input functions skip (C's `isspace`).
+/// Two digits a byte, with spaces between bytes.
+fn hex_pairs(mut digits: impl Iterator<Item = u8>) -> Option<Vec<u8>> {
+    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|d| u8::try_from(d).ok());
+    let mut bytes = Vec::with_capacity(digits.size_hint().0 / 2);
+    while let Some(high) = digits.next() {
+        if !matches!(high, b' ' | b'\n' | b'\t' | b'\r') {
+            bytes.push(digit(high)? << 4 | digit(digits.next()?)?);
+        }
+    }
+    Some(bytes)
+}
+
+/// Without the space that Postgres' input functions skip.
 pub(super) fn trim(text: &str) -> &str {
-    text.trim_matches([' ', '\t', '\n', '\u{b}', '\u{c}', '\r'])
+    trim_end(trim_start(text))
+}
+
+pub(super) fn trim_start(text: &str) -> &str {
+    text.trim_start_matches(|character| u8::try_from(character).is_ok_and(is_space))
+}
+
+pub(super) fn trim_end(text: &str) -> &str {
+    text.trim_end_matches(|character| u8::try_from(character).is_ok_and(is_space))
+}
+
+/// C's `isspace`.
+pub(super) fn is_space(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t'..=b'\r')
 }
 
 #[cfg(test)]

@@ -1,13 +1,17 @@
 #!lua
 -- A reader did not find what it wanted: is the key itself there, known to be absent, or may this
 -- reader fill it?
--- KEYS: value, mark. ARGV: mark of the reader, lease in ms, what it needs: 'whole', 'existence', or
--- 'fields' and their names, no more than `unpack` takes. FILL comes with the time in ms.
+-- KEYS: value, mark. ARGV: mark of the reader, lease in ms, 'hash' or 'set', what it needs: 'whole',
+-- 'count', 'existence', or 'fields' and their names, no more than `unpack` takes. FILL comes with the
+-- time in ms.
 if redis.call('EXISTS', KEYS[1]) == 1 then
-  if ARGV[3] == 'whole' then
-    return {'HIT', redis.pcall('HGETALL', KEYS[1])}
-  elseif ARGV[3] == 'fields' then
-    return {'HIT', redis.pcall('HMGET', KEYS[1], unpack(ARGV, 4))}
+  local is_set = ARGV[3] == 'set'
+  if ARGV[4] == 'whole' then
+    return {'HIT', redis.pcall(is_set and 'SMEMBERS' or 'HGETALL', KEYS[1])}
+  elseif ARGV[4] == 'count' then
+    return {'HIT', redis.pcall(is_set and 'SCARD' or 'HLEN', KEYS[1])}
+  elseif ARGV[4] == 'fields' then
+    return {'HIT', redis.pcall(is_set and 'SMISMEMBER' or 'HMGET', KEYS[1], unpack(ARGV, 5))}
   end
   return {'HIT'}
 end

@@ -65,7 +65,7 @@ impl Glob {
     }
 
     /// What becomes of texts that begin like this: all match, none does, or `None`: it depends on the rest.
-    pub(super) fn decides(&self, beginning: &[u8]) -> Option<bool> {
+    pub(crate) fn decides(&self, beginning: &[u8]) -> Option<bool> {
         for (at, token) in self.tokens.iter().enumerate() {
             match (token, beginning.get(at)) {
                 (Token::Star, _) if at + 1 == self.tokens.len() => return Some(true),
@@ -78,7 +78,7 @@ impl Glob {
     }
 
     /// Whether it names no byte that is not ASCII.
-    pub(super) fn is_ascii(&self) -> bool {
+    pub(crate) fn is_ascii(&self) -> bool {
         self.tokens.iter().all(|token| match token {
             Token::Star | Token::Any => true,
             Token::Byte(byte) => byte.is_ascii(),
@@ -119,19 +119,19 @@ impl Glob {
 
 /// A glob read byte by byte: the places in it that the bytes so far can have led to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Walk {
+pub(crate) struct Walk {
     places: Vec<usize>,
     started: bool,
 }
 
 impl Walk {
-    pub(super) fn new(glob: &Glob) -> Self {
+    pub(crate) fn new(glob: &Glob) -> Self {
         let mut walk = Self { places: vec![0], started: false };
         walk.settle(glob);
         walk
     }
 
-    pub(super) fn step(&self, glob: &Glob, byte: u8) -> Self {
+    pub(crate) fn step(&self, glob: &Glob, byte: u8) -> Self {
         let mut places = Vec::with_capacity(self.places.len() + 1);
         for &place in &self.places {
             match glob.tokens.get(place) {
@@ -146,11 +146,11 @@ impl Walk {
     }
 
     /// Whether no text that begins like this matches.
-    pub(super) fn is_lost(&self) -> bool {
+    pub(crate) fn is_lost(&self) -> bool {
         self.places.is_empty()
     }
 
-    pub(super) fn accepts(&self, glob: &Glob) -> bool {
+    pub(crate) fn accepts(&self, glob: &Glob) -> bool {
         self.places.contains(&glob.tokens.len()) && (self.started || glob.tokens.is_empty())
     }
 

@@ -1,0 +1,233 @@
+//! Writing values that have one row an element: the rows of the elements that changed, and no others.
+//!
+//! Invariants
+//! - Rows are changed in the order of keys and elements, the same in every session.
+//! - A key that was deleted by name, or whose time had come, loses all its rows before it gets new ones;
+//!   one that went with its last elements loses their rows, so that one which SQL has just added stays.
+//!
+//! The caller holds the keys' locks, and has read what it changes: see `Session::begin_locked`.
+
+use std::borrow::Cow;
+
+use sqlx::AssertSqlSafe;
+
+use super::element_read::{names, sources};
+use super::error::StoreError;
+use super::read::{has_row, key_arrays, key_condition};
+use super::session::Session;
+use super::write::Change;
+use crate::mapping::layout::ElementRow;
+use crate::mapping::shape::quote;
+use crate::mapping::{Layout, MappedKey, Mapping};
+
+/// Rows that go into one statement, and the bytes of their values where one alone is not larger.
+const STATEMENT_ROWS: usize = 20_000;
+const STATEMENT_BYTES: usize = 64 << 20;
+
+/// One row.
+struct Element<'a> {
+    key: &'a MappedKey,
+    row: ElementRow<'a>,
+}
+
+// === impl Element ===
+
+impl Element<'_> {
+    fn size(&self) -> usize {
+        let ElementRow { element, value, extra } = &self.row;
+        element.len()
+            + value.as_ref().map_or(0, |value| value.len())
+            + extra.as_ref().map_or(0, String::len)
+    }
+}
+
+// === impl Session ===
+
+impl Session {
+    /// Brings changes of a mapping's keys into its table; see [`Session::write`].
+    pub(super) async fn write_elements(
+        &mut self,
+        mapping: &Mapping,
+        order: &[&Change<'_>],
+    ) -> Result<(), StoreError> {
+        let layout = &mapping.layout;
+        let (mut cleared, mut removed, mut set) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut staying, mut expiring) = (Vec::new(), Vec::new());
+        for change in order {
+            let draft = change.draft;
+            if !has_row(layout, change.key) {
+                if draft.exists() {
+                    return Err(layout.key_out_of_range().into());
+                }
+                continue;
+            }
+            let is_cleared = !draft.existed() || draft.cleared();
+            if is_cleared && change.present {
+                cleared.push(change.key);
+            }
+            if is_cleared || draft.replaced() || draft.expiry_touched() {
+                match draft.expires_at_ms() {
+                    None => staying.push(&change.key.key[..]),
+                    Some(expires_at_ms) => expiring.push((&change.key.key[..], expires_at_ms)),
+                }
+            }
+            let (from_removed, from_set) = (removed.len(), set.len());
+            for name in draft.touched() {
+                match draft.get(name) {
+                    Some(value) => {
+                        let row = layout.encode_element(name, value)?;
+                        set.push(Element { key: change.key, row });
+                    }
+                    None if is_cleared => {}
+                    None => {
+                        let Some(element) = layout.element_text(name) else { continue };
+                        let row = ElementRow { element, value: None, extra: None };
+                        removed.push(Element { key: change.key, row });
+                    }
+                }
+            }
+            removed[from_removed..].sort_unstable_by(by_element);
+            set[from_set..].sort_unstable_by(by_element);
+        }
+        if !cleared.is_empty() {
+            self.clear(layout, &cleared).await?;
+        }
+        for rows in chunks(&removed) {
+            self.remove_elements(layout, rows).await?;
+        }
+        for rows in chunks(&set) {
+            self.set_elements(layout, rows).await?;
+        }
+        self.keep_expiry(mapping, staying, &expiring).await
+    }
+
+    async fn clear(&mut self, layout: &Layout, keys: &[&MappedKey]) -> Result<(), StoreError> {
+        let sql = format!(
+            "delete from {} as t using unnest({}) as u({}) where {}",
+            layout.table().quoted(),
+            sources(layout, 1, &["bigint[]"]),
+            names(layout, "n"),
+            key_condition(layout)
+        );
+        let mut query = sqlx::query(AssertSqlSafe(sql));
+        for array in key_arrays(layout, keys.iter().copied()) {
+            query = query.bind(array);
+        }
+        // An array for the rows of a key without captures to come from.
+        self.execute(query.bind(vec![0_i64; keys.len()])).await.map(drop)
+    }
+
+    async fn remove_elements(
+        &mut self,
+        layout: &Layout,
+        rows: &[Element<'_>],
+    ) -> Result<(), StoreError> {
+        let (name, type_name) = element_of(layout);
+        let sql = format!(
+            "delete from {} as t using unnest({}) as u({}) where {} and t.{name} = u.element",
+            layout.table().quoted(),
+            sources(layout, 1, &[&format!("text[]::{type_name}[]")]),
+            names(layout, "element"),
+            key_condition(layout)
+        );
+        let mut query = sqlx::query(AssertSqlSafe(sql));
+        for array in key_arrays(layout, rows.iter().map(|row| row.key)) {
+            query = query.bind(array);
+        }
+        self.execute(query.bind(elements(rows))).await.map(drop)
+    }
+
+    async fn set_elements(
+        &mut self,
+        layout: &Layout,
+        rows: &[Element<'_>],
+    ) -> Result<(), StoreError> {
+        let mut query = sqlx::query(AssertSqlSafe(set_statement(layout)));
+        for array in key_arrays(layout, rows.iter().map(|row| row.key)) {
+            query = query.bind(array);
+        }
+        query = query.bind(elements(rows));
+        if !layout.fields().is_empty() {
+            query = query.bind(rows.iter().map(|row| row.row.value.as_deref()).collect::<Vec<_>>());
+        }
+        if layout.extra().is_some() {
+            query = query.bind(rows.iter().map(|row| row.row.extra.as_deref()).collect::<Vec<_>>());
+        }
+        self.execute(query).await.map(drop)
+    }
+}
+
+fn by_element(one: &Element<'_>, other: &Element<'_>) -> std::cmp::Ordering {
+    one.row.element.cmp(&other.row.element)
+}
+
+fn elements<'r>(rows: &'r [Element<'_>]) -> Vec<&'r str> {
+    rows.iter().map(|row| &*row.row.element).collect()
+}
+
+/// The quoted name and the type of the element's column.
+fn element_of(layout: &Layout) -> (String, &str) {
+    layout
+        .element()
+        .map_or((String::new(), "text"), |element| (quote(&element.column), &element.type_name))
+}
+
+fn set_statement(layout: &Layout) -> String {
+    let (name, type_name) = element_of(layout);
+    let mut columns: Vec<String> = layout.keys().iter().map(|key| quote(&key.column)).collect();
+    columns.push(name);
+    let unique = columns.join(", ");
+    let mut casts = vec![format!("text[]::{type_name}[]")];
+    let mut aliases = "element".to_owned();
+    let mut values: Vec<Cow<'_, str>> =
+        (0..layout.keys().len()).map(|place| format!("u.k{place}").into()).collect();
+    values.push("u.element".into());
+    let mut settings = Vec::new();
+    if let Some(value) = layout.fields().first() {
+        // Cast one by one: arrays of arrays have no text of their own.
+        casts.push("text[]".to_owned());
+        aliases.push_str(", value");
+        let column = quote(&value.column);
+        settings.push(format!("{column} = excluded.{column}"));
+        columns.push(column);
+        values.push(format!("u.value::{}", value.type_name).into());
+    }
+    if let Some(extra) = layout.extra() {
+        casts.push("text[]::jsonb[]".to_owned());
+        aliases.push_str(", extra");
+        let column = quote(&extra.column);
+        settings.push(format!("{column} = excluded.{column}"));
+        columns.push(column);
+        values.push(if extra.not_null { "coalesce(u.extra, '{}')" } else { "u.extra" }.into());
+    }
+    let on_conflict = if settings.is_empty() {
+        "do nothing".to_owned()
+    } else {
+        format!("do update set {}", settings.join(", "))
+    };
+    let casts: Vec<&str> = casts.iter().map(String::as_str).collect();
+    format!(
+        "insert into {} ({}) select {} from unnest({}) as u({}) on conflict ({unique}) {on_conflict}",
+        layout.table().quoted(),
+        columns.join(", "),
+        values.join(", "),
+        sources(layout, 1, &casts),
+        names(layout, &aliases),
+    )
+}
+
+fn chunks<'r, 'a>(rows: &'r [Element<'a>]) -> impl Iterator<Item = &'r [Element<'a>]> {
+    let mut rest = rows;
+    std::iter::from_fn(move || {
+        let mut size = 0;
+        let fits = |row: &&Element<'_>| {
+            size += row.size();
+            size <= STATEMENT_BYTES
+        };
+        let most = rest.len().min(STATEMENT_ROWS);
+        let count = rest[..most].iter().take_while(fits).count().max(1).min(rest.len());
+        let (chunk, after) = rest.split_at(count);
+        rest = after;
+        (!chunk.is_empty()).then_some(chunk)
+    })
+}
