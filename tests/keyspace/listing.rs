@@ -447,6 +447,30 @@ async fn keys_with_many_rows_are_counted_and_listed_once() {
 }
 
 #[tokio::test]
+async fn a_key_by_chance_is_any_key_of_a_table_with_many() {
+    let stack = Stack::with_mappings(MAPPINGS).await;
+    stack
+        .sql_execute(
+            "insert into groups (id, name, member)
+                 select n % 3000, 'n', n from generate_series(1, 12000) as n;
+             analyze groups;
+             insert into rows (id, a) values (1, '1')",
+        )
+        .await;
+    let mut client = stack.client().await;
+    let mut by_chance = BTreeSet::new();
+    for _ in 0..300 {
+        let key = client.say("RANDOMKEY").await;
+        by_chance.insert(String::from_utf8(key.bytes().unwrap().to_vec()).unwrap());
+    }
+    // Which of two tables it is goes by their keys, of which the other has one.
+    let of_groups = by_chance.iter().filter(|key| key.starts_with("group:")).count();
+    assert!(of_groups > 150, "{of_groups} of {}", by_chance.len());
+    assert_eq!(client.say("DBSIZE").await, Value::Integer(3001));
+    stack.stop_expecting(&[]).await;
+}
+
+#[tokio::test]
 async fn a_database_whose_mappings_leave_nothing_in_redis_is_counted_at_once() {
     let mapping = r#"
         [[mapping]]

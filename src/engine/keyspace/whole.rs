@@ -19,7 +19,8 @@ use crate::value::glob::Glob;
 /// Keys of a page that are read.
 const PAGE_KEYS: usize = 5_000;
 
-/// Keys of a page that are only counted.
+/// Keys of a page that are only counted: a stretch of the index. Keys with many rows are one step each, so of
+/// them it is a page as any other.
 const COUNTED_KEYS: usize = 50_000;
 
 /// Keys of Redis that are looked at in one step.
@@ -115,6 +116,7 @@ impl Surveyor {
     async fn count_table(&mut self, job: &Job, mapping: &Arc<Mapping>) -> Result<u64, Reply> {
         let (mut from, mut count) = (None::<Place>, 0);
         let (mut reads_keys, mut tries) = (!self.has_only_keys(mapping), 0);
+        let limit = if mapping.layout.element().is_some() { PAGE_KEYS } else { COUNTED_KEYS };
         loop {
             self.go_on(job)?;
             if reads_keys {
@@ -125,7 +127,7 @@ impl Surveyor {
                 let after = from.as_ref().map(|from| &from.after);
                 let told = match self.table(mapping).await {
                     Ok((session, current)) => session
-                        .counted_page(&current, after, COUNTED_KEYS)
+                        .counted_page(&current, after, limit)
                         .await
                         .map(|page| (page, current)),
                     Err(error) => Err(error),
