@@ -19,7 +19,7 @@ use crate::mapping::pattern::Piece;
 use crate::mapping::shape::quote;
 use crate::mapping::{Layout, Mapping, extra};
 
-/// Rows that a sample takes at most; and where of many of them comes one key.
+/// Rows that a sample takes at most; and where many rows make one key.
 const SAMPLE_ROWS: usize = 100;
 const SAMPLE_ELEMENTS: usize = 1000;
 
