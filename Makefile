@@ -1,6 +1,6 @@
 # What there is to do with a checkout. See README.md.
 
-.PHONY: help run test fuzz bench bench-mapped soak check-coherence check-scan conformance client-suites
+.PHONY: help run test fuzz bench bench-mapped soak check-model check-coherence check-scan conformance client-suites
 
 help:
 	@echo 'make run              respgres over a Redis and a Postgres of its own, to try it out'
@@ -9,6 +9,7 @@ help:
 	@echo 'make bench            pass-through beside direct Redis and other proxies; writes docs/performance.md'
 	@echo 'make bench-mapped     mapped writes beside one SQL statement a write'
 	@echo 'make soak             30 minutes of clients that come, go and die; looks for leaks'
+	@echo 'make check-model      the cache protocol as a model: every order of its steps, with faults'
 	@echo 'make check-coherence  two proxies, 200 clients, 60 s, twice; looks for stale reads'
 	@echo 'make check-scan       SCAN while 8 clients write, 60 s for each residence; looks for keys left out'
 	@echo 'make conformance      Redis'"'"' own test suite, beside plain Redis'
@@ -35,6 +36,10 @@ bench-mapped:
 soak:
 	@scripts/tools
 	cargo bench --locked --bench soak -- --minutes $${RESPGRES_SOAK_MINUTES:-30}
+
+check-model:
+	RESPGRES_MODEL_FAULTS=$${RESPGRES_MODEL_FAULTS:-2} \
+	cargo test --locked --release --test model -- --nocapture --test-threads 1
 
 check-coherence:
 	@scripts/tools

@@ -38,8 +38,14 @@ With a mapped key:
 
 - *served, read* and *served, write*: with the replies and error texts of Redis 7.0; where the value
   is read from and written to is the mapping's strategy.
+- *run by Redis*: on the key's true value, which is lent to Redis for one atomic step; what it made of
+  the value is written to Postgres before the client is told. The reply is Redis' own, byte for byte. A key
+  that would become something else than its mapping holds is an error, and nothing is written.
+- *watched*: EXEC does nothing if the value has changed.
 - anything else is an error that names the command, the mapping and the reason. Neither store is
   touched.
+
+Between MULTI and EXEC all of these are run by Redis, in one atomic step and one transaction of Postgres.
 
 Commands that are not listed are unknown to respgres.
 
@@ -93,11 +99,13 @@ fn mapped(mapped: Mapped, holds: ValueKind) -> String {
         Mapped::Read(Read { of: Some(of), .. }) | Mapped::Write(Write { of: Some(of), .. })
             if of != holds =>
         {
-            format!("refused: the key holds a {}", holds.name())
+            format!("run by Redis: the key holds a {}", holds.name())
         }
         Mapped::NotApplicable => "no keys".to_owned(),
         Mapped::Read(_) => "served, read".to_owned(),
         Mapped::Write(_) => "served, write".to_owned(),
+        Mapped::Lent => "run by Redis".to_owned(),
+        Mapped::Watched => "watched".to_owned(),
         Mapped::Refused(why) => format!("refused: {why}"),
     }
 }

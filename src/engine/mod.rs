@@ -5,8 +5,10 @@
 //! answers come back through the loops' mailboxes.
 
 mod asked;
+pub mod errand;
 pub mod explain;
 pub mod keyspace;
+pub mod loan;
 pub mod mailbox;
 pub mod miss;
 pub mod operation;
@@ -28,9 +30,13 @@ use crate::mapping::{MappedKey, Registry};
 use crate::tasks::Tasks;
 use crate::upstream::control::ControlSettings;
 
+pub use errand::{Errand, ErrandFailed, Over, Runner};
 use keyspace::Surveyor;
-pub use keyspace::{Ask, Job};
-pub use mailbox::{Answer, Mailbox, ReplyTo};
+pub use keyspace::{Ask, Survey};
+pub use loan::watch::Watched;
+use loan::{Job, LENDERS, Lender};
+pub use loan::{Lent, Loan, Told};
+pub use mailbox::{Answer, Mail, Mailbox, ReplyTo};
 pub use operation::Operation;
 pub use queue::Queue;
 use tables::Tables;
@@ -58,8 +64,9 @@ pub struct Engine {
     database: u16,
     writers: Vec<Arc<Queue>>,
     readers: Vec<Arc<Queue>>,
+    loans: Arc<Queue<Job>>,
     /// What looks at all keys, and what looks at some of them.
-    surveys: [Arc<Queue<Job>>; 2],
+    surveys: [Arc<Queue<Survey>>; 2],
 }
 
 // === impl Engine ===
@@ -74,6 +81,7 @@ impl Engine {
             database: settings.control.database,
             writers: queues(settings.postgres.writers),
             readers: queues(settings.postgres.readers),
+            loans: Arc::default(),
             surveys: Default::default(),
         }
     }
@@ -95,7 +103,14 @@ impl Engine {
             let tasks_of_worker = tasks.clone();
             tasks.spawn(async move { worker.run(&tasks_of_worker).await });
         }
-        let surveyor = |queue: &Arc<Queue<Job>>, long| {
+        let digester = loan::watch::Digester::default();
+        for _ in 0..LENDERS {
+            let (tables, queue) = (Arc::clone(&tables), Arc::clone(&self.loans));
+            let worker = Lender::new(settings, tables, digester.clone(), queue);
+            let tasks_of_worker = tasks.clone();
+            tasks.spawn(async move { worker.run(&tasks_of_worker).await });
+        }
+        let surveyor = |queue: &Arc<Queue<Survey>>, long| {
             let (registry, tables) = (Arc::clone(&self.registry), Arc::clone(&tables));
             Surveyor::new(settings, registry, tables, Arc::clone(queue), tasks.clone(), long)
         };
@@ -133,10 +148,20 @@ impl Engine {
         self.writers[worker].push(operation);
     }
 
+    /// Hands over requests that Redis is to run on mapped keys.
+    pub fn lend(&self, loan: Loan) {
+        self.loans.push(Job::Loan(Box::new(loan)));
+    }
+
+    /// Hands over mapped keys to watch.
+    pub fn watch(&self, keys: Vec<MappedKey>, watched: Arc<Watched>, told: Told) {
+        self.loans.push(Job::Watch { keys, watched, told });
+    }
+
     /// Hands over a question about many keys, or about how one is kept.
-    pub fn survey(&self, job: Job) {
+    pub fn survey(&self, survey: Survey) {
         let [all, some] = &self.surveys;
-        if job.is_long() { all.push(job) } else { some.push(job) }
+        if survey.is_long() { all.push(survey) } else { some.push(survey) }
     }
 
     /// Which writer an operation goes to: all operations on one key go to the same one.

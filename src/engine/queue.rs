@@ -43,6 +43,25 @@ impl<T> Queue<T> {
         }
     }
 
+    /// Waits for one and takes the oldest; for several workers at one queue.
+    pub async fn take_one(&self) -> T {
+        loop {
+            if let Some(one) = self.take_one_now() {
+                return one;
+            }
+            self.arrived.notified().await;
+        }
+    }
+
+    fn take_one_now(&self) -> Option<T> {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if waiting.len() > 1 {
+            // Only of the first one somebody was told.
+            self.arrived.notify_one();
+        }
+        (!waiting.is_empty()).then(|| waiting.remove(0))
+    }
+
     /// Takes all that are there now.
     pub fn take_now(&self) -> Vec<T> {
         std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner))

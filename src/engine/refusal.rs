@@ -107,6 +107,13 @@ pub fn upstream_failed(happened: Happened) -> Reply {
     })
 }
 
+/// The refusal of a write of which a part may stay all the same.
+pub fn in_part(refusal: Reply) -> Reply {
+    let Reply::Error(text) = refusal else { return refusal };
+    let why = text.strip_suffix("; nothing was written").unwrap_or(&text);
+    Reply::Error(format!("{why}; a part of the write may have happened"))
+}
+
 /// The reply to a read whose other keys Redis had to answer for.
 pub fn upstream_not_read() -> Reply {
     Reply::err("the upstream Redis is out of reach")

@@ -46,32 +46,32 @@ pub(super) enum Failure {
 /// A transaction that has to be committed, or that had nothing to write.
 pub(super) struct Prepared<'a> {
     pub(super) replies: Vec<Reply>,
-    touched: Vec<Touched<'a>>,
-    open: bool,
-    begun: Option<Begun>,
+    pub(super) touched: Vec<Touched<'a>>,
+    pub(super) open: bool,
+    pub(super) begun: Option<Begun>,
 }
 
 /// Keys that nobody may read or fill until the writer has ended.
-struct Begun {
-    token: Token,
+pub(super) struct Begun {
+    pub(super) token: Token,
     /// Their places in `touched`.
-    places: Vec<usize>,
+    pub(super) places: Vec<usize>,
     /// The clock of Redis at `begin`, milliseconds since the Unix epoch.
-    upstream_now_ms: i64,
+    pub(super) upstream_now_ms: i64,
     /// What the clock of Postgres had reached by then at most.
-    store_now_ms: i64,
+    pub(super) store_now_ms: i64,
 }
 
 /// One key of a batch.
-struct Touched<'a> {
-    key: &'a MappedKey,
+pub(super) struct Touched<'a> {
+    pub(super) key: &'a MappedKey,
     /// What the operations need of it.
-    needs: Needs,
+    pub(super) needs: Needs,
     /// With the table's present layout.
-    mapping: Arc<Mapping>,
+    pub(super) mapping: Arc<Mapping>,
     /// A row is there, though perhaps expired.
-    present: bool,
-    draft: Draft,
+    pub(super) present: bool,
+    pub(super) draft: Draft,
 }
 
 // === impl Prepared ===
@@ -192,7 +192,7 @@ fn keys_of<'a>(
 }
 
 /// The places of the keys of each mapping.
-fn by_mapping(touched: &[Touched<'_>]) -> Vec<(Arc<Mapping>, Vec<usize>)> {
+pub(super) fn by_mapping(touched: &[Touched<'_>]) -> Vec<(Arc<Mapping>, Vec<usize>)> {
     let mut groups: Vec<(Arc<Mapping>, Vec<usize>)> = Vec::new();
     for (at, Touched { mapping, .. }) in touched.iter().enumerate() {
         match groups.iter_mut().find(|(known, _)| Arc::ptr_eq(known, mapping)) {
@@ -205,7 +205,7 @@ fn by_mapping(touched: &[Touched<'_>]) -> Vec<(Arc<Mapping>, Vec<usize>)> {
     groups
 }
 
-async fn read(
+pub(super) async fn read(
     session: &mut Session,
     groups: &[(Arc<Mapping>, Vec<usize>)],
     touched: &mut [Touched<'_>],
@@ -267,7 +267,7 @@ fn unencodable(mapping: &Mapping, draft: &Draft) -> Option<Reply> {
     None
 }
 
-async fn write_rows(
+pub(super) async fn write_rows(
     session: &mut Session,
     groups: &[(Arc<Mapping>, Vec<usize>)],
     touched: &[Touched<'_>],
@@ -286,7 +286,7 @@ async fn write_rows(
     Ok(())
 }
 
-async fn roll_back(session: &mut Session, failure: Failure) -> Failure {
+pub(super) async fn roll_back(session: &mut Session, failure: Failure) -> Failure {
     if let Err(error) = session.rollback().await {
         // The session is broken and with it the transaction.
         tracing::debug!(%error, "rollback failed");
@@ -309,7 +309,7 @@ fn names(touched: &[Touched<'_>], begun: &[usize]) -> Vec<Bytes> {
     begun.iter().flat_map(names).collect()
 }
 
-fn begin_call(
+pub(super) fn begin_call(
     touched: &[Touched<'_>],
     begun: &[usize],
     token: &Token,
@@ -323,7 +323,10 @@ fn begin_call(
 }
 
 /// Begins, and tells the clock of Redis; `None` when there is nothing to begin.
-async fn begin_keys(control: &mut Control, begin: Option<Call>) -> Result<Option<i64>, Failure> {
+pub(super) async fn begin_keys(
+    control: &mut Control,
+    begin: Option<Call>,
+) -> Result<Option<i64>, Failure> {
     let Some(begin) = begin else { return Ok(None) };
     let mut replies = control.call(&[begin]).await.map_err(Failure::Upstream)?;
     match replies.pop() {

@@ -282,9 +282,10 @@ impl Talk {
         }
         let mut session = self.client.session.borrow_mut();
         if let Some(pin) = session.pin.take() {
-            pin.lane.close();
+            pin.close();
             self.client.entry.lose_connection();
         }
+        session.watched = None;
         session.version = Version::Resp2;
         session.database = 0;
         session.replies = Replies::On;

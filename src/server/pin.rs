@@ -12,16 +12,24 @@ use super::expect::Inspection;
 use super::queued::Queued;
 use super::roster::Standing;
 use super::subscription::Subscriptions;
+use super::takeover::Kept;
 use crate::command::{Command, Path};
 use crate::protocol::{Reply, Version};
 use crate::upstream::Lane;
 
 pub(super) struct Pin {
     pub(super) lane: Rc<Lane<EventLoop>>,
+    /// The lane with the client's watch, while `lane` has its queue, and whether it is spoiled; see
+    /// `takeover`.
+    pub(super) watch_lane: Option<(Rc<Lane<EventLoop>>, bool)>,
+    /// Copies of what was queued since MULTI, where keys are mapped.
+    pub(super) kept: Option<Kept>,
     /// Between MULTI and EXEC or DISCARD.
     pub(super) multi: bool,
     /// A command of the transaction was refused: EXEC has to fail.
     pub(super) aborted: bool,
+    /// Redis has refused to queue a command, as far as its replies were looked at: its EXEC fails.
+    pub(super) queue_failed: bool,
     /// Commands sent since MULTI that Redis queues, unless it refuses them.
     pub(super) queued: usize,
     /// What EXEC is going to do to the connection.
@@ -46,8 +54,11 @@ impl Pin {
     pub(super) fn new(lane: Rc<Lane<EventLoop>>) -> Self {
         Self {
             lane,
+            watch_lane: None,
+            kept: None,
             multi: false,
             aborted: false,
+            queue_failed: false,
             queued: 0,
             effects: Vec::new(),
             queued_database: None,
@@ -75,13 +86,28 @@ impl Pin {
         self.tracking.filter(|&target| target != 0)
     }
 
-    fn end_transaction(&mut self) {
+    /// Closes its connections.
+    pub(super) fn close(&self) {
+        self.lane.close();
+        if let Some((lane, _)) = &self.watch_lane {
+            lane.close();
+        }
+    }
+
+    pub(super) fn end_transaction(&mut self) {
+        self.kept = None;
         self.multi = false;
         self.aborted = false;
+        self.queue_failed = false;
         self.watching = false;
         self.queued = 0;
         self.effects.clear();
         self.queued_database = None;
+    }
+
+    /// Whether a mapped key is in the transaction.
+    pub(super) fn has_mapped_keys(&self) -> bool {
+        self.kept.as_ref().is_some_and(|kept| kept.mapped)
     }
 
     /// Whether the connection may be given back once nothing is under way on it.
@@ -202,6 +228,9 @@ impl Talk {
         if !self.may_forward() {
             return Flow::Wait;
         }
+        if let Some(flow) = self.queue_kept(request) {
+            return flow;
+        }
         self.forward_run(request.bytes, 1);
         if let Some(pin) = &mut self.client.session.borrow_mut().pin
             && pin.multi
@@ -212,7 +241,7 @@ impl Talk {
     }
 
     /// Gets a connection of its own for the client; false when requests are under way elsewhere.
-    fn pin(&self) -> bool {
+    pub(super) fn pin(&self) -> bool {
         let database = self.client.session.borrow().database;
         self.pin_in(database)
     }
@@ -369,12 +398,23 @@ impl Talk {
             return Flow::Done;
         }
         match command.name {
-            "multi" if !in_multi => self.with_pin(request, |pin| pin.multi = true),
+            "multi" if !in_multi => self.multi(request),
             "watch" if !in_multi => self.with_pin(request, |pin| pin.watching = true),
-            "unwatch" if !in_multi => self.ending(request, |pin| pin.watching = false),
+            "unwatch" if !in_multi => {
+                self.client.session.borrow_mut().watched = None;
+                self.ending(request, |pin| pin.watching = false)
+            }
             "exec" if in_multi && aborted => self.end_aborted(" previous errors."),
             "exec" if in_multi => self.exec(request),
-            "discard" if in_multi => self.ending(request, Pin::end_transaction),
+            "discard" if in_multi => {
+                let splits = |pin: &Pin| pin.watch_lane.is_some();
+                let splits = self.client.session.borrow().pin.as_ref().is_some_and(splits);
+                if splits && !self.drained() {
+                    return Flow::Wait;
+                }
+                self.leave_watch_lane();
+                self.ending(request, Pin::end_transaction)
+            }
             // Refused, and not queued.
             "multi" | "watch" if in_multi => {
                 if !self.may_forward() {
@@ -388,6 +428,25 @@ impl Talk {
     }
 
     fn exec(&self, request: &Request<'_>) -> Flow {
+        let (splits, takes_over) = {
+            let session = self.client.session.borrow();
+            let splits = session.pin.as_ref().is_some_and(|pin| pin.watch_lane.is_some());
+            (splits, self.is_taken_over())
+        };
+        if splits || takes_over {
+            if !self.drained() {
+                return Flow::Wait;
+            }
+            let failed = |pin: &Pin| pin.queue_failed;
+            let failed = self.client.session.borrow().pin.as_ref().is_some_and(failed);
+            match (takes_over, failed) {
+                (true, true) => return self.end_aborted(" previous errors."),
+                (true, false) => return self.take_over(),
+                // Redis says what has to be said of it.
+                (false, true) => self.leave_watch_lane(),
+                (false, false) => self.queue_on_watch_lane(),
+            }
+        }
         let effects = match &mut self.client.session.borrow_mut().pin {
             Some(pin) => std::mem::take(&mut pin.effects),
             None => Vec::new(),
@@ -424,7 +483,11 @@ impl Talk {
         if !self.drained() {
             return Flow::Wait;
         }
+        self.client.session.borrow_mut().watched = None;
         if let Some(pin) = &mut self.client.session.borrow_mut().pin {
+            if let Some((lane, _)) = pin.watch_lane.take() {
+                lane.close();
+            }
             pin.end_transaction();
             // Redis forgets the queued commands and the watched keys with the connection.
             pin.spoiled = true;

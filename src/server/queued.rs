@@ -11,7 +11,10 @@ use bytes::{Bytes, BytesMut};
 
 use super::conversation::{Flow, Request, Talk};
 use super::info;
+use super::pin::Pin;
 use crate::command::Command;
+use crate::engine::Lent;
+use crate::protocol::Reply;
 use crate::protocol::request::{Scanned, Scanner};
 use crate::protocol::scan::{ReplyScanner, Step};
 
@@ -44,6 +47,14 @@ impl Talk {
     pub(super) fn queue(&self, bytes: &[u8], effect: Effect) -> Flow {
         if !self.may_forward() {
             return Flow::Wait;
+        }
+        let selects = matches!(effect, Effect::Select(_));
+        if selects && self.client.session.borrow().pin.as_ref().is_some_and(Pin::has_mapped_keys) {
+            self.refuse(&Reply::err("SELECT and mapped keys cannot be in one transaction"));
+            return Flow::Done;
+        }
+        if !self.keep(Lent::without_keys(Bytes::copy_from_slice(bytes))) {
+            return Flow::Done;
         }
         if let Some(pin) = &mut self.client.session.borrow_mut().pin {
             if let Effect::Select(database) = effect {

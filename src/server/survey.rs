@@ -12,7 +12,7 @@ use bytes::Bytes;
 use super::conversation::{Flow, Request, Talk};
 use super::mapped::NO_WRITER;
 use crate::command::Command;
-use crate::engine::{Ask, Job, ReplyTo};
+use crate::engine::{Ask, Survey};
 use crate::protocol::Reply;
 
 const HELP: [&str; 5] = [
@@ -96,16 +96,12 @@ impl Talk {
         client.writer.set(NO_WRITER);
         client.writes.set(1);
         let muted = client.take_muted();
-        let reply_to = ReplyTo {
-            mailbox: Arc::clone(&self.event_loop.mailbox),
-            owner: client.owner,
-            slot: client.expected.borrow_mut().slot(muted),
-            version: client.version(),
-        };
+        let slot = client.expected.borrow_mut().slot(muted);
         // The roster and the client drop it when the client leaves.
         let entry: Arc<dyn Any + Send + Sync> = Arc::clone(&client.entry) as _;
         let presence: Weak<dyn Any + Send + Sync> = Arc::downgrade(&entry);
-        self.event_loop.shared.engine.survey(Job::new(ask(), reply_to, presence));
+        let survey = Survey::new(ask(), self.reply_to(slot), presence);
+        self.event_loop.shared.engine.survey(survey);
         Flow::Done
     }
 }

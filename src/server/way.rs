@@ -100,6 +100,12 @@ impl Talk {
                 Touch::Reserved => return reserved(),
             }
         }
+        if !may_be_mapped
+            && engine.has_mappings()
+            && let Some(refusal) = engine.reaches_into_mapped_database(command, count, argument)
+        {
+            return tell(refusal);
+        }
         let pinned = session.pin.is_some();
         let path = match command.path {
             Path::Keyspace if !may_be_mapped => Path::Forward,

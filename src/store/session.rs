@@ -2,7 +2,7 @@
 //!
 //! Invariants
 //! - READ COMMITTED: a statement sees what was committed before it began, so what is read after a
-//!   lock was granted is what the lock's last holder left.
+//!   lock was granted is what the lock's last holder left. (A snapshot takes no locks.)
 //! - Text forms do not depend on the server's configuration: see `SETTINGS`.
 //! - Statements look rows up by the key index, whatever the planner knows of the table: a plan made
 //!   while the table was small would stay after it has grown.
@@ -153,6 +153,14 @@ impl Session {
         let rows = self.begin(sql).await?;
         let free = |row: &PgRow| row.try_get::<bool, _>(0);
         rows.iter().map(free).collect::<Result<_, _>>().map_err(|error| self.failed(&error))
+    }
+
+    /// Begins a transaction that only reads, all of it as of one moment.
+    ///
+    /// # Errors
+    /// Those of the statement, see [`StoreError`]; no transaction is open then.
+    pub async fn begin_snapshot(&mut self) -> Result<(), StoreError> {
+        self.begin("begin isolation level repeatable read read only".to_owned()).await.map(drop)
     }
 
     async fn begin(&mut self, sql: String) -> Result<Vec<PgRow>, StoreError> {

@@ -131,14 +131,14 @@ impl<R: Receiver> Lane<R> {
         Self::new(settings, receiver, read_buffer, None, false)
     }
 
-    /// A lane for one client at a time.
+    /// A lane for one client at a time; for nobody yet where there is no owner.
     pub fn private(
         settings: LaneSettings,
         receiver: Rc<R>,
         read_buffer: ReadBuffer,
-        owner: Owner,
+        owner: Option<Owner>,
     ) -> Rc<Self> {
-        Self::new(settings, receiver, read_buffer, Some(owner), true)
+        Self::new(settings, receiver, read_buffer, owner, true)
     }
 
     fn new(

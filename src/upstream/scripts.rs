@@ -11,6 +11,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 pub const RESERVED_PREFIX: &[u8] = b"respgres:";
 const MARK_PREFIX: &[u8] = b"respgres:m:";
 const ASIDE_PREFIX: &[u8] = b"respgres:a:";
+const LENT_PREFIX: &[u8] = b"respgres:l:";
 const DRAWER_PREFIX: &[u8] = b"respgres:s:";
 
 /// How many keys hold the places of unfinished SCANs: see `lua/remember.lua`.
@@ -24,6 +25,7 @@ pub enum Script {
     Miss,
     Fill,
     Unlease,
+    Undo,
     Remember,
 }
 
@@ -42,8 +44,8 @@ pub struct Token(Bytes);
 // === impl Script ===
 
 impl Script {
-    pub const ALL: [Self; 6] =
-        [Self::Begin, Self::End, Self::Miss, Self::Fill, Self::Unlease, Self::Remember];
+    pub const ALL: [Self; 7] =
+        [Self::Begin, Self::End, Self::Miss, Self::Fill, Self::Unlease, Self::Undo, Self::Remember];
 
     pub fn text(self) -> &'static str {
         match self {
@@ -52,6 +54,7 @@ impl Script {
             Self::Miss => include_str!("lua/miss.lua"),
             Self::Fill => include_str!("lua/fill.lua"),
             Self::Unlease => include_str!("lua/unlease.lua"),
+            Self::Undo => include_str!("lua/undo.lua"),
             Self::Remember => include_str!("lua/remember.lua"),
         }
     }
@@ -99,6 +102,12 @@ pub fn mark_of(key: &[u8]) -> Bytes {
 /// The key that holds `key`'s value while a writer is under way.
 pub fn aside_of(key: &[u8]) -> Bytes {
     prefixed(ASIDE_PREFIX, key)
+}
+
+/// The key that holds `key`'s cached copy while the true value is lent to a command that only reads;
+/// within one atomic step.
+pub fn aside_of_lent(key: &[u8]) -> Bytes {
+    prefixed(LENT_PREFIX, key)
 }
 
 /// The key that holds places of unfinished SCANs, by its number.

@@ -7,7 +7,7 @@ use respgres::command::{
     Command, Flags, Guarded, Keys, Mapped, Need, Path, Proof, Read, Write, lookup,
 };
 use respgres::config::{Config, RedisUrl};
-use respgres::engine::{Engine, EngineSettings, Mailbox, Operation, ReplyTo};
+use respgres::engine::{Engine, EngineSettings, Mail, Mailbox, Operation, ReplyTo};
 use respgres::mapping::registry::plan;
 use respgres::mapping::shape::TableName;
 use respgres::mapping::{Layout, Mapping, Registry};
@@ -107,7 +107,10 @@ impl House {
     async fn answers(&self, count: usize) -> Vec<String> {
         let mut answers = Vec::new();
         while answers.len() < count {
-            answers.extend(self.mailbox.take().await);
+            answers.extend(self.mailbox.take().await.into_iter().map(|mail| match mail {
+                Mail::Answer(answer) => answer,
+                other => panic!("nobody has asked for {other:?}"),
+            }));
         }
         answers.sort_by_key(|answer| answer.slot);
         let slots: Vec<u32> = answers.iter().map(|answer| answer.slot).collect();

@@ -235,6 +235,8 @@ impl<'r> World<'r> {
             }
             Script::Miss | Script::Fill => &[<[u8]>::to_vec, |key| mark_of(key).to_vec()],
             Script::Unlease => &[|key| mark_of(key).to_vec()],
+            // About keys that are not mapped.
+            Script::Undo => &[<[u8]>::to_vec],
             // It is about no key.
             Script::Remember => &[],
         };

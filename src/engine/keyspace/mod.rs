@@ -9,7 +9,7 @@
 //!
 //! Invariants
 //! - What is held in memory is bounded: by a page, or by the most that a client may be sent.
-//! - A job whose client has left, and any when respgres stops, ends at its next page.
+//! - A survey whose client has left, and any when respgres stops, ends at its next page.
 
 mod flush;
 mod scan;
@@ -57,7 +57,7 @@ pub enum Ask {
 
 /// One client's question.
 #[derive(Debug)]
-pub struct Job {
+pub struct Survey {
     ask: Ask,
     reply_to: ReplyTo,
     /// Gone when the client is.
@@ -74,9 +74,9 @@ pub struct Surveyor {
     /// The session was there when it was last asked for.
     was_connected: bool,
     control: Control,
-    queue: Arc<Queue<Job>>,
+    queue: Arc<Queue<Survey>>,
     tasks: Tasks,
-    /// How long a job may wait for its turn.
+    /// How long a survey may wait for its turn.
     patience: Option<Duration>,
 }
 
@@ -106,9 +106,9 @@ impl Ask {
     }
 }
 
-// === impl Job ===
+// === impl Survey ===
 
-impl Job {
+impl Survey {
     /// `client`: something that is dropped when the client has left.
     pub fn new(ask: Ask, reply_to: ReplyTo, client: Weak<dyn Any + Send + Sync>) -> Self {
         Self { ask, reply_to, client, arrived: Instant::now() }
@@ -130,7 +130,7 @@ impl Surveyor {
         settings: &EngineSettings,
         registry: Arc<Registry>,
         tables: Arc<Tables>,
-        queue: Arc<Queue<Job>>,
+        queue: Arc<Queue<Survey>>,
         tasks: Tasks,
         long: bool,
     ) -> Self {
@@ -150,13 +150,13 @@ impl Surveyor {
     /// Works until it is asked to stop and nothing is left in its queue.
     pub async fn run(mut self) {
         loop {
-            let jobs = tokio::select! {
+            let surveys = tokio::select! {
                 biased;
-                jobs = self.queue.take() => jobs,
+                surveys = self.queue.take() => surveys,
                 () = self.tasks.stopping() => break,
             };
-            for job in jobs {
-                let reply = match rescue(self.serve(&job)).await {
+            for survey in surveys {
+                let reply = match rescue(self.serve(&survey)).await {
                     Ok(Ok(reply) | Err(reply)) => reply,
                     Err(_) => {
                         tracing::error!("a worker panicked; it starts again with new connections");
@@ -165,7 +165,7 @@ impl Surveyor {
                         Reply::err("internal error")
                     }
                 };
-                job.reply_to.answer(&reply);
+                survey.reply_to.answer(&reply);
             }
         }
         if let Some(session) = self.session.take() {
@@ -174,16 +174,16 @@ impl Surveyor {
     }
 
     /// The reply, or the one that says why there is none.
-    async fn serve(&mut self, job: &Job) -> Result<Reply, Reply> {
-        self.go_on(job)?;
-        if self.patience.is_some_and(|patience| job.arrived.elapsed() >= patience) {
+    async fn serve(&mut self, survey: &Survey) -> Result<Reply, Reply> {
+        self.go_on(survey)?;
+        if self.patience.is_some_and(|patience| survey.arrived.elapsed() >= patience) {
             return Err(read_too_busy());
         }
-        match &job.ask {
-            Ask::Keys(glob) => self.keys(job, glob).await,
+        match &survey.ask {
+            Ask::Keys(glob) => self.keys(survey, glob).await,
             Ask::Scan(arguments) => self.scan(arguments).await,
-            Ask::Count => self.count(job).await,
-            Ask::Random => self.random(job).await,
+            Ask::Count => self.count(survey).await,
+            Ask::Random => self.random(survey).await,
             Ask::Flush(arguments) => self.flush(arguments).await,
             Ask::Explain(key) => {
                 let explainer = Explainer {
@@ -201,12 +201,12 @@ impl Surveyor {
         }
     }
 
-    /// Ends a job that nobody waits for.
-    fn go_on(&self, job: &Job) -> Result<(), Reply> {
+    /// Ends a survey that nobody waits for.
+    fn go_on(&self, survey: &Survey) -> Result<(), Reply> {
         if self.tasks.is_stopping() {
             return Err(Reply::err("respgres is stopping"));
         }
-        if job.is_abandoned() {
+        if survey.is_abandoned() {
             tracing::debug!("a listing is given up: its client has left");
             return Err(Reply::err("nobody waits for this"));
         }

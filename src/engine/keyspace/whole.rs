@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::scan::scanned;
-use super::{Job, Place, Surveyor, answer_of, random_below, words};
+use super::{Place, Survey, Surveyor, answer_of, random_below, words};
 use crate::config::Strategy;
 use crate::mapping::pattern::CaptureKind;
 use crate::mapping::{Mapping, overlap};
@@ -41,7 +41,7 @@ struct Found {
 // === impl Surveyor ===
 
 impl Surveyor {
-    pub(super) async fn keys(&mut self, job: &Job, pattern: &Bytes) -> Result<Reply, Reply> {
+    pub(super) async fn keys(&mut self, survey: &Survey, pattern: &Bytes) -> Result<Reply, Reply> {
         let glob = Glob::new(pattern);
         let ask = [Bytes::from_static(b"KEYS"), pattern.clone()];
         let told = self.control.long_command(&ask, KEYS_PATIENCE_MS).await;
@@ -64,7 +64,7 @@ impl Surveyor {
             }
             let mut from: Option<Place> = None;
             loop {
-                self.go_on(job)?;
+                self.go_on(survey)?;
                 let page = self.page(mapping, from.as_ref(), PAGE_KEYS).await?;
                 for key in page.keys.into_iter().filter(|key| glob.matches(key)) {
                     found.add(&key)?;
@@ -80,17 +80,17 @@ impl Surveyor {
 
     // --- DBSIZE ---
 
-    pub(super) async fn count(&mut self, job: &Job) -> Result<Reply, Reply> {
-        let mut total = self.count_redis(job).await?;
+    pub(super) async fn count(&mut self, survey: &Survey) -> Result<Reply, Reply> {
+        let mut total = self.count_redis(survey).await?;
         let registry = Arc::clone(&self.registry);
         for mapping in registry.mappings() {
-            total += self.count_table(job, mapping).await?;
+            total += self.count_table(survey, mapping).await?;
         }
         Ok(Reply::Integer(i64::try_from(total).unwrap_or(i64::MAX)))
     }
 
     /// The keys that Redis has to list.
-    async fn count_redis(&mut self, job: &Job) -> Result<u64, Reply> {
+    async fn count_redis(&mut self, survey: &Survey) -> Result<u64, Reply> {
         let mut mappings = self.registry.mappings().iter();
         if mappings.all(|mapping| mapping.strategy == Strategy::PostgresOnly) {
             // There are no copies, and no marks: what is ours can be called by name.
@@ -101,7 +101,7 @@ impl Surveyor {
         }
         let (mut cursor, mut count) = (Bytes::from_static(b"0"), 0);
         loop {
-            self.go_on(job)?;
+            self.go_on(survey)?;
             let [scan, count_word, step] = words(["SCAN", "COUNT", STEP_KEYS]);
             let reply = self.ask_redis(&[scan, cursor, count_word, step]).await?;
             let (next, keys) = scanned(reply)?;
@@ -113,12 +113,12 @@ impl Surveyor {
         }
     }
 
-    async fn count_table(&mut self, job: &Job, mapping: &Arc<Mapping>) -> Result<u64, Reply> {
+    async fn count_table(&mut self, survey: &Survey, mapping: &Arc<Mapping>) -> Result<u64, Reply> {
         let (mut from, mut count) = (None::<Place>, 0);
         let (mut reads_keys, mut tries) = (!self.has_only_keys(mapping), 0);
         let limit = if mapping.layout.element().is_some() { PAGE_KEYS } else { COUNTED_KEYS };
         loop {
-            self.go_on(job)?;
+            self.go_on(survey)?;
             if reads_keys {
                 let page = self.page(mapping, from.as_ref(), PAGE_KEYS).await?;
                 count += page.keys.len() as u64;
@@ -177,7 +177,7 @@ impl Surveyor {
     // --- RANDOMKEY ---
 
     /// Weighs Redis and the tables by how many keys they have, about; then takes a key by chance.
-    pub(super) async fn random(&mut self, job: &Job) -> Result<Reply, Reply> {
+    pub(super) async fn random(&mut self, survey: &Survey) -> Result<Reply, Reply> {
         let (size, of_redis) = self.random_of_redis().await?;
         let weight_of_redis = size * of_redis.len() as u64 / TRIES as u64;
         let registry = Arc::clone(&self.registry);
@@ -206,7 +206,7 @@ impl Surveyor {
         if !of_redis.is_empty() {
             return Ok(Reply::Bulk(any_of(of_redis)));
         }
-        self.any_key(job).await
+        self.any_key(survey).await
     }
 
     async fn table_size(&mut self, mapping: &Arc<Mapping>) -> Result<TableSize, Reply> {
@@ -269,12 +269,12 @@ impl Surveyor {
     }
 
     /// The first key there is; nil when there is none at all.
-    async fn any_key(&mut self, job: &Job) -> Result<Reply, Reply> {
+    async fn any_key(&mut self, survey: &Survey) -> Result<Reply, Reply> {
         let registry = Arc::clone(&self.registry);
         for mapping in registry.mappings() {
             let mut from: Option<Place> = None;
             loop {
-                self.go_on(job)?;
+                self.go_on(survey)?;
                 let page = self.page(mapping, from.as_ref(), PAGE_KEYS).await?;
                 if !page.keys.is_empty() {
                     return Ok(Reply::Bulk(any_of(page.keys)));
@@ -287,7 +287,7 @@ impl Surveyor {
         }
         let mut cursor = Bytes::from_static(b"0");
         loop {
-            self.go_on(job)?;
+            self.go_on(survey)?;
             let [scan, count_word, step] = words(["SCAN", "COUNT", STEP_KEYS]);
             let reply = self.ask_redis(&[scan, cursor, count_word, step]).await?;
             let (next, keys) = scanned(reply)?;
