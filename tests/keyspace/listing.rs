@@ -447,6 +447,35 @@ async fn keys_with_many_rows_are_counted_and_listed_once() {
 }
 
 #[tokio::test]
+async fn keys_are_walked_in_the_order_of_whatever_index_fits() {
+    let stack = Stack::with_mappings(MAPPINGS).await;
+    stack
+        .sql_execute(
+            "create domain number as bigint check (value > 0);
+             alter table groups drop constraint groups_pkey;
+             alter table groups alter id type number, alter name type varchar(40) collate \"C\";
+             alter table groups add primary key (name, id, member);
+             alter table rows alter id type number;
+             insert into groups (id, name, member)
+                 select 1 + n % 5, chr(60 + n % 40), n from generate_series(1, 400) as n;
+             insert into rows (id, a) select n, 'x' from generate_series(1, 40) as n",
+        )
+        .await;
+    // It looks at the tables as they are now.
+    let second = stack.start_second_proxy().await;
+    let mut client = Client::connect(&second).await;
+    for options in ["COUNT 1 TYPE set", "COUNT 7 TYPE set", "COUNT 7", "COUNT 1000"] {
+        let (listed, _) = scan(&mut client, options).await;
+        let once: BTreeSet<&String> = listed.iter().collect();
+        assert_eq!(once.len(), listed.len(), "{options}");
+        assert_eq!(listed.len(), if options.ends_with("set") { 40 } else { 80 }, "{options}");
+    }
+    assert_eq!(client.say("DBSIZE").await, Value::Integer(80));
+    drop(second);
+    stack.stop_expecting(&[]).await;
+}
+
+#[tokio::test]
 async fn a_key_by_chance_is_any_key_of_a_table_with_many() {
     let stack = Stack::with_mappings(MAPPINGS).await;
     stack
