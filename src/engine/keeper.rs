@@ -37,6 +37,9 @@ const LOOK: Duration = Duration::from_millis(500);
 /// How long the keeper waits before it tries again to get Redis back, or the outbox worked off.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// A trouble that lasts so long is worth a warning. Those who meet it log theirs.
+const LASTING: Duration = Duration::from_secs(2);
+
 /// Keys that Redis is asked for at once.
 const SCAN_COUNT: &str = "1000";
 
@@ -51,8 +54,8 @@ pub(super) struct Keeper {
     tables: Arc<Tables>,
     session: Option<Session>,
     control: Control,
-    /// What went wrong last has been logged.
-    told: bool,
+    /// Since when something is wrong, and whether a warning has said so.
+    trouble: Option<(Instant, bool)>,
 }
 
 /// Why the keeper could not do its work now.
@@ -84,7 +87,7 @@ impl Keeper {
             registry,
             tables,
             session: None,
-            told: false,
+            trouble: None,
         }
     }
 
@@ -101,29 +104,40 @@ impl Keeper {
 
     async fn keep_watch(&mut self) {
         loop {
-            let done = if self.trust.believes_any() {
-                self.look().await
-            } else {
-                self.come_back().await
-            };
+            let done =
+                if self.trust.believes_any() { self.look().await } else { self.come_back().await };
             match done {
                 Ok(()) => {
-                    self.told = false;
+                    self.trouble = None;
                     tokio::select! {
                         () = self.trust.changed() => {}
                         () = sleep(LOOK) => {}
                     }
                 }
                 Err(trouble) => {
-                    if !std::mem::replace(&mut self.told, true) {
-                        tracing::warn!(error = %trouble, "mapped keys are read from Postgres alone");
-                    }
+                    self.tell(&trouble);
                     if matches!(trouble, Trouble::Upstream(_)) && !self.trust.is_out() {
                         self.trust.lose();
                     }
                     sleep(PAUSE).await;
                 }
             }
+        }
+    }
+
+    /// Tells the log once that something is wrong, and once more if it stays so.
+    fn tell(&mut self, trouble: &Trouble) {
+        let is_first = self.trouble.is_none();
+        let (since, warned) = self.trouble.get_or_insert_with(|| (Instant::now(), false));
+        let what = match trouble {
+            Trouble::Store(_) => "changes past Redis are not looked for",
+            _ => "mapped keys are read from Postgres alone",
+        };
+        if !*warned && since.elapsed() >= LASTING {
+            *warned = true;
+            tracing::warn!(error = %trouble, "{what}");
+        } else if is_first {
+            tracing::info!(error = %trouble, "{what}");
         }
     }
 
@@ -160,7 +174,7 @@ impl Keeper {
         if self.control.run_id().await? != Some(run) || !self.trust.believe(run, attempt) {
             return Err(Trouble::LostAgain);
         }
-        if std::mem::take(&mut self.told) {
+        if self.trouble.take().is_some() {
             tracing::info!("mapped keys are read from Redis again");
         }
         Ok(())
@@ -233,7 +247,8 @@ impl Keeper {
                 let mapped: Vec<Bytes> = mapped.into_iter().collect();
                 seen += mapped.len();
                 let endless = numbers(self.call(Script::Sweep, &mapped).await?)?;
-                let endless: Vec<Bytes> = endless.into_iter().map(|at| mapped[at].clone()).collect();
+                let endless: Vec<Bytes> =
+                    endless.into_iter().map(|at| mapped[at].clone()).collect();
                 kept += self.drop_those_with_rows(&endless).await?;
             }
             if next == "0" {

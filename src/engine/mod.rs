@@ -6,7 +6,9 @@
 
 mod asked;
 pub mod errand;
+pub mod explain;
 mod keeper;
+pub mod keyspace;
 mod listener;
 pub mod loan;
 pub mod mailbox;
@@ -33,13 +35,15 @@ use crate::upstream::RunId;
 use crate::upstream::control::ControlSettings;
 
 pub use errand::{Errand, ErrandFailed, Over, Runner};
+use keeper::Keeper;
+use keyspace::Surveyor;
+pub use keyspace::{Ask, Survey};
 pub use loan::watch::Watched;
 use loan::{Job, LENDERS, Lender};
 pub use loan::{Lent, Loan, Told};
 pub use mailbox::{Answer, Mail, Mailbox, ReplyTo};
 pub use operation::Operation;
 pub use queue::Queue;
-use keeper::Keeper;
 use tables::Tables;
 use trust::Trust;
 
@@ -54,6 +58,8 @@ pub struct EngineSettings {
     pub lease_ms: u64,
     /// What the mappings are to be bound to again when a table changes.
     pub plans: Vec<Plan>,
+    /// The longest reply that a client can be sent.
+    pub reply_most_bytes: usize,
 }
 
 /// The mapped side of respgres: which keys are mapped, and the workers that serve them.
@@ -66,6 +72,8 @@ pub struct Engine {
     readers: Vec<Arc<Queue>>,
     loans: Arc<Queue<Job>>,
     trust: Arc<Trust>,
+    /// What looks at all keys, and what looks at some of them.
+    surveys: [Arc<Queue<Survey>>; 2],
 }
 
 // === impl Engine ===
@@ -82,19 +90,34 @@ impl Engine {
             readers: queues(settings.postgres.readers),
             loans: Arc::default(),
             trust: Arc::default(),
+            surveys: Default::default(),
         }
     }
 
-    /// Spawns the workers on the current runtime.
-    pub fn start(&self, settings: &EngineSettings, tasks: &Tasks) {
+    /// Spawns the workers on the current runtime, and those that look at many keys on a thread of their
+    /// own.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn start(&self, settings: &EngineSettings, tasks: &Tasks) -> std::io::Result<()> {
         let tables = Arc::new(Tables::new(&settings.plans));
         for queue in &self.writers {
-            let worker = through::Writer::new(settings, self.trust(), Arc::clone(&tables), Arc::clone(queue));
+            let worker = through::Writer::new(
+                settings,
+                self.trust(),
+                Arc::clone(&tables),
+                Arc::clone(queue),
+            );
             let tasks_of_worker = tasks.clone();
             tasks.spawn(async move { worker.run(&tasks_of_worker).await });
         }
         for queue in &self.readers {
-            let worker = miss::MissReader::new(settings, self.trust(), Arc::clone(&tables), Arc::clone(queue));
+            let worker = miss::MissReader::new(
+                settings,
+                self.trust(),
+                Arc::clone(&tables),
+                Arc::clone(queue),
+            );
             let tasks_of_worker = tasks.clone();
             tasks.spawn(async move { worker.run(&tasks_of_worker).await });
         }
@@ -107,11 +130,17 @@ impl Engine {
         }
         if self.has_mappings() {
             let registry = Arc::clone(&self.registry);
-            let keeper = Keeper::new(settings, self.trust(), registry, tables);
+            let keeper = Keeper::new(settings, self.trust(), registry, Arc::clone(&tables));
             let tasks_of_keeper = tasks.clone();
             tasks.spawn(async move { keeper.run(&tasks_of_keeper).await });
             tasks.spawn(listener::listen(settings.postgres.clone(), self.trust(), tasks.clone()));
         }
+        let surveyor = |queue: &Arc<Queue<Survey>>, long| {
+            let (registry, tables) = (Arc::clone(&self.registry), Arc::clone(&tables));
+            Surveyor::new(settings, registry, tables, Arc::clone(queue), tasks.clone(), long)
+        };
+        let [all, some] = &self.surveys;
+        keyspace::start([surveyor(all, true), surveyor(some, false)], tasks)
     }
 
     fn trust(&self) -> Arc<Trust> {
@@ -161,6 +190,12 @@ impl Engine {
     /// Hands over mapped keys to watch.
     pub fn watch(&self, keys: Vec<MappedKey>, watched: Arc<Watched>, told: Told) {
         self.loans.push(Job::Watch { keys, watched, told });
+    }
+
+    /// Hands over a question about many keys, or about how one is kept.
+    pub fn survey(&self, survey: Survey) {
+        let [all, some] = &self.surveys;
+        if survey.is_long() { all.push(survey) } else { some.push(survey) }
     }
 
     /// Which writer an operation goes to: all operations on one key go to the same one.

@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 use crate::upstream::RunId;
 
 #[derive(Debug, Default)]
-pub struct Trust {
+pub(super) struct Trust {
     /// The run that is believed; 0 for none.
     believed: AtomicU64,
     /// Writes go past Redis.
@@ -53,7 +53,7 @@ impl Trust {
     }
 
     /// Whether what a connection to this run says is believed.
-    pub fn covers(&self, run: Option<RunId>) -> bool {
+    pub(super) fn covers(&self, run: Option<RunId>) -> bool {
         run.is_some_and(|run| run.number() == self.believed.load(Ordering::Acquire))
     }
 

@@ -42,9 +42,7 @@ impl Talk {
             request.scanner.arguments().iter().map(|range| bytes.slice(range.clone())).collect();
         let engine = &self.event_loop.shared.engine;
         match engine.route_mapped(command, &bytes, arguments, self.reply_to(0)) {
-            MappedRoute::AskRedis(_, mut operation)
-                if !engine.believes(self.lane().run_id()) =>
-            {
+            MappedRoute::AskRedis(_, mut operation) if !engine.believes(self.lane().run_id()) => {
                 let muted = client.take_muted();
                 operation.reply_to.slot = client.expected.borrow_mut().slot(muted);
                 engine.read(*operation);

@@ -55,7 +55,11 @@ impl Session {
     ///
     /// # Errors
     /// Those of the statement, see [`StoreError`].
-    pub async fn read_outbox(&mut self, after: i64, most: i64) -> Result<Vec<OutboxRow>, StoreError> {
+    pub async fn read_outbox(
+        &mut self,
+        after: i64,
+        most: i64,
+    ) -> Result<Vec<OutboxRow>, StoreError> {
         let rows = self
             .attempt(async |connection| {
                 sqlx::query(
@@ -70,7 +74,10 @@ impl Session {
         let row = |row: &sqlx::postgres::PgRow| {
             Ok(OutboxRow { id: row.try_get(0)?, key: row.try_get(1)? })
         };
-        rows.iter().map(row).collect::<Result<_, sqlx::Error>>().map_err(|error| self.failed(&error))
+        rows.iter()
+            .map(row)
+            .collect::<Result<_, sqlx::Error>>()
+            .map_err(|error| self.failed(&error))
     }
 
     /// Takes keys out whose copies are gone.

@@ -12,12 +12,12 @@ use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpStream, UnixStream, tcp, unix};
 
+use super::run::RunId;
 use crate::config::RedisUrl;
 use crate::config::url::Endpoint;
 use crate::protocol::Version;
 use crate::protocol::inline::encode_request;
 use crate::protocol::scan::{ReplyScanner, Step};
-use super::run::RunId;
 
 /// Silence after which the upstream is asked for a sign of life.
 const KEEPALIVE: Duration = Duration::from_secs(15);

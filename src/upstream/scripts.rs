@@ -1,5 +1,5 @@
 //! The scripts of the cache protocol, each one atomic step in Redis, and the names of the keys
-//! that they keep beside a client's key.
+//! that they keep beside a client's key; and where unfinished SCANs are remembered.
 //!
 //! The value of a key K is in K itself. Beside it stand its mark (who is filling or writing it, or
 //! that it is known to be absent) and, while a writer is between `begin` and `end`, the value moved
@@ -12,6 +12,10 @@ pub const RESERVED_PREFIX: &[u8] = b"respgres:";
 const MARK_PREFIX: &[u8] = b"respgres:m:";
 const ASIDE_PREFIX: &[u8] = b"respgres:a:";
 const LENT_PREFIX: &[u8] = b"respgres:l:";
+const DRAWER_PREFIX: &[u8] = b"respgres:s:";
+
+/// How many keys hold the places of unfinished SCANs: see `lua/remember.lua`.
+pub const DRAWERS: u64 = 4;
 
 /// A step of the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +28,7 @@ pub enum Script {
     Undo,
     Inval,
     Sweep,
+    Remember,
 }
 
 /// One call of a script.
@@ -41,7 +46,7 @@ pub struct Token(Bytes);
 // === impl Script ===
 
 impl Script {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Begin,
         Self::End,
         Self::Miss,
@@ -50,6 +55,7 @@ impl Script {
         Self::Undo,
         Self::Inval,
         Self::Sweep,
+        Self::Remember,
     ];
 
     pub fn text(self) -> &'static str {
@@ -62,6 +68,7 @@ impl Script {
             Self::Undo => include_str!("lua/undo.lua"),
             Self::Inval => include_str!("lua/inval.lua"),
             Self::Sweep => include_str!("lua/sweep.lua"),
+            Self::Remember => include_str!("lua/remember.lua"),
         }
     }
 }
@@ -120,6 +127,11 @@ pub fn aside_of(key: &[u8]) -> Bytes {
 /// within one atomic step.
 pub fn aside_of_lent(key: &[u8]) -> Bytes {
     prefixed(LENT_PREFIX, key)
+}
+
+/// The key that holds places of unfinished SCANs, by its number.
+pub fn drawer(number: u64) -> Bytes {
+    prefixed(DRAWER_PREFIX, (number % DRAWERS).to_string().as_bytes())
 }
 
 fn prefixed(prefix: &[u8], key: &[u8]) -> Bytes {

@@ -112,8 +112,20 @@ fn restarts() -> Scene {
         behinds: vec![Increment(2)],
         readers: vec![2],
         cached: true,
-        crashes: faults() - 1,
-        restarts: faults(),
+        crashes: faults(),
+        restarts: 1,
+        ..Scene::default()
+    }
+}
+
+/// Redis comes back empty, then with what it had before that.
+fn two_restarts() -> Scene {
+    Scene {
+        throughs: vec![Increment(1)],
+        behinds: vec![Increment(2)],
+        readers: vec![2],
+        cached: true,
+        restarts: 2,
         ..Scene::default()
     }
 }
@@ -142,6 +154,7 @@ fn a_change_by_sql_is_seen_once_its_outbox_row_is_gone() {
 #[test]
 fn a_redis_that_comes_back_empty_or_old_is_not_believed() {
     holds("restarts", restarts());
+    holds("two restarts", two_restarts());
 }
 
 #[test]
@@ -165,6 +178,7 @@ fn every_piece_of_the_protocol_is_needed() {
         (AppliedNotStored, two_behind()),
         (OutboxIgnoresDirty, behind_and_external()),
         (NoSweep, restarts()),
+        (SweepKeepsAnyDirty, two_restarts()),
     ] {
         is_caught(scene, mutant);
     }

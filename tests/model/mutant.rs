@@ -34,6 +34,8 @@ pub(crate) enum Mutant {
     AppliedNotStored,
     /// An outbox row is deleted though the key was dirty.
     OutboxIgnoresDirty,
+    /// A sweep keeps what is dirty, whatever has been in Redis' place since that data was there.
+    SweepKeepsAnyDirty,
     /// Hits are trusted after a restart of Redis before it was swept.
     NoSweep,
 }

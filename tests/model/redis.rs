@@ -37,6 +37,8 @@ pub(crate) struct Redis {
     pub(crate) aside: Option<History>,
     pub(crate) journal: Vec<Entry>,
     pub(crate) next_id: u8,
+    /// Which sweep the data has come from: a key of its own. 0: none.
+    pub(crate) epoch: u8,
     /// Another one after every restart: `run_id`.
     pub(crate) run: u8,
 }
@@ -61,7 +63,15 @@ pub(crate) struct NotLoaded;
 
 impl Redis {
     pub(crate) fn empty(run: u8) -> Self {
-        Self { value: None, mark: Mark::None, aside: None, journal: vec![], next_id: 1, run }
+        Self {
+            value: None,
+            mark: Mark::None,
+            aside: None,
+            journal: vec![],
+            next_id: 1,
+            epoch: 0,
+            run,
+        }
     }
 
     pub(crate) fn is_dirty(&self) -> bool {
@@ -166,8 +176,14 @@ impl Redis {
         }
     }
 
-    /// After a restart: keeps what Postgres does not have yet, drops what may be old.
-    pub(crate) fn sweep(&mut self, applied: (u8, u8)) {
+    /// After a restart: keeps what Postgres does not have yet, drops what may be old. `is_known`: what
+    /// is there now is what was there before, or an older state of it. Else what was dirty in it was given up
+    /// when other data took its place, and others have written since.
+    pub(crate) fn sweep(&mut self, applied: (u8, u8), is_known: bool, epoch: u8) {
+        self.epoch = epoch;
+        if !is_known {
+            self.journal.clear();
+        }
         let newest = match self.mark {
             Mark::Dirty(id) | Mark::GoneDirty(id, _) => {
                 self.journal.iter().find(|entry| entry.id == id)

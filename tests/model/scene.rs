@@ -6,7 +6,7 @@ use crate::history::{History, Operation, Set};
 use crate::mutant::Mutant;
 use crate::redis::{Mark, Missed, Redis, Token};
 use crate::world::{
-    Behind, Commit, Drainer, Flusher, Holder, Message, Postgres, Reader, Through, World,
+    Behind, Commit, Drainer, Flusher, Holder, Message, Postgres, Reader, Sweeper, Through, World,
 };
 
 /// Tries of a writer that finds the key dirty.
@@ -46,6 +46,7 @@ pub(crate) enum Action {
     CrashThrough(u8, bool),
     CrashFlusher,
     CrashDrainer,
+    CrashSweeper,
     OrphanLands,
     OrphanFails,
     EvictValue,
@@ -66,6 +67,7 @@ impl Model for Scene {
         let row = History::of(&[Operation::Increment(0)]);
         let mut redis = Redis::empty(0);
         redis.value = self.cached.then_some(row);
+        redis.epoch = 1;
         vec![World {
             redis,
             postgres: Postgres {
@@ -75,7 +77,9 @@ impl Model for Scene {
                 applied: (0, 0),
                 outbox: 0,
                 swept_run: 0,
-                epoch: 0,
+                epoch: 1,
+                last_epoch: 1,
+                first_epoch: 1,
                 orphan: None,
             },
             messages: vec![],
@@ -85,7 +89,7 @@ impl Model for Scene {
             readers: self.readers.iter().map(|&reads| (Reader::Idle, reads)).collect(),
             flusher: Flusher::Idle,
             drainer: Drainer::Idle,
-            swept: None,
+            sweeper: Sweeper::Idle,
             snapshot: None,
             crashes_left: self.crashes,
             evictions_left: self.evictions,
@@ -111,7 +115,7 @@ impl Model for Scene {
         actions.extend([Action::Flusher, Action::Drainer, Action::External, Action::Sweep]);
         actions.extend([Action::OrphanLands, Action::OrphanFails]);
         if world.crashes_left > 0 {
-            actions.extend([Action::CrashFlusher, Action::CrashDrainer]);
+            actions.extend([Action::CrashFlusher, Action::CrashDrainer, Action::CrashSweeper]);
         }
         if world.evictions_left > 0 {
             actions.extend([Action::EvictValue, Action::EvictMark, Action::EvictAside]);
@@ -225,6 +229,11 @@ impl Scene {
                 world.crashes_left -= 1;
                 let crashed = std::mem::replace(&mut world.drainer, Drainer::Idle);
                 (crashed != Drainer::Idle).then_some(())
+            }
+            Action::CrashSweeper => {
+                world.crashes_left -= 1;
+                let crashed = std::mem::replace(&mut world.sweeper, Sweeper::Idle);
+                (crashed != Sweeper::Idle).then_some(())
             }
             Action::OrphanLands => {
                 let commit = world.postgres.orphan.take()?;
@@ -505,16 +514,33 @@ impl Scene {
         Some(())
     }
 
-    /// After a restart: first Redis is gone through, then that is recorded.
+    /// After a restart: the new epoch is written down, Redis is gone through, that is recorded.
     fn sweep(&self, world: &mut World) -> Option<()> {
-        if let Some(run) = world.swept.take() {
-            world.postgres.swept_run = run;
-            world.postgres.epoch += 1;
-            return Some(());
-        }
-        (!world.is_trusted()).then_some(())?;
-        world.redis.sweep(world.postgres.applied);
-        world.swept = Some(world.redis.run);
+        let known_only = !self.is(Mutant::SweepKeepsAnyDirty);
+        world.sweeper = match world.sweeper {
+            Sweeper::Idle => {
+                (!world.is_trusted()).then_some(())?;
+                let Postgres { last_epoch, first_epoch, .. } = &mut world.postgres;
+                let is_known = world.redis.epoch >= *first_epoch || !known_only;
+                *last_epoch += 1;
+                if !is_known {
+                    *first_epoch = *last_epoch;
+                }
+                let epoch = *last_epoch;
+                Sweeper::Begun { run: world.redis.run, epoch, is_known }
+            }
+            // What the sweeper knows is about another run.
+            Sweeper::Begun { run, .. } if run != world.redis.run => Sweeper::Idle,
+            Sweeper::Begun { run, epoch, is_known } => {
+                world.redis.sweep(world.postgres.applied, is_known, epoch);
+                Sweeper::Swept { run, epoch }
+            }
+            Sweeper::Swept { run, epoch } => {
+                world.postgres.swept_run = run;
+                world.postgres.epoch = epoch;
+                Sweeper::Idle
+            }
+        };
         Some(())
     }
 }

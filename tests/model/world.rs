@@ -22,9 +22,13 @@ pub(crate) struct Postgres {
     pub(crate) applied: (u8, u8),
     /// Operations whose outbox row is there.
     pub(crate) outbox: Set,
-    /// The run of Redis that has been swept, and the epoch of its data.
+    /// The run of Redis that has been swept, and the epoch that its data got.
     pub(crate) swept_run: u8,
     pub(crate) epoch: u8,
+    /// The last epoch that a sweep was begun with.
+    pub(crate) last_epoch: u8,
+    /// The first epoch of which the present data is a continuation.
+    pub(crate) first_epoch: u8,
     /// A transaction whose COMMIT runs although its client has died.
     pub(crate) orphan: Option<Commit>,
 }
@@ -120,6 +124,22 @@ pub(crate) enum Drainer {
     Dropped(Set),
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Sweeper {
+    Idle,
+    /// The epoch is written down.
+    Begun {
+        run: u8,
+        epoch: u8,
+        is_known: bool,
+    },
+    /// It has been through Redis.
+    Swept {
+        run: u8,
+        epoch: u8,
+    },
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct World {
     pub(crate) redis: Redis,
@@ -134,8 +154,7 @@ pub(crate) struct World {
     pub(crate) readers: Vec<(Reader, u8)>,
     pub(crate) flusher: Flusher,
     pub(crate) drainer: Drainer,
-    /// The sweep of this run has been through Redis and is to be recorded.
-    pub(crate) swept: Option<u8>,
+    pub(crate) sweeper: Sweeper,
     /// What Redis would come back with after a restart from a snapshot.
     pub(crate) snapshot: Option<Box<Redis>>,
     pub(crate) crashes_left: u8,
