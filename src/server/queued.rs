@@ -53,7 +53,7 @@ impl Talk {
             self.refuse(&Reply::err("SELECT and mapped keys cannot be in one transaction"));
             return Flow::Done;
         }
-        if !self.keep(Lent::without_keys(Bytes::copy_from_slice(bytes))) {
+        if !self.keep(Lent::harmless(Bytes::copy_from_slice(bytes))) {
             return Flow::Done;
         }
         if let Some(pin) = &mut self.client.session.borrow_mut().pin {

@@ -129,7 +129,7 @@ impl Talk {
                     }
                 }
             }
-            None => Lent::without_keys(bytes.clone()),
+            None => Lent::unknown(bytes),
         };
         Some(self.keep_and_queue(lent, request.bytes))
     }

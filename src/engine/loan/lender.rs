@@ -98,10 +98,7 @@ impl Lender {
                     Ok(answer) => answer,
                     Err(failure) => Answer::Reply(self.reply_to(&failure, loan)),
                 };
-                match answer {
-                    Answer::Bytes(bytes) => loan.told.answer_bytes(bytes),
-                    Answer::Reply(reply) => loan.told.answer(&reply),
-                }
+                loan.told.tell(&answer);
             }
             Job::Watch { keys, watched, told } => {
                 let mut known = self.remember(keys, watched).await;
@@ -231,13 +228,16 @@ impl Lender {
     // --- WATCH ---
 
     async fn remember(&mut self, keys: &[MappedKey], watched: &Watched) -> Result<(), StoreError> {
+        let mut held = Vec::with_capacity(keys.len());
         for key in keys {
             let mapping = self.tables.current(&key.mapping).ok_or_else(set_aside)?;
             let session = connected(&mut self.session, &self.settings).await?;
             let read = session.read(&mapping, &[key], RowLock::None).await?;
             let record = read.rows.first().and_then(|row| row.record.as_ref());
-            watched.add(key.clone(), self.digester.digest(record));
+            held.push((key.clone(), self.digester.digest(record)));
         }
+        // All or none, as the client is told.
+        watched.add(held);
         Ok(())
     }
 
