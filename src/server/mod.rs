@@ -22,6 +22,7 @@ mod spare_input;
 mod subscription;
 mod takeover;
 mod tracking;
+mod transaction;
 mod users;
 mod watch;
 mod way;
