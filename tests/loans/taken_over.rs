@@ -168,8 +168,13 @@ async fn mapped_keys_do_not_follow_a_multi_that_failed() {
     assert_eq!(replies[3], Value::Status("PONG".into()));
     assert_eq!(replies[4], Value::Integer(0));
     assert_eq!(stack.redis.say("EXISTS thing:1").await, Value::Integer(0));
+    // Nor is anything lent, which would be there for all to see.
+    client.say("SET plain 1").await;
+    let refused = client.say("EVAL \"return redis.call('DEL', KEYS[2])\" 2 thing:1 plain").await;
+    assert_eq!(text(&refused), "-ERR the upstream Redis is out of reach; nothing was written");
+    assert_eq!(client.say("EXISTS plain").await, Value::Integer(1));
     stack.redis.say("ACL SETUSER default +multi").await;
-    stack.stop_expecting(&[]).await;
+    stack.stop_expecting(&["a loan failed"]).await;
 }
 
 /// Commands about the connection are queued as others are: what Redis says to them counts.
@@ -227,7 +232,24 @@ async fn a_watch_that_failed_watches_nothing() {
     other.say("SADD tags:a x").await;
     assert_eq!(client.say("EXEC").await, Value::Array(vec![Value::Status("OK".into())]));
     stack.sql_execute("alter table away rename to things").await;
-    stack.stop_expecting(&["watched"]).await;
+    wait_until("the table is found again", async || !client.say("WATCH thing:1").await.is_error())
+        .await;
+    stack.stop_expecting(&["watched", "set aside"]).await;
+}
+
+/// Statements that were prepared for the table as it was fail; the table is looked at again.
+#[tokio::test]
+async fn keys_are_watched_after_their_table_has_changed() {
+    let stack = Stack::with_mappings(MAPPINGS).await;
+    let mut client = stack.client().await;
+    for change in ["comment on table things is ''", "alter table things alter name type varchar"] {
+        stack.sql_execute(change).await;
+        // More often than there are workers.
+        for _ in 0..8 {
+            assert_eq!(client.say("WATCH thing:1").await, Value::Status("OK".into()), "{change}");
+        }
+    }
+    stack.stop_expecting(&[]).await;
 }
 
 #[tokio::test]
