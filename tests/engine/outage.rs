@@ -201,7 +201,7 @@ async fn a_redis_that_hangs_is_given_up() {
     for value in 2..5 {
         assert_eq!(say(&mut client, "HGET first:1 a").await, one());
         assert_eq!(say(&mut client, "EXISTS dual:1 first:1").await, Value::Integer(2));
-        assert_eq!(say(&mut client, &format!("HINCRBY dual:1 a 1")).await, Value::Integer(value));
+        assert_eq!(say(&mut client, "HINCRBY dual:1 a 1").await, Value::Integer(value));
     }
     assert_eq!(stack.sql_text("select extra ->> 'a' from dual").await, "4");
     stack.redis.process().signal("CONT");
