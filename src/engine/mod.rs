@@ -147,6 +147,14 @@ impl Engine {
         Arc::clone(&self.trust)
     }
 
+    /// Completes once what Redis says of mapped keys is believed; at once where none is mapped. May take for
+    /// ever, where Redis or Postgres is out of reach.
+    pub async fn settled(&self) {
+        if self.has_mappings() {
+            self.trust.settled().await;
+        }
+    }
+
     /// Whether what this run of Redis says of mapped keys is believed.
     pub fn believes(&self, run: Option<RunId>) -> bool {
         self.trust.covers(run)

@@ -16,6 +16,7 @@ mod read;
 pub mod schema;
 mod session;
 mod swept;
+pub mod triggers;
 mod write;
 
 pub use element_read::Want;
