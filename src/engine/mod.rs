@@ -64,8 +64,8 @@ pub struct Engine {
 // === impl Engine ===
 
 impl Engine {
-    /// An engine whose queues nobody serves yet; see `start`. `registry` holds the mappings that
-    /// have a side in Postgres (all but `redis_only` ones).
+    /// An engine whose queues nobody serves yet; see `start`. The mappings of `registry` are those
+    /// that have a side in Postgres (all but `redis_only` ones).
     pub fn new(registry: Registry, settings: &EngineSettings) -> Self {
         let queues = |count: usize| (0..count.max(1)).map(|_| Arc::default()).collect();
         Self {

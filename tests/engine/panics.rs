@@ -82,7 +82,7 @@ async fn house() -> House {
         request_timeout_ms: 5000,
     };
     let settings = EngineSettings { postgres: config.postgres, control, lease_ms: 10_000, plans };
-    let engine = Engine::new(Registry::new(vec![Arc::new(mapping)]), &settings);
+    let engine = Engine::new(Registry::new(vec![Arc::new(mapping)], Vec::new()), &settings);
     let tasks = Tasks::new();
     engine.start(&settings, &tasks);
     House { engine, mailbox: Arc::default(), tasks, _redis: redis }
