@@ -1,6 +1,6 @@
 # What there is to do with a checkout. See README.md.
 
-.PHONY: help run test fuzz bench bench-mapped soak check-coherence conformance client-suites
+.PHONY: help run test fuzz bench bench-mapped soak check-coherence conformance conformance-mapped client-suites
 
 help:
 	@echo 'make run              respgres over a Redis and a Postgres of its own, to try it out'
@@ -11,6 +11,7 @@ help:
 	@echo 'make soak             30 minutes of clients that come, go and die; looks for leaks'
 	@echo 'make check-coherence  two proxies, 200 clients, 60 s, twice; looks for stale reads'
 	@echo 'make conformance      Redis'"'"' own test suite, beside plain Redis'
+	@echo 'make conformance-mapped  its files on hashes and sets, with these in Postgres, under each strategy'
 	@echo 'make client-suites    test suites of client libraries, beside plain Redis'
 
 run:
@@ -44,6 +45,9 @@ check-coherence:
 
 conformance:
 	@scripts/conformance
+
+conformance-mapped:
+	@scripts/conformance-mapped
 
 client-suites:
 	@scripts/client-suites
