@@ -325,7 +325,7 @@ impl EventLoop {
                 if reply.first() == Some(&b'-')
                     && let Some(pin) = &mut client.session.borrow_mut().pin
                 {
-                    pin.aborted |= pin.multi;
+                    pin.queue_failed |= pin.multi;
                 }
                 client.fill(slot, Bytes::from(reply));
             }

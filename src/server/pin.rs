@@ -28,6 +28,8 @@ pub(super) struct Pin {
     pub(super) multi: bool,
     /// A command of the transaction was refused: EXEC has to fail.
     pub(super) aborted: bool,
+    /// Redis has refused to queue a command, as far as its replies were looked at: its EXEC fails.
+    pub(super) queue_failed: bool,
     /// Commands sent since MULTI that Redis queues, unless it refuses them.
     pub(super) queued: usize,
     /// What EXEC is going to do to the connection.
@@ -56,6 +58,7 @@ impl Pin {
             kept: None,
             multi: false,
             aborted: false,
+            queue_failed: false,
             queued: 0,
             effects: Vec::new(),
             queued_database: None,
@@ -95,6 +98,7 @@ impl Pin {
         self.kept = None;
         self.multi = false;
         self.aborted = false;
+        self.queue_failed = false;
         self.watching = false;
         self.queued = 0;
         self.effects.clear();
@@ -433,14 +437,15 @@ impl Talk {
             if !self.drained() {
                 return Flow::Wait;
             }
-            // The last replies may have been errors.
-            if self.client.session.borrow().pin.as_ref().is_some_and(|pin| pin.aborted) {
-                return self.end_aborted(" previous errors.");
+            let failed = |pin: &Pin| pin.queue_failed;
+            let failed = self.client.session.borrow().pin.as_ref().is_some_and(failed);
+            match (takes_over, failed) {
+                (true, true) => return self.end_aborted(" previous errors."),
+                (true, false) => return self.take_over(),
+                // Redis says what has to be said of it.
+                (false, true) => self.leave_watch_lane(),
+                (false, false) => self.queue_on_watch_lane(),
             }
-            if takes_over {
-                return self.take_over();
-            }
-            self.queue_on_watch_lane();
         }
         let effects = match &mut self.client.session.borrow_mut().pin {
             Some(pin) => std::mem::take(&mut pin.effects),

@@ -143,6 +143,17 @@ async fn watched_keys_of_both_kinds_are_noticed() {
         > NOSUCH
         > HSET thing:1 size 12
         > EXEC
+        > WATCH plain
+        > MULTI
+        > NOSUCH
+        > SET plain 11
+        > EXEC
+        > GET plain
+        > MULTI
+        > SET plain 12
+        > NOSUCH
+        > EXEC
+        > GET plain
         > WATCH thing:2
         > RESET
     ",
