@@ -9,6 +9,7 @@ use crate::config::Flush;
 use crate::engine::route::Touch;
 use crate::protocol::Reply;
 use crate::protocol::request::is_http_probe;
+use crate::value::number::parse_i64;
 
 /// How a request is to be handled.
 pub(super) enum Way {
@@ -129,10 +130,14 @@ impl Talk {
             Path::Info if pinned => Way::Apart(Apart::Pinned(command)),
             Path::Info => Way::Forward,
             Path::Flush => {
-                let everywhere = command.name != "flushdb";
+                let touched = match command.name {
+                    "flushdb" => may_be_mapped,
+                    "swapdb" => swaps(engine.database(), count, argument),
+                    _ => true,
+                };
                 let cache_only = self.event_loop.shared.upstream.flush == Flush::Cache;
                 let allowed = cache_only && command.name != "swapdb";
-                let touches = engine.has_mappings() && (everywhere || may_be_mapped);
+                let touches = engine.has_mappings() && touched;
                 if touches && !allowed {
                     return tell(format!(
                         "ERR {} is refused while mappings exist; see upstream.flush in the configuration",
@@ -162,6 +167,11 @@ impl Talk {
 
 fn tell(text: String) -> Way {
     Way::Apart(Apart::Tell(Reply::Error(text)))
+}
+
+/// Whether SWAPDB exchanges this database for another.
+fn swaps<'a>(database: u16, count: usize, argument: impl Fn(usize) -> &'a [u8]) -> bool {
+    (1..count).any(|at| parse_i64(argument(at)) == Some(i64::from(database)))
 }
 
 fn is_script_debug<'a>(
