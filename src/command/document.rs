@@ -22,7 +22,11 @@ Without a mapped key:
   script runs for long, Redis tells everybody else `-BUSY`, except for SCRIPT KILL and the like.
 - *forwarded, own connection*: as it came, over a connection that this client alone has while it
   waits, subscribes, watches or is in a transaction.
-- *answered by respgres*: it concerns the client's connection, which ends at respgres.
+- *answered by respgres*: it concerns the client's connection, which ends at respgres, or respgres
+  itself.
+- *forwarded, or over both stores*: as it came while no mapping with a table is for the client's
+  database; else answered by respgres, with the keys of the mapped tables and those of Redis that are not
+  mapped.
 - *refused*: never answered through a proxy.
 - *guarded*, or some of its subcommands: changes or stops the Redis server as a whole. Refused as by a Redis
   that denies it to its user (`-NOPERM`), unless `upstream.admin_commands` is true. All that Redis flags as
@@ -75,6 +79,7 @@ fn unmapped(command: &Command) -> String {
         Path::Stream => "forwarded, own connection until the client leaves",
         Path::Local => "answered by respgres",
         Path::Info => "forwarded, a `respgres` section added",
+        Path::Keyspace => "forwarded, or over both stores",
         Path::Flush => "refused while there are mappings, unless `upstream.flush` allows it",
         Path::Refused(why) => return format!("refused: {why}"),
     };

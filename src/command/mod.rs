@@ -76,10 +76,13 @@ pub enum Path {
     Subscription,
     /// MONITOR and the like: over a connection of its own until the client leaves.
     Stream,
-    /// Answered by respgres: AUTH, CLIENT, HELLO, QUIT, RESET, SELECT; ASKING and the like.
+    /// Answered by respgres: AUTH, CLIENT, HELLO, QUIT, RESET, SELECT; ASKING and the like; RESPGRES.
     Local,
     /// INFO: the upstream's answer with a section of our own added.
     Info,
+    /// KEYS, SCAN, DBSIZE, RANDOMKEY: as it came while the database has no mappings; else answered by
+    /// respgres from both stores.
+    Keyspace,
     /// FLUSHALL, FLUSHDB, SWAPDB: refused while mappings exist, unless the configuration allows it.
     Flush,
     /// Never answered through a proxy (SYNC, PSYNC, …): refused by name.

@@ -2,7 +2,8 @@
 //!
 //! Routing, key positions, refusals, metric labels and docs/commands.md are read from it. Names,
 //! arities, flags and key positions are those of Redis 7.0.15 (`tests/command_table.rs` compares
-//! them with a running server), with three intended differences:
+//! them with a running server), with four intended differences:
+//! - RESPGRES is our own.
 //! - A command with subcommands (OBJECT, XINFO, …) is one row; its key is argument 2.
 //! - The channels of SPUBLISH, SSUBSCRIBE and SUNSUBSCRIBE are not keys, though Redis counts them
 //!   as such to find their cluster slot.
@@ -13,7 +14,8 @@
 use super::Keys::{self, *};
 use super::Mapped::{self, Lent, NotApplicable, Read, Refused, Watched, Write};
 use super::Path::{
-    self, Blocking, Flush, Forward, Info, Local, Script, Stream, Subscription, Transaction,
+    self, Blocking, Flush, Forward, Info, Keyspace, Local, Script, Stream, Subscription,
+    Transaction,
 };
 use super::{Command, Flags, Guarded, hash, key, set};
 
@@ -243,12 +245,12 @@ pub static COMMANDS: &[Command] = &[
     row("reset",                  1, FAST | HANDSHAKE,                    None,          Local,        NotApplicable),
     row("select",                 2, FAST | LOADING | STALE,              None,          Local,        NotApplicable),
     // Keyspace
-    row("dbsize",                 1, READ | FAST,                         None,          Forward,      NotApplicable),
+    row("dbsize",                 1, READ | FAST,                         None,          Keyspace,     NotApplicable),
     row("flushall",              -1, WRITE,                               None,          Flush,        NotApplicable),
     row("flushdb",               -1, WRITE,                               None,          Flush,        NotApplicable),
-    row("keys",                   2, READ,                                None,          Forward,      NotApplicable),
-    row("randomkey",              1, READ,                                None,          Forward,      NotApplicable),
-    row("scan",                  -2, READ,                                None,          Forward,      NotApplicable),
+    row("keys",                   2, READ,                                None,          Keyspace,     NotApplicable),
+    row("randomkey",              1, READ,                                None,          Keyspace,     NotApplicable),
+    row("scan",                  -2, READ,                                None,          Keyspace,     NotApplicable),
     row("swapdb",                 3, WRITE | FAST,                        None,          Flush,        NotApplicable),
     // Server
     row("acl",                   -2, NONE,                                None,          Forward,      NotApplicable).guarding(ACL),
@@ -277,6 +279,8 @@ pub static COMMANDS: &[Command] = &[
     row("sync",                   1, ADMIN | WHEN_LOADED | NO_MULTI,      None,          NO_REPLICAS,  NotApplicable),
     row("time",                   1, FAST | LOADING | STALE,              None,          Forward,      NotApplicable),
     row("wait",                   3, NO_SCRIPT,                           None,          Blocking,     NotApplicable),
+    // respgres itself
+    row("respgres",              -2, NONE,                                None,          Local,        NotApplicable),
     // Newer than Redis 7.0: expiry and options of single fields
     row("hexpire",               -6, GROW | FAST,                         First,         Forward,      Refused(FIELDS)),
     row("hexpireat",             -6, GROW | FAST,                         First,         Forward,      Refused(FIELDS)),

@@ -109,6 +109,8 @@ pub enum Flush {
     Refuse,
     /// Empties the upstream only: mapped keys come back from Postgres.
     Cache,
+    /// Empties the upstream and the mapped tables.
+    Truncate,
 }
 
 /// `[postgres]`: the store.

@@ -6,6 +6,8 @@
 
 mod asked;
 pub mod errand;
+pub mod explain;
+pub mod keyspace;
 pub mod loan;
 pub mod mailbox;
 pub mod miss;
@@ -29,6 +31,8 @@ use crate::tasks::Tasks;
 use crate::upstream::control::ControlSettings;
 
 pub use errand::{Errand, ErrandFailed, Over, Runner};
+use keyspace::Surveyor;
+pub use keyspace::{Ask, Survey};
 pub use loan::watch::Watched;
 use loan::{Job, LENDERS, Lender};
 pub use loan::{Lent, Loan, Told};
@@ -48,17 +52,21 @@ pub struct EngineSettings {
     pub lease_ms: u64,
     /// What the mappings are to be bound to again when a table changes.
     pub plans: Vec<Plan>,
+    /// The longest reply that a client can be sent.
+    pub reply_most_bytes: usize,
 }
 
 /// The mapped side of respgres: which keys are mapped, and the workers that serve them.
 #[derive(Debug)]
 pub struct Engine {
-    registry: Registry,
+    registry: Arc<Registry>,
     /// The database whose keys are mapped.
     database: u16,
     writers: Vec<Arc<Queue>>,
     readers: Vec<Arc<Queue>>,
     loans: Arc<Queue<Job>>,
+    /// What looks at all keys, and what looks at some of them.
+    surveys: [Arc<Queue<Survey>>; 2],
 }
 
 // === impl Engine ===
@@ -69,16 +77,21 @@ impl Engine {
     pub fn new(registry: Registry, settings: &EngineSettings) -> Self {
         let queues = |count: usize| (0..count.max(1)).map(|_| Arc::default()).collect();
         Self {
-            registry,
+            registry: Arc::new(registry),
             database: settings.control.database,
             writers: queues(settings.postgres.writers),
             readers: queues(settings.postgres.readers),
             loans: Arc::default(),
+            surveys: Default::default(),
         }
     }
 
-    /// Spawns the workers on the current runtime.
-    pub fn start(&self, settings: &EngineSettings, tasks: &Tasks) {
+    /// Spawns the workers on the current runtime, and those that look at many keys on a thread of their
+    /// own.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn start(&self, settings: &EngineSettings, tasks: &Tasks) -> std::io::Result<()> {
         let tables = Arc::new(Tables::new(&settings.plans));
         for queue in &self.writers {
             let worker = through::Writer::new(settings, Arc::clone(&tables), Arc::clone(queue));
@@ -97,6 +110,12 @@ impl Engine {
             let tasks_of_worker = tasks.clone();
             tasks.spawn(async move { worker.run(&tasks_of_worker).await });
         }
+        let surveyor = |queue: &Arc<Queue<Survey>>, long| {
+            let (registry, tables) = (Arc::clone(&self.registry), Arc::clone(&tables));
+            Surveyor::new(settings, registry, tables, Arc::clone(queue), tasks.clone(), long)
+        };
+        let [all, some] = &self.surveys;
+        keyspace::start([surveyor(all, true), surveyor(some, false)], tasks)
     }
 
     /// Whether keys of this database may be mapped.
@@ -137,6 +156,12 @@ impl Engine {
     /// Hands over mapped keys to watch.
     pub fn watch(&self, keys: Vec<MappedKey>, watched: Arc<Watched>, told: Told) {
         self.loans.push(Job::Watch { keys, watched, told });
+    }
+
+    /// Hands over a question about many keys, or about how one is kept.
+    pub fn survey(&self, survey: Survey) {
+        let [all, some] = &self.surveys;
+        if survey.is_long() { all.push(survey) } else { some.push(survey) }
     }
 
     /// Which writer an operation goes to: all operations on one key go to the same one.

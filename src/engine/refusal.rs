@@ -48,6 +48,33 @@ pub fn write_failed(error: &StoreError, mapping: &str) -> Reply {
     Reply::Error(text)
 }
 
+/// What a flush had emptied when it failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flushed {
+    Nothing,
+    Redis,
+}
+
+/// The reply to a flush that the store did not take.
+pub fn flush_failed(error: &StoreError, flushed: Flushed) -> Reply {
+    let why = match error {
+        StoreError::Refused { message, .. } | StoreError::LayoutChanged { message, .. } => {
+            format!("Postgres refuses to empty the mapped tables ({message})")
+        }
+        StoreError::Timeout(_) => "Postgres did not empty the mapped tables in time".to_owned(),
+        StoreError::InDoubt(_) => "the connection to Postgres was lost during COMMIT".to_owned(),
+        _ => "Postgres is out of reach".to_owned(),
+    };
+    let what = match (flushed, error) {
+        (Flushed::Nothing, _) => "nothing was written",
+        (Flushed::Redis, StoreError::InDoubt(_)) => {
+            "Redis was emptied, and the mapped tables may have been"
+        }
+        (Flushed::Redis, _) => "Redis was emptied, and the mapped tables are as they were",
+    };
+    Reply::err(format!("{why}; {what}"))
+}
+
 /// The reply to an operation on a mapping whose table has not answered for some time.
 pub fn too_slow(mapping: &str) -> Reply {
     Reply::Error(format!(

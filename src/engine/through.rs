@@ -33,7 +33,7 @@ use crate::upstream::UpstreamError;
 use crate::upstream::control::{Control, Frame};
 
 /// How often a batch is tried again when other sessions were faster.
-const RACES: u32 = 5;
+pub(super) const RACES: u32 = 5;
 
 /// How often, and how long apart, a batch is tried again while a key of it is dirty.
 const DIRTY_TRIES: u32 = 50;

@@ -184,6 +184,13 @@ impl Registry {
         })
     }
 
+    /// Whether no other mapping, `redis_only` or not, has keys that begin as those of this one do.
+    pub fn is_apart(&self, mapping: &Mapping) -> bool {
+        let others = self.mappings.iter().filter(|other| other.index != mapping.index);
+        let mut others = others.map(|other| &other.pattern).chain(&self.keeping);
+        !others.any(|other| overlap::may_meet(other, &mapping.pattern))
+    }
+
     /// All mappings, in the order in which they were given.
     pub fn mappings(&self) -> &[Arc<Mapping>] {
         &self.mappings

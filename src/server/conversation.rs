@@ -389,6 +389,7 @@ impl Talk {
             }
             Way::Apart(Apart::Mapped(command)) => self.mapped(command, request),
             Way::Apart(Apart::Pinned(command)) => self.pinned(command, request),
+            Way::Apart(Apart::Survey(command)) => self.survey(command, request),
             Way::Apart(Apart::Local(command)) => self.local(command, request),
             Way::Apart(Apart::Alone(command)) => self.wait_in_redis(command.name, request),
             Way::Apart(Apart::Script) => {

@@ -20,6 +20,7 @@ mod queued;
 mod roster;
 mod spare_input;
 mod subscription;
+mod survey;
 mod takeover;
 mod tracking;
 mod users;

@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, Row};
 
-use super::element_read::Want;
+use super::element_read::{Want, statement as element_statement};
 use super::error::StoreError;
 use super::session::Session;
 use crate::command::Needs;
@@ -184,6 +184,14 @@ pub(super) fn key_condition(layout: &Layout) -> String {
 /// `k0, k1, …`
 pub(super) fn key_aliases(layout: &Layout) -> String {
     (0..layout.keys().len()).map(|place| format!("k{place}")).collect::<Vec<_>>().join(", ")
+}
+
+/// The statement that reads rows of a mapping, as people may be shown it.
+pub fn select_statement(layout: &Layout) -> String {
+    match layout.element() {
+        Some(_) => element_statement(layout, RowLock::None),
+        None => statement(layout, RowLock::None),
+    }
 }
 
 /// The expiry of `u.key` in `respgres.expiry`, for the mapping of a parameter. A query of its own for each

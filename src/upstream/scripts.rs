@@ -1,5 +1,5 @@
 //! The scripts of the cache protocol, each one atomic step in Redis, and the names of the keys
-//! that they keep beside a client's key.
+//! that they keep beside a client's key; and where unfinished SCANs are remembered.
 //!
 //! The value of a key K is in K itself. Beside it stand its mark (who is filling or writing it, or
 //! that it is known to be absent) and, while a writer is between `begin` and `end`, the value moved
@@ -12,6 +12,10 @@ pub const RESERVED_PREFIX: &[u8] = b"respgres:";
 const MARK_PREFIX: &[u8] = b"respgres:m:";
 const ASIDE_PREFIX: &[u8] = b"respgres:a:";
 const LENT_PREFIX: &[u8] = b"respgres:l:";
+const DRAWER_PREFIX: &[u8] = b"respgres:s:";
+
+/// How many keys hold the places of unfinished SCANs: see `lua/remember.lua`.
+pub const DRAWERS: u64 = 4;
 
 /// A step of the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +26,7 @@ pub enum Script {
     Fill,
     Unlease,
     Undo,
+    Remember,
 }
 
 /// One call of a script.
@@ -39,8 +44,8 @@ pub struct Token(Bytes);
 // === impl Script ===
 
 impl Script {
-    pub const ALL: [Self; 6] =
-        [Self::Begin, Self::End, Self::Miss, Self::Fill, Self::Unlease, Self::Undo];
+    pub const ALL: [Self; 7] =
+        [Self::Begin, Self::End, Self::Miss, Self::Fill, Self::Unlease, Self::Undo, Self::Remember];
 
     pub fn text(self) -> &'static str {
         match self {
@@ -50,6 +55,7 @@ impl Script {
             Self::Fill => include_str!("lua/fill.lua"),
             Self::Unlease => include_str!("lua/unlease.lua"),
             Self::Undo => include_str!("lua/undo.lua"),
+            Self::Remember => include_str!("lua/remember.lua"),
         }
     }
 }
@@ -102,6 +108,11 @@ pub fn aside_of(key: &[u8]) -> Bytes {
 /// within one atomic step.
 pub fn aside_of_lent(key: &[u8]) -> Bytes {
     prefixed(LENT_PREFIX, key)
+}
+
+/// The key that holds places of unfinished SCANs, by its number.
+pub fn drawer(number: u64) -> Bytes {
+    prefixed(DRAWER_PREFIX, (number % DRAWERS).to_string().as_bytes())
 }
 
 fn prefixed(prefix: &[u8], key: &[u8]) -> Bytes {

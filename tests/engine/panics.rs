@@ -81,10 +81,16 @@ async fn house() -> House {
         connect_timeout_ms: 1000,
         request_timeout_ms: 5000,
     };
-    let settings = EngineSettings { postgres: config.postgres, control, lease_ms: 10_000, plans };
+    let settings = EngineSettings {
+        postgres: config.postgres,
+        control,
+        lease_ms: 10_000,
+        plans,
+        reply_most_bytes: 1 << 20,
+    };
     let engine = Engine::new(Registry::new(vec![Arc::new(mapping)], Vec::new()), &settings);
     let tasks = Tasks::new();
-    engine.start(&settings, &tasks);
+    engine.start(&settings, &tasks).expect("there is a thread");
     House { engine, mailbox: Arc::default(), tasks, _redis: redis }
 }
 

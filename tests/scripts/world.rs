@@ -237,6 +237,8 @@ impl<'r> World<'r> {
             Script::Unlease => &[|key| mark_of(key).to_vec()],
             // About keys that are not mapped.
             Script::Undo => &[<[u8]>::to_vec],
+            // It is about no key.
+            Script::Remember => &[],
         };
         let keys: Vec<Vec<u8>> = message
             .keys

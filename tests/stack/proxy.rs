@@ -42,6 +42,11 @@ impl Proxy {
         &self.process
     }
 
+    /// Waits for a line of the log.
+    pub async fn wait_for_line(&mut self, wanted: impl Fn(&str) -> bool) -> String {
+        self.process.wait_for_line(wanted).await
+    }
+
     /// Stops the proxy by SIGTERM. Fails unless it ends well, on any line of level WARN or ERROR
     /// (or a panic) that contains none of `announced`, and on an announced text that never came.
     pub async fn stop_expecting(&mut self, announced: &[&str]) {
