@@ -63,6 +63,11 @@ impl Runner {
         Self { mailbox, over, used: AtomicBool::new(false) }
     }
 
+    /// Whether `run` can be called again.
+    pub(super) fn may_run_again(&self) -> bool {
+        matches!(self.over, Over::Spare { .. })
+    }
+
     /// Runs the requests. A lane that is held can be used once.
     ///
     /// # Errors

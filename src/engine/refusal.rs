@@ -39,7 +39,7 @@ pub fn write_failed(error: &StoreError, mapping: &str) -> Reply {
             "ERR Postgres did not answer in time; nothing was written".to_owned()
         }
         StoreError::Raced | StoreError::Retryable { .. } => {
-            "ERR other writers were faster, several times over; nothing was written".to_owned()
+            "ERR other writers were faster; nothing was written".to_owned()
         }
         StoreError::Unreachable(_) => {
             "ERR Postgres is out of reach; nothing was written".to_owned()

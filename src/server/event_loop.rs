@@ -321,6 +321,12 @@ impl EventLoop {
             Inspection::Redirection(target) => {
                 client.fill(slot, Bytes::from(with_target(reply, target)));
             }
+            Inspection::Multi => {
+                if reply.first() == Some(&b'+') {
+                    Talk::new(self.me(), Rc::clone(client)).opened();
+                }
+                client.fill(slot, Bytes::from(reply));
+            }
             Inspection::Queued => {
                 if reply.first() == Some(&b'-')
                     && let Some(pin) = &mut client.session.borrow_mut().pin

@@ -54,6 +54,8 @@ pub(super) enum Inspection {
     Redirection(u64),
     /// EXEC: what it does to the connection.
     Exec(Vec<Queued>),
+    /// MULTI: whether Redis queues what follows.
+    Multi,
     /// A command between MULTI and EXEC: whether Redis has queued it.
     Queued,
     /// WATCH of unmapped keys: mapped ones are to be watched, too.

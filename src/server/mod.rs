@@ -23,6 +23,7 @@ mod subscription;
 mod survey;
 mod takeover;
 mod tracking;
+mod transaction;
 mod users;
 mod watch;
 mod way;

@@ -8,7 +8,6 @@ use bytes::BytesMut;
 
 use super::conversation::{Flow, Request, Talk};
 use super::event_loop::EventLoop;
-use super::expect::Inspection;
 use super::queued::Queued;
 use super::roster::Standing;
 use super::subscription::Subscriptions;
@@ -108,6 +107,18 @@ impl Pin {
     /// Whether a mapped key is in the transaction.
     pub(super) fn has_mapped_keys(&self) -> bool {
         self.kept.as_ref().is_some_and(|kept| kept.mapped)
+    }
+
+    /// Why no mapped key can be in the transaction, nor be watched in it.
+    pub(super) fn why_not_taken_over(&self) -> Option<&'static str> {
+        if self.tracking.is_some() {
+            // Redis would not remember what is read over another lane.
+            return Some("a client that tracks cannot use mapped keys in a transaction");
+        }
+        (self.watching && self.watch_lane.is_none()).then_some(
+            "a client that subscribes, or that others redirect to, cannot watch keys and use mapped \
+             ones in one transaction",
+        )
     }
 
     /// Whether the connection may be given back once nothing is under way on it.
@@ -381,120 +392,6 @@ impl Talk {
             drop(session);
             self.client.leave_when_told();
         }
-        Flow::Done
-    }
-
-    fn transaction(&self, command: &'static Command, request: &Request<'_>) -> Flow {
-        let (in_multi, aborted) = {
-            let session = self.client.session.borrow();
-            session.pin.as_ref().map_or((false, false), |pin| (pin.multi, pin.aborted))
-        };
-        if !command.arity_ok(request.count()) {
-            if in_multi && command.name == "exec" {
-                // As in Redis, this is EXEC all the same.
-                return self.end_aborted(&command.arity_error().replacen("ERR", ":", 1));
-            }
-            self.refuse(&Reply::Error(command.arity_error()));
-            return Flow::Done;
-        }
-        match command.name {
-            "multi" if !in_multi => self.multi(request),
-            "watch" if !in_multi => self.with_pin(request, |pin| pin.watching = true),
-            "unwatch" if !in_multi => {
-                self.client.session.borrow_mut().watched = None;
-                self.ending(request, |pin| pin.watching = false)
-            }
-            "exec" if in_multi && aborted => self.end_aborted(" previous errors."),
-            "exec" if in_multi => self.exec(request),
-            "discard" if in_multi => {
-                let splits = |pin: &Pin| pin.watch_lane.is_some();
-                let splits = self.client.session.borrow().pin.as_ref().is_some_and(splits);
-                if splits && !self.drained() {
-                    return Flow::Wait;
-                }
-                self.leave_watch_lane();
-                self.ending(request, Pin::end_transaction)
-            }
-            // Refused, and not queued.
-            "multi" | "watch" if in_multi => {
-                if !self.may_forward() {
-                    return Flow::Wait;
-                }
-                self.forward_run(request.bytes, 1);
-                Flow::Done
-            }
-            _ => self.forward_apart(request),
-        }
-    }
-
-    fn exec(&self, request: &Request<'_>) -> Flow {
-        let (splits, takes_over) = {
-            let session = self.client.session.borrow();
-            let splits = session.pin.as_ref().is_some_and(|pin| pin.watch_lane.is_some());
-            (splits, self.is_taken_over())
-        };
-        if splits || takes_over {
-            if !self.drained() {
-                return Flow::Wait;
-            }
-            let failed = |pin: &Pin| pin.queue_failed;
-            let failed = self.client.session.borrow().pin.as_ref().is_some_and(failed);
-            match (takes_over, failed) {
-                (true, true) => return self.end_aborted(" previous errors."),
-                (true, false) => return self.take_over(),
-                // Redis says what has to be said of it.
-                (false, true) => self.leave_watch_lane(),
-                (false, false) => self.queue_on_watch_lane(),
-            }
-        }
-        let effects = match &mut self.client.session.borrow_mut().pin {
-            Some(pin) => std::mem::take(&mut pin.effects),
-            None => Vec::new(),
-        };
-        if effects.is_empty() {
-            return self.ending(request, Pin::end_transaction);
-        }
-        let muted = self.client.take_muted();
-        self.client.expected.borrow_mut().inspect(Inspection::Exec(effects), muted);
-        self.append(request.bytes, 1, false);
-        if let Some(pin) = &mut self.client.session.borrow_mut().pin {
-            pin.end_transaction();
-        }
-        self.drained();
-        Flow::Done
-    }
-
-    /// Forwards a request that ends a state of the client's own connection, if it has one.
-    fn ending(&self, request: &Request<'_>, change: impl FnOnce(&mut Pin)) -> Flow {
-        if !self.may_forward() {
-            return Flow::Wait;
-        }
-        self.forward_run(request.bytes, 1);
-        if let Some(pin) = &mut self.client.session.borrow_mut().pin {
-            change(pin);
-        }
-        // The next request, on a shared lane, may only go when this one is answered.
-        self.drained();
-        Flow::Done
-    }
-
-    /// Ends a transaction of which a command was refused, without a word from Redis.
-    fn end_aborted(&self, why: &str) -> Flow {
-        if !self.drained() {
-            return Flow::Wait;
-        }
-        self.client.session.borrow_mut().watched = None;
-        if let Some(pin) = &mut self.client.session.borrow_mut().pin {
-            if let Some((lane, _)) = pin.watch_lane.take() {
-                lane.close();
-            }
-            pin.end_transaction();
-            // Redis forgets the queued commands and the watched keys with the connection.
-            pin.spoiled = true;
-        }
-        self.give_back_lane();
-        let text = format!("EXECABORT Transaction discarded because of{why}");
-        self.client.answer(&Reply::Error(text));
         Flow::Done
     }
 }

@@ -12,6 +12,7 @@ use bytes::{Bytes, BytesMut};
 use super::conversation::{Flow, Request, Talk};
 use super::info;
 use super::pin::Pin;
+use super::takeover::SELECTS;
 use crate::command::Command;
 use crate::engine::Lent;
 use crate::protocol::Reply;
@@ -50,10 +51,10 @@ impl Talk {
         }
         let selects = matches!(effect, Effect::Select(_));
         if selects && self.client.session.borrow().pin.as_ref().is_some_and(Pin::has_mapped_keys) {
-            self.refuse(&Reply::err("SELECT and mapped keys cannot be in one transaction"));
+            self.refuse(&Reply::err(SELECTS));
             return Flow::Done;
         }
-        if !self.keep(Lent::without_keys(Bytes::copy_from_slice(bytes))) {
+        if !self.keep(Lent::harmless(Bytes::copy_from_slice(bytes))) {
             return Flow::Done;
         }
         if let Some(pin) = &mut self.client.session.borrow_mut().pin {
@@ -63,7 +64,7 @@ impl Talk {
             pin.effects.push((pin.queued, effect));
             pin.queued += 1;
         }
-        self.forward_run(bytes, 1);
+        self.send_to_queue(bytes);
         self.client.show_standing();
         Flow::Done
     }

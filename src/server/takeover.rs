@@ -8,7 +8,7 @@
 //! lane for the queue; the loan then runs over the first one, where Redis itself holds the watch.
 //!
 //! Invariants
-//! - EXEC is never sent to a lane whose queue has a mapped key in it.
+//! - A mapped key goes to a lane only after Redis has said yes to MULTI there, and EXEC never follows it.
 //! - What was refused while it was queued makes EXEC fail, whoever runs it.
 
 use std::sync::Arc;
@@ -18,20 +18,28 @@ use bytes::{Bytes, BytesMut};
 use super::conversation::{Flow, Request, Talk};
 use super::expect::Inspection;
 use super::mapped::NO_WRITER;
+use super::pin::Pin;
 use super::queued::Effect;
-use crate::command::{Command, Mapped, lookup};
+use crate::command::{Command, Mapped, Path, lookup};
 use crate::engine::{Lent, Loan, Over, Runner, Told};
 use crate::mapping::MappedKey;
 use crate::protocol::Reply;
 use crate::protocol::inline::encode_request;
+
+pub(super) const SELECTS: &str = "SELECT and mapped keys cannot be in one transaction";
+const FLUSHES: &str = "FLUSHDB, FLUSHALL and mapped keys cannot be in one transaction";
 
 /// What was queued since MULTI.
 #[derive(Debug, Default)]
 pub(super) struct Kept {
     requests: Vec<Lent>,
     bytes: usize,
+    /// Redis has said yes to MULTI. If it had not, what follows would be run, not queued.
+    opened: bool,
     /// One of them has a mapped key.
     pub(super) mapped: bool,
+    /// One of them empties the database.
+    flushes: bool,
 }
 
 // === impl Talk ===
@@ -43,8 +51,8 @@ impl Talk {
             let session = self.client.session.borrow();
             let maps = self.event_loop.shared.engine.maps_database(session.database)
                 || session.watched.is_some();
-            // A lane that redirects, or is redirected to, stays where it is.
-            let splits = |pin: &super::pin::Pin| pin.watching && !pin.sticky;
+            // A lane that is subscribed, tracks or is redirected to stays the client's.
+            let splits = |pin: &Pin| pin.watching && !pin.sticky && pin.subscriptions.is_none();
             (maps, maps && session.pin.as_ref().is_some_and(splits))
         };
         if splits {
@@ -60,10 +68,29 @@ impl Talk {
                 pin.watch_lane = Some((watch_lane, std::mem::take(&mut pin.spoiled)));
             }
         }
-        self.with_pin(request, |pin| {
+        if !maps {
+            return self.with_pin(request, |pin| pin.multi = true);
+        }
+        if !self.pin() {
+            return Flow::Wait;
+        }
+        if let Some(pin) = &mut self.client.session.borrow_mut().pin {
             pin.multi = true;
-            pin.kept = maps.then(Kept::default);
-        })
+            pin.kept = Some(Kept::default());
+        }
+        let muted = self.client.take_muted();
+        self.client.expected.borrow_mut().inspect(Inspection::Multi, muted);
+        self.append(request.bytes, 1, false);
+        Flow::Done
+    }
+
+    /// Redis has said yes to MULTI.
+    pub(super) fn opened(&self) {
+        if let Some(pin) = &mut self.client.session.borrow_mut().pin
+            && let Some(kept) = &mut pin.kept
+        {
+            kept.opened = true;
+        }
     }
 
     /// A command with a mapped key between MULTI and EXEC.
@@ -76,19 +103,21 @@ impl Talk {
             self.forward_run(request.bytes, 1);
             return Flow::Done;
         }
+        let is_opening = |pin: &Pin| pin.kept.as_ref().is_some_and(|kept| !kept.opened);
+        let is_opening = self.client.session.borrow().pin.as_ref().is_some_and(is_opening);
+        if is_opening && !self.drained() {
+            return Flow::Wait;
+        }
         let why_not = {
             let session = self.client.session.borrow();
             session.pin.as_ref().and_then(|pin| match &pin.kept {
-                Some(_) if pin.queued_database.is_some() => {
-                    Some("SELECT and mapped keys cannot be in one transaction")
-                }
-                Some(_) if pin.watching && pin.watch_lane.is_none() => {
-                    Some("a client that tracks and watches cannot use mapped keys in a transaction")
-                }
-                Some(_) => None,
                 None => {
                     Some("mapped keys cannot be in a transaction that began in another database")
                 }
+                Some(_) if pin.queued_database.is_some() => Some(SELECTS),
+                Some(kept) if !kept.opened => Some("no transaction was begun: MULTI has failed"),
+                Some(kept) if kept.flushes => Some(FLUSHES),
+                Some(_) => pin.why_not_taken_over(),
             })
         };
         if let Some(why_not) = why_not {
@@ -119,6 +148,10 @@ impl Talk {
         let bytes = Bytes::copy_from_slice(request.bytes);
         let argument = |at: usize| &bytes[request.scanner.arguments()[at].clone()];
         let known = lookup(request.argument(0)).filter(|_| maps);
+        if known.is_some_and(|command| command.path == Path::Flush) && !self.may_flush() {
+            self.refuse(&Reply::err(FLUSHES));
+            return Some(Flow::Done);
+        }
         let lent = match known {
             Some(command) => {
                 match engine.lent_request(command, &bytes, request.count(), argument) {
@@ -129,9 +162,19 @@ impl Talk {
                     }
                 }
             }
-            None => Lent::without_keys(bytes.clone()),
+            None => Lent::unknown(bytes),
         };
         Some(self.keep_and_queue(lent, request.bytes))
+    }
+
+    /// Notes that the transaction empties the database; not if it has mapped keys in it.
+    fn may_flush(&self) -> bool {
+        let mut session = self.client.session.borrow_mut();
+        let kept = session.pin.as_mut().and_then(|pin| pin.kept.as_mut());
+        kept.is_none_or(|kept| {
+            kept.flushes = true;
+            !kept.mapped
+        })
     }
 
     fn keep_and_queue(&self, lent: Lent, bytes: &[u8]) -> Flow {
@@ -144,10 +187,20 @@ impl Talk {
         if let Some(pin) = &mut self.client.session.borrow_mut().pin {
             pin.queued += 1;
         }
+        self.send_to_queue(bytes);
+        Flow::Done
+    }
+
+    /// Has Redis queue a request; where copies are kept, its reply is looked at.
+    pub(super) fn send_to_queue(&self, bytes: &[u8]) {
+        let keeps = |pin: &Pin| pin.kept.is_some();
+        if !self.client.session.borrow().pin.as_ref().is_some_and(keeps) {
+            self.forward_run(bytes, 1);
+            return;
+        }
         let muted = self.client.take_muted();
         self.client.expected.borrow_mut().inspect(Inspection::Queued, muted);
         self.append(bytes, 1, false);
-        Flow::Done
     }
 
     /// Keeps a copy, where copies are kept; false when there is no room, which the client is told.
@@ -157,10 +210,12 @@ impl Talk {
         let Some(kept) = session.pin.as_mut().and_then(|pin| pin.kept.as_mut()) else {
             return true;
         };
-        kept.bytes += lent.bytes.len();
+        kept.bytes += lent.size();
         if kept.bytes > most {
             drop(session);
-            self.refuse(&Reply::err("the transaction is longer than limits.max_request_bytes"));
+            self.refuse(&Reply::err(
+                "the transaction takes more memory than limits.max_request_bytes",
+            ));
             return false;
         }
         kept.mapped |= lent.has_mapped_keys();
@@ -172,7 +227,8 @@ impl Talk {
     pub(super) fn is_taken_over(&self) -> bool {
         let session = self.client.session.borrow();
         let kept = session.pin.as_ref().and_then(|pin| pin.kept.as_ref());
-        kept.is_some_and(|kept| kept.mapped || session.watched.is_some())
+        let watches = session.watched.as_ref().is_some_and(|watched| !watched.is_empty());
+        kept.is_some_and(|kept| kept.mapped || watches)
     }
 
     /// EXEC of a transaction with mapped keys, or that watches such. Nothing is under way.
@@ -187,10 +243,8 @@ impl Talk {
         let spoils = effects.iter().any(|(_, effect)| matches!(effect, Effect::Select(_)));
         let over = match pin.watch_lane.take() {
             None => {
-                pin.end_transaction();
                 drop(session);
-                client.expected.borrow_mut().replies(1, true);
-                self.append(b"*1\r\n$7\r\nDISCARD\r\n", 1, false);
+                self.discard_queue();
                 Over::Spare { database, version }
             }
             Some((watch_lane, spoiled)) => {
@@ -245,8 +299,8 @@ impl Talk {
         self.append(&bytes, count, joins);
     }
 
-    /// Gives back the lane on which a client watches that ends its transaction otherwise.
-    pub(super) fn leave_watch_lane(&self) {
+    /// Forgets what a client watches that ends its transaction without the lane on which it does.
+    pub(super) fn forget_watch(&self) {
         let mut session = self.client.session.borrow_mut();
         session.watched = None;
         let lane = session.pin.as_mut().and_then(|pin| pin.watch_lane.take());

@@ -35,6 +35,8 @@ const STATEMENT_CACHE: usize = 512;
 /// How much longer than the server we wait for the server to give up a statement.
 const GRACE: Duration = Duration::from_secs(1);
 
+const READ_COMMITTED: &str = "read committed";
+
 /// One connection to Postgres.
 #[derive(Debug)]
 pub struct Session {
@@ -105,8 +107,8 @@ impl Session {
         self.hurry_ms = limit_ms;
     }
 
-    fn begin_statement(&self) -> String {
-        let mut sql = String::from("begin isolation level read committed");
+    fn begin_statement(&self, mode: &str) -> String {
+        let mut sql = format!("begin isolation level {mode}");
         if let Some(limit_ms) = self.hurry_ms {
             write!(sql, "; set local statement_timeout = {limit_ms}")
                 .expect("writing to a string cannot fail");
@@ -124,10 +126,10 @@ impl Session {
     pub async fn begin_locked(&mut self, locks: &[i64]) -> Result<(), StoreError> {
         debug_assert!(locks.is_sorted_by(|one, next| one < next));
         let sql = match locks {
-            [] => self.begin_statement(),
+            [] => self.begin_statement(READ_COMMITTED),
             _ => format!(
                 "{}; select count(pg_advisory_xact_lock(key)) from unnest('{}'::bigint[]) as key",
-                self.begin_statement(),
+                self.begin_statement(READ_COMMITTED),
                 array_of(locks)
             ),
         };
@@ -147,7 +149,7 @@ impl Session {
         let sql = format!(
             "{}; select pg_try_advisory_xact_lock_shared(key) as free \
              from unnest('{}'::bigint[]) with ordinality as k(key, n) order by n",
-            self.begin_statement(),
+            self.begin_statement(READ_COMMITTED),
             array_of(locks)
         );
         let rows = self.begin(sql).await?;
@@ -160,7 +162,7 @@ impl Session {
     /// # Errors
     /// Those of the statement, see [`StoreError`]; no transaction is open then.
     pub async fn begin_snapshot(&mut self) -> Result<(), StoreError> {
-        self.begin("begin isolation level repeatable read read only".to_owned()).await.map(drop)
+        self.begin(self.begin_statement("repeatable read read only")).await.map(drop)
     }
 
     async fn begin(&mut self, sql: String) -> Result<Vec<PgRow>, StoreError> {

@@ -210,6 +210,8 @@ async fn what_a_mapping_cannot_hold_is_refused_and_undone() {
           \"x\"
         > BLPOP thing:2 0
         -ERR 'blpop' is refused for keys of mapping 'things': it would wait, and what it waits for can never be there
+        > XREAD BLOCK 0 STREAMS thing:2 0
+        -ERR 'xread' is refused for keys of mapping 'things': it would wait, and what it waits for can never be there
         > MOVE thing:1 1
         -ERR 'move' is refused for keys of mapping 'things': it would leave Postgres
         > COPY thing:1 plain DB 1

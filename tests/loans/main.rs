@@ -13,4 +13,5 @@ mod scripts;
 #[path = "../stack/mod.rs"]
 mod stack;
 mod stores;
+mod taken_over;
 mod transactions;

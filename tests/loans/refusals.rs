@@ -156,6 +156,45 @@ async fn what_others_have_changed_since_stays_and_is_told() {
     stack.stop_expecting(&["undone in part"]).await;
 }
 
+/// A row that another session inserts meanwhile: the request is undone and run again on what is there.
+#[tokio::test]
+async fn a_loan_that_others_overtake_is_tried_again() {
+    let stack = stack().await;
+    let mut client = stack.client().await;
+    let run = async |session: &mut sqlx::PgConnection, sql: &'static str| {
+        sqlx::Executor::execute(session, sql).await.unwrap();
+    };
+    // A script may have published: it is not run twice.
+    let script = "EVAL \"return redis.call('RENAME', KEYS[1], KEYS[2])\" 2 other person:2";
+    for (id, line) in [(1, "RENAME other person:1"), (2, script)] {
+        client.say("HSET other name new age 5").await;
+        let mut session = connect(stack.database()).await;
+        run(&mut session, "begin").await;
+        let sql = [
+            "insert into people (id, name) values (1, 'x')",
+            "insert into people (id, name) values (2, 'x')",
+        ];
+        run(&mut session, sql[id - 1]).await;
+        let mut writer = stack.client().await;
+        let writing = tokio::spawn(async move { writer.say(line).await });
+        wait_for_a_wait(&stack).await;
+        run(&mut session, "commit").await;
+        let told = writing.await.unwrap();
+        if id == 1 {
+            assert_eq!(told, Value::Status("OK".into()));
+            assert_eq!(client.say("HGET person:1 name").await, Value::Bulk(b"new".to_vec()));
+            assert_eq!(client.say("EXISTS other").await, Value::Integer(0));
+        } else {
+            let text = told.lines().join("");
+            assert!(text.starts_with("-ERR other writers were faster"), "{text}");
+            assert!(text.ends_with("; nothing was written"), "{text}");
+            assert_eq!(client.say("HGET person:2 name").await, Value::Bulk(b"x".to_vec()));
+            assert_eq!(client.say("HGET other name").await, Value::Bulk(b"new".to_vec()));
+        }
+    }
+    stack.stop_expecting(&["a loan failed"]).await;
+}
+
 #[tokio::test]
 async fn a_proxy_killed_between_the_step_and_commit_leaves_nothing_lent() {
     let mut stack =

@@ -114,6 +114,31 @@ async fn a_redis_without_memory_says_so() {
     stack.stop_expecting(&[]).await;
 }
 
+/// After the first time, loans of a table that does not answer are told so sooner.
+#[tokio::test]
+async fn a_table_that_does_not_answer_holds_up_no_lender_for_long() {
+    let stack =
+        Stack::builder(MAPPINGS).set("RESPGRES__POSTGRES__STATEMENT_TIMEOUT", "3s").start().await;
+    let mut session = stack.database().cluster.connect(&stack.database().name).await;
+    sqlx::Executor::execute(&mut session, "begin; lock table things").await.unwrap();
+    let mut lenders = Vec::new();
+    for _ in 0..4 {
+        let mut client = stack.client().await;
+        lenders.push(tokio::spawn(async move { client.say("OBJECT ENCODING thing:1").await }));
+    }
+    for lender in lenders {
+        assert_eq!(text(lender.await.unwrap()), "ERR Postgres did not answer in time");
+    }
+    let start = Instant::now();
+    let mut client = stack.client().await;
+    let told = text(client.say("OBJECT ENCODING thing:1").await);
+    assert_eq!(told, "ERR Postgres did not answer in time");
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    sqlx::Executor::execute(&mut session, "rollback").await.unwrap();
+    assert_eq!(client.say("OBJECT ENCODING thing:1").await, Value::NilBulk);
+    stack.stop_expecting(&["a loan failed"]).await;
+}
+
 #[tokio::test]
 async fn too_much_is_not_lent() {
     let stack = Stack::with_mappings(MAPPINGS).await;

@@ -9,10 +9,15 @@ use crate::mapping::MappedKey;
 use crate::protocol::Reply;
 use crate::protocol::reply::write_count;
 use crate::upstream::UpstreamError;
+use crate::value::Fields;
 
 /// The most that is lent, and put back, at once. It is sent to Redis, held there beside all else, and
 /// read back.
 pub(super) const MOST_BYTES: usize = 64 << 20;
+
+/// What a field or member costs beside its bytes, here and on its way. So a set of two million members
+/// is too large, however short they are.
+const ELEMENT_BYTES: usize = 32;
 
 /// What the client is told.
 pub(super) enum Answer {
@@ -33,14 +38,17 @@ pub(super) struct Keys<'a> {
 
 pub(super) fn too_large(keys: &Keys<'_>) -> Option<Reply> {
     let fields = keys.touched[..keys.lent].iter().filter_map(|touched| touched.draft.fields());
-    let bytes: usize = fields.flatten().map(|(field, value)| field.len() + value.len()).sum();
-    (bytes > MOST_BYTES).then(|| {
+    (fields.map(bytes_of).sum::<usize>() > MOST_BYTES).then(|| {
         Reply::err(format!(
             "the values of the mapped keys take more than {} MiB, which is not lent to Redis; nothing \
              was written",
             MOST_BYTES >> 20
         ))
     })
+}
+
+fn bytes_of(fields: &Fields) -> usize {
+    fields.iter().map(|(field, value)| ELEMENT_BYTES + field.len() + value.len()).sum()
 }
 
 pub(super) fn answer(loan: &Loan, replies: &[Bytes]) -> Answer {
@@ -74,10 +82,28 @@ pub(super) fn would_leave(loan: &Loan, key: &MappedKey, kind: &str) -> Reply {
     Reply::Error(request.map_or_else(String::new, |request| request.would_leave(key, kind)))
 }
 
-pub(super) fn is_nil(reply: &[u8]) -> bool {
-    reply.starts_with(b"*-1") || reply.starts_with(b"$-1") || reply.starts_with(b"_")
+/// The refusal of a request that would have waited, had it not been in a step.
+pub(super) fn waits_in_vain(loan: &Loan, reply: &Answer) -> Option<Reply> {
+    let (false, [request], Answer::Bytes(reply)) = (loan.transaction, &loan.requests[..], reply)
+    else {
+        return None;
+    };
+    let is_nil = [&b"*-1"[..], b"$-1", b"_"].iter().any(|nil| reply.starts_with(nil));
+    (request.may_wait && is_nil).then(|| Reply::Error(request.would_wait()))
 }
 
 pub(super) fn odd_step() -> UpstreamError {
     UpstreamError::Protocol("an odd answer to an atomic step".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_members_cost_more_than_their_bytes() {
+        let members: Fields =
+            (0..1000).map(|n: u32| (Bytes::from(n.to_string()), Bytes::new())).collect();
+        assert_eq!(bytes_of(&members), 1000 * 32 + 2890);
+    }
 }

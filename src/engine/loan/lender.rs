@@ -29,7 +29,7 @@ use crate::protocol::Reply;
 use crate::store::{RowLock, Session, StoreError};
 use crate::tasks::Tasks;
 use crate::upstream::UpstreamError;
-use crate::upstream::control::Control;
+use crate::upstream::control::{Control, Frame};
 use crate::value::Draft;
 
 /// How often a loan is tried again while other sessions are faster or a key is dirty.
@@ -43,6 +43,8 @@ pub(in crate::engine) struct Lender {
     pub(super) digester: Digester,
     pub(super) session: Option<Session>,
     pub(super) control: Control,
+    /// Redis has let us begin a transaction.
+    transacts: bool,
     slow: Slow,
     queue: Arc<Queue<Job>>,
 }
@@ -62,6 +64,7 @@ impl Lender {
             tables,
             digester,
             session: None,
+            transacts: false,
             slow: Slow::default(),
             queue,
         }
@@ -98,15 +101,15 @@ impl Lender {
                     Ok(answer) => answer,
                     Err(failure) => Answer::Reply(self.reply_to(&failure, loan)),
                 };
-                match answer {
-                    Answer::Bytes(bytes) => loan.told.answer_bytes(bytes),
-                    Answer::Reply(reply) => loan.told.answer(&reply),
-                }
+                loan.told.tell(&answer);
             }
             Job::Watch { keys, watched, told } => {
                 let mut known = self.remember(keys, watched).await;
-                if matches!(known, Err(StoreError::Unreachable(_))) {
-                    // The session had died unnoticed.
+                if matches!(known, Err(StoreError::LayoutChanged { .. })) {
+                    self.look_at_tables(&keys.iter().collect::<Vec<_>>()).await;
+                }
+                // Or the session had died unnoticed.
+                if let Err(StoreError::LayoutChanged { .. } | StoreError::Unreachable(_)) = known {
                     known = self.remember(keys, watched).await;
                 }
                 told.answer(&match known {
@@ -147,10 +150,10 @@ impl Lender {
                 let limit_ms = hurry_ms(self.settings.postgres.statement_timeout_ms);
                 session.hurry(hurried.then_some(limit_ms));
             }
-            let done = if loan.writes() || loan.watched.is_some() {
-                self.lend(loan).await
-            } else {
-                self.lend_to_read(loan).await
+            let done = match self.may_transact().await {
+                Err(error) => Err(Failure::Upstream(error)),
+                Ok(()) if loan.writes() || loan.watched.is_some() => self.lend(loan).await,
+                Ok(()) => self.lend_to_read(loan).await,
             };
             let failure = match done {
                 Ok(answer) => {
@@ -176,7 +179,8 @@ impl Lender {
                 Failure::Upstream(UpstreamError::Lost(_)) if !lost => lost = true,
                 Failure::Store(StoreError::LayoutChanged { .. }) if !looked => {
                     looked = true;
-                    self.look_at_tables(loan).await;
+                    let keys = loan.requests.iter().flat_map(|request| &request.keys);
+                    self.look_at_tables(&keys.collect::<Vec<_>>()).await;
                 }
                 Failure::Store(error) => {
                     tracing::warn!(%error, "a loan failed");
@@ -199,8 +203,23 @@ impl Lender {
         }
     }
 
-    async fn look_at_tables(&mut self, loan: &Loan) {
-        for key in loan.requests.iter().flat_map(|request| &request.keys) {
+    /// After a MULTI that Redis does not allow, a step would be run request by request, for all to see.
+    async fn may_transact(&mut self) -> Result<(), UpstreamError> {
+        if self.transacts {
+            return Ok(());
+        }
+        let [multi, discard] = [[Bytes::from_static(b"MULTI")], [Bytes::from_static(b"DISCARD")]];
+        for reply in self.control.commands(&[&multi, &discard]).await? {
+            if let Frame::Error(text) = reply {
+                return Err(UpstreamError::Refused(text.to_string()));
+            }
+        }
+        self.transacts = true;
+        Ok(())
+    }
+
+    async fn look_at_tables(&mut self, keys: &[&MappedKey]) {
+        for key in keys {
             let Ok(session) = connected(&mut self.session, &self.settings).await else { return };
             if !self.tables.looked_lately(&key.mapping)
                 && let Err(error) = self.tables.look_again(session, &key.mapping).await
@@ -231,13 +250,16 @@ impl Lender {
     // --- WATCH ---
 
     async fn remember(&mut self, keys: &[MappedKey], watched: &Watched) -> Result<(), StoreError> {
+        let mut held = Vec::with_capacity(keys.len());
         for key in keys {
             let mapping = self.tables.current(&key.mapping).ok_or_else(set_aside)?;
             let session = connected(&mut self.session, &self.settings).await?;
             let read = session.read(&mapping, &[key], RowLock::None).await?;
             let record = read.rows.first().and_then(|row| row.record.as_ref());
-            watched.add(key.clone(), self.digester.digest(record));
+            held.push((key.clone(), self.digester.digest(record)));
         }
+        // All or none, as the client is told.
+        watched.add(held);
         Ok(())
     }
 

@@ -39,12 +39,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-
 use super::errand::Runner;
 use super::mailbox::ReplyTo;
 use crate::mapping::MappedKey;
 use crate::protocol::Reply;
+use answer::Answer;
 use watch::Watched;
 
 pub(super) use lender::Lender;
@@ -107,6 +106,12 @@ impl Loan {
         self.requests.iter().any(|request| !request.only_reads)
     }
 
+    /// Whether it may be run again when all that it did has been undone: messages are not, nor are keys
+    /// that a script does not declare.
+    fn may_run_again(&self) -> bool {
+        self.runner.may_run_again() && !self.requests.iter().any(Lent::leaves_traces)
+    }
+
     /// The mapping to name where something fails as a whole.
     fn mapping_name(&self) -> &str {
         let key = self.requests.iter().find_map(|request| request.keys.first());
@@ -128,10 +133,15 @@ impl Told {
         }
     }
 
-    /// Answers with Redis' own bytes.
-    fn answer_bytes(&self, reply: Bytes) {
-        if !self.answered.swap(true, Ordering::Relaxed) {
-            self.reply_to.answer_bytes(reply);
+    /// The same, also with Redis' own bytes.
+    fn tell(&self, answer: &Answer) {
+        match answer {
+            Answer::Reply(reply) => self.answer(reply),
+            Answer::Bytes(bytes) => {
+                if !self.answered.swap(true, Ordering::Relaxed) {
+                    self.reply_to.answer_bytes(bytes.clone());
+                }
+            }
         }
     }
 

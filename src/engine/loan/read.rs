@@ -8,7 +8,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::Loan;
-use super::answer::{Answer, answer, answer_not_run, odd_step, too_large};
+use super::answer::{Answer, answer, answer_not_run, odd_step, too_large, waits_in_vain};
 use super::lender::Lender;
 use super::step::{Odd, Outcome, Step};
 use super::taken_back::{ClockShift, Reading, Within};
@@ -45,8 +45,10 @@ impl Lender {
             shift = ClockShift::between(Reading { now_ms, at }, redis);
         }
         let mut step = Step::new();
+        for touched in &keys.touched {
+            step.set_aside(&touched.key.key);
+        }
         for Touched { key, draft, .. } in &keys.touched {
-            step.set_aside(&key.key);
             lend_draft(&mut step, key, draft, shift);
         }
         for request in &loan.requests {
@@ -55,7 +57,7 @@ impl Lender {
         for touched in &keys.touched {
             step.bring_back(&touched.key.key);
         }
-        let (bytes, count) = step.bytes();
+        let (bytes, count) = step.finish();
         let replies = match loan.runner.run(bytes, count, loan.spoils).await {
             Ok(replies) => replies,
             Err(ErrandFailed::NotRun(error) | ErrandFailed::InDoubt(error)) => {
@@ -63,7 +65,10 @@ impl Lender {
             }
         };
         match step.outcome(&replies).map_err(odd)? {
-            Outcome::Ran(elements) => Ok(answer(loan, &elements[step.clients()])),
+            Outcome::Ran(elements) => {
+                let reply = answer(loan, &elements[step.clients()]);
+                Ok(waits_in_vain(loan, &reply).map_or(reply, Answer::Reply))
+            }
             not_run => Ok(answer_not_run(loan, not_run)),
         }
     }

@@ -10,7 +10,7 @@ use crate::value::number::parse_i64;
 /// A request that Redis is to run on lent values.
 #[derive(Clone, Debug)]
 pub struct Lent {
-    /// `None`: one that respgres does not know, or a stand-in.
+    /// `None`: it is not known which.
     pub(super) command: Option<&'static Command>,
     /// As it came.
     pub bytes: Bytes,
@@ -25,25 +25,44 @@ pub struct Lent {
 // === impl Lent ===
 
 impl Lent {
-    /// A request without keys.
-    pub fn without_keys(bytes: Bytes) -> Self {
+    /// A request of which only the bytes are known: it may do anything, but for mapped keys.
+    pub fn unknown(bytes: Bytes) -> Self {
         Self {
             command: None,
             bytes,
             keys: Vec::new(),
             others: Vec::new(),
-            only_reads: true,
+            only_reads: false,
             may_wait: false,
         }
+    }
+
+    /// A request that changes no key.
+    pub fn harmless(bytes: Bytes) -> Self {
+        Self { only_reads: true, ..Self::unknown(bytes) }
+    }
+
+    /// What it takes in memory.
+    pub fn size(&self) -> usize {
+        let keys = self.keys.len() * size_of::<MappedKey>();
+        size_of::<Self>() + self.bytes.len() + keys + self.others.len() * size_of::<Bytes>()
     }
 
     pub fn has_mapped_keys(&self) -> bool {
         !self.keys.is_empty()
     }
 
-    /// Whether it may change anything but mapped keys: scripts can publish, too.
+    /// Whether it may change anything but mapped keys.
     pub(super) fn reaches_others(&self) -> bool {
-        !self.others.is_empty() || self.command.is_none_or(|command| command.path == Path::Script)
+        self.leaves_traces() || !(self.only_reads || self.others.is_empty())
+    }
+
+    /// Whether it may change anything but the keys that it names: what names none may publish, for
+    /// one, and so may scripts.
+    pub(super) fn leaves_traces(&self) -> bool {
+        let is_script = self.command.is_some_and(|command| command.path == Path::Script);
+        let names_none = self.keys.is_empty() && self.others.is_empty();
+        !self.only_reads && (names_none || is_script)
     }
 
     /// What a client is told of a key that the request would make something else of than its mapping
@@ -170,5 +189,17 @@ impl Engine {
             }
         }
         elsewhere
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_known_may_reach_anything() {
+        let bytes = Bytes::from_static(b"*1\r\n$4\r\nPING\r\n");
+        assert!(Lent::unknown(bytes.clone()).reaches_others());
+        assert!(!Lent::harmless(bytes).reaches_others());
     }
 }

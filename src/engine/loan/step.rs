@@ -2,6 +2,8 @@
 //!
 //! Pure: bytes in, bytes out. The client's own replies are never decoded.
 
+use std::ops::Range;
+
 use bytes::{Bytes, BytesMut};
 
 use crate::protocol::inline::encode_request;
@@ -18,8 +20,10 @@ pub(super) struct Step {
     out: BytesMut,
     /// Requests after MULTI.
     count: usize,
-    /// The first of the client's requests, and how many they are.
-    clients: (usize, usize),
+    /// Those that lend: none of them may fail.
+    lends: Range<usize>,
+    /// The client's.
+    clients: Range<usize>,
 }
 
 /// What Redis said to a step.
@@ -61,7 +65,7 @@ pub(super) struct Odd;
 
 impl Step {
     pub(super) fn new() -> Self {
-        let mut step = Self { out: BytesMut::new(), count: 0, clients: (0, 0) };
+        let mut step = Self { out: BytesMut::new(), count: 0, lends: 0..0, clients: 0..0 };
         encode_request(&["MULTI"], &mut step.out);
         step
     }
@@ -77,8 +81,18 @@ impl Step {
         self.push(&[&b"PEXPIRETIME"[..], key]);
     }
 
-    /// Puts a value in the place of a key. `expires_at_ms` is by Redis' clock.
+    /// Puts a value in the place of a key, all of them one after the other. `expires_at_ms` is by
+    /// Redis' clock.
     pub(super) fn lend(&mut self, key: &[u8], record: Option<&Record>, expires_at_ms: Option<i64>) {
+        if self.lends.is_empty() {
+            self.lends.start = self.count;
+        }
+        debug_assert!(self.lends.is_empty() || self.lends.end == self.count);
+        self.lend_one(key, record, expires_at_ms);
+        self.lends.end = self.count;
+    }
+
+    fn lend_one(&mut self, key: &[u8], record: Option<&Record>, expires_at_ms: Option<i64>) {
         self.push(&[&b"UNLINK"[..], key]);
         let Some(record) = record else { return };
         let fields: Vec<(&Bytes, &Bytes)> = record.fields.iter().collect();
@@ -114,12 +128,12 @@ impl Step {
 
     /// A request of the client's, as it came.
     pub(super) fn request(&mut self, bytes: &[u8]) {
-        if self.clients.1 == 0 {
-            self.clients.0 = self.count;
+        if self.clients.is_empty() {
+            self.clients.start = self.count;
         }
         self.out.extend_from_slice(bytes);
         self.count += 1;
-        self.clients.1 += 1;
+        self.clients.end = self.count;
     }
 
     /// Asks what a key holds and takes it away; four replies.
@@ -133,19 +147,20 @@ impl Step {
         self.push(&[&b"UNLINK"[..], key]);
     }
 
-    /// The bytes to send and the number of replies to them.
-    pub(super) fn bytes(&self) -> (Bytes, u32) {
-        let mut bytes = self.out.clone();
+    /// Ends the step: the bytes to send and the number of replies to them.
+    pub(super) fn finish(&mut self) -> (Bytes, u32) {
+        let mut bytes = std::mem::take(&mut self.out);
         encode_request(&["EXEC"], &mut bytes);
         (bytes.freeze(), u32::try_from(self.count + 2).unwrap_or(u32::MAX))
     }
 
     /// Where the client's replies stand among those of the step.
-    pub(super) fn clients(&self) -> std::ops::Range<usize> {
-        self.clients.0..self.clients.0 + self.clients.1
+    pub(super) fn clients(&self) -> Range<usize> {
+        self.clients.clone()
     }
 
-    /// Understands the replies, of which there are as many as `bytes` said.
+    /// Understands the replies, of which there are as many as `finish` said. What was lent in part is
+    /// not to be taken for what the requests have left.
     pub(super) fn outcome(&self, replies: &[Bytes]) -> Result<Outcome, Odd> {
         let (Some(exec), true) = (replies.last(), replies.len() == self.count + 2) else {
             return Err(Odd);
@@ -155,18 +170,25 @@ impl Step {
             Some(b'_') => Ok(Outcome::Changed),
             Some(b'*') => {
                 let elements = elements(exec)?;
-                if elements.len() == self.count { Ok(Outcome::Ran(elements)) } else { Err(Odd) }
+                let has_lent = elements.len() == self.count
+                    && !elements[self.lends.clone()].iter().any(is_error);
+                if has_lent { Ok(Outcome::Ran(elements)) } else { Err(Odd) }
             }
             Some(b'-') => {
-                let is_error = |reply: &&Bytes| reply.first() == Some(&b'-');
                 let queued = &replies[1..=self.count];
-                let of_client = queued[self.clients()].iter().find(is_error).cloned();
-                let of_step = replies[..=self.count].iter().find(is_error).cloned();
+                let first_error =
+                    |replies: &[Bytes]| replies.iter().find(|reply| is_error(reply)).cloned();
+                let of_client = first_error(&queued[self.clients()]);
+                let of_step = first_error(&replies[..=self.count]);
                 Ok(Outcome::Refused { of_client, of_step, exec: exec.clone() })
             }
             _ => Err(Odd),
         }
     }
+}
+
+fn is_error(reply: &Bytes) -> bool {
+    reply.first() == Some(&b'-')
 }
 
 // === what Redis says ===
@@ -257,7 +279,7 @@ mod tests {
         let fields = (0..PART + 1).map(|n| (Bytes::from(n.to_string()), Bytes::new())).collect();
         let record = Record { kind: ValueKind::Set, fields, ..Record::default() };
         step.lend(b"k", Some(&record), Some(7));
-        let (bytes, replies) = step.bytes();
+        let (bytes, replies) = step.finish();
         // MULTI, UNLINK, twice SADD, PEXPIREAT, EXEC
         assert_eq!(replies, 6);
         assert!(bytes.ends_with(
@@ -284,6 +306,10 @@ mod tests {
         assert_eq!(refused, Outcome::Refused { of_client: bad.clone(), of_step: bad, exec });
         assert!(outcome(&["+OK\r\n", queued, "*1\r\n:0\r\n"]).is_err());
         assert!(outcome(&["+OK\r\n", queued, queued, "*1\r\n:0\r\n"]).is_err());
+        // What was not lent as a whole says nothing of the value.
+        assert!(outcome(&["+OK\r\n", queued, queued, "*2\r\n-ERR no\r\n+PONG\r\n"]).is_err());
+        let failed = outcome(&["+OK\r\n", queued, queued, "*2\r\n:0\r\n-ERR no\r\n"]).unwrap();
+        assert_eq!(failed, Outcome::Ran(replies(&[":0\r\n", "-ERR no\r\n"])));
     }
 
     #[test]

@@ -2,6 +2,8 @@
 //! changed them.
 //!
 //! Others may have seen the change meanwhile. Whoever has changed such a key since keeps what he wrote.
+//! (A hash table that is growing is dumped in another order once somebody has looked into it: then it
+//! counts as changed, stays as it is, and the client is told.)
 
 use bytes::Bytes;
 

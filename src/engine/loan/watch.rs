@@ -3,8 +3,9 @@
 //! Compared are values and expiries: a key that was changed and changed back in between counts as
 //! unchanged, as does one that was written with what it held already.
 
+use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hasher};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ahash::RandomState;
 use bytes::Bytes;
@@ -15,7 +16,15 @@ use crate::value::Record;
 /// The mapped keys that one client watches.
 #[derive(Debug, Default)]
 pub struct Watched {
-    keys: Mutex<Vec<(MappedKey, Digest)>>,
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    /// What each key held when it was watched first.
+    keys: BTreeMap<Bytes, (MappedKey, Digest)>,
+    /// A key that was watched again held something else by then.
+    has_changed: bool,
 }
 
 /// Of 128 bits, keyed at random in each process.
@@ -29,16 +38,29 @@ pub(in crate::engine) struct Digester(RandomState, RandomState);
 // === impl Watched ===
 
 impl Watched {
-    pub(super) fn add(&self, key: MappedKey, digest: Digest) {
-        self.lock().push((key, digest));
+    pub(super) fn add(&self, watched: Vec<(MappedKey, Digest)>) {
+        let mut known = self.known();
+        for (key, digest) in watched {
+            let (_, first) = known.keys.entry(key.key.clone()).or_insert((key, digest));
+            let is_same = *first == digest;
+            known.has_changed |= !is_same;
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.known().keys.is_empty()
     }
 
     pub(super) fn keys(&self) -> Vec<(MappedKey, Digest)> {
-        self.lock().clone()
+        self.known().keys.values().cloned().collect()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<(MappedKey, Digest)>> {
-        self.keys.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn has_changed(&self) -> bool {
+        self.known().has_changed
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,19 +1,21 @@
 //! A loan that may write: under the keys' locks, and with Postgres' consent.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::Loan;
 use super::answer::{
-    Answer, Keys, MOST_BYTES, answer, answer_not_run, is_nil, odd_step, too_large, would_leave,
+    Answer, Keys, MOST_BYTES, answer, answer_not_run, odd_step, too_large, waits_in_vain,
+    would_leave,
 };
 use super::lender::Lender;
 use super::step::{Odd, Outcome, Returned, Step};
 use super::taken_back::{ClockShift, Reading, Within, take_back};
 use super::undo::Undo;
 use super::watch::Digest;
+use super::{Lent, Loan};
 use crate::config::Strategy;
 use crate::engine::errand::ErrandFailed;
 use crate::engine::refusal::{Happened, in_part, upstream_failed, write_failed};
@@ -61,7 +63,7 @@ impl Lender {
             Err(error) => return Err(roll_back(session, Failure::Store(error)).await),
         };
         let postgres = Reading { now_ms, at: Within { from, to: Instant::now() } };
-        let stop = match self.before_it_begins(&keys, &watched).await {
+        let stop = match self.before_it_begins(loan, &keys, &watched).await {
             Ok(stop) => stop,
             Err(error) => return Err(self.abandon(Failure::Upstream(error)).await),
         };
@@ -76,8 +78,8 @@ impl Lender {
         let Keys { touched, lent, others } = keys;
         let mut prepared = Prepared { replies: Vec::new(), touched, open: true, begun };
 
-        let step = full_step(loan, &prepared.touched[..lent], &others, shift);
-        let ran = match self.run_step(loan, &step).await {
+        let mut step = full_step(loan, &prepared.touched[..lent], &others, shift);
+        let ran = match self.run_step(loan, &mut step).await {
             Ok(replies) => step.outcome(&replies),
             Err(failed) => return self.not_known_to_have_run(failed, loan, &prepared).await,
         };
@@ -93,13 +95,9 @@ impl Lender {
             }
         };
         let reply = answer(loan, &elements[step.clients()]);
-        if let (false, [request], Answer::Bytes(bytes)) =
-            (loan.transaction, &loan.requests[..], &reply)
-            && request.may_wait
-            && is_nil(bytes)
-        {
+        if let Some(refusal) = waits_in_vain(loan, &reply) {
             self.end_unchanged(&prepared).await;
-            return Ok(Answer::Reply(Reply::Error(request.would_wait())));
+            return Ok(Answer::Reply(refusal));
         }
         let Ok(left) = read_left(&elements, &prepared.touched[..lent], &others) else {
             let failed = ErrandFailed::InDoubt(odd_step());
@@ -112,23 +110,27 @@ impl Lender {
             }
             take_back(&mut touched.draft, returned, shift);
         }
-        Ok(self.write(&groups, prepared, &left.undo, reply).await)
+        self.write(loan, &groups, prepared, &left.undo, reply).await
     }
 
     fn has_changed(&self, touched: &[Touched<'_>], watched: &[(MappedKey, Digest)]) -> bool {
-        watched.iter().any(|(key, digest)| {
-            let touched = touched.iter().find(|touched| touched.key.key == key.key);
-            touched.is_none_or(|touched| self.digester.digest(touched.draft.record()) != *digest)
+        let digests: HashMap<&[u8], Digest> =
+            watched.iter().map(|(key, digest)| (&key.key[..], *digest)).collect();
+        touched.iter().any(|Touched { key, draft, .. }| {
+            let watched = digests.get(&key.key[..]);
+            watched.is_some_and(|digest| self.digester.digest(draft.record()) != *digest)
         })
     }
 
     /// Why nothing is to be begun.
     async fn before_it_begins(
         &mut self,
+        loan: &Loan,
         keys: &Keys<'_>,
         watched: &[(MappedKey, Digest)],
     ) -> Result<Option<Reply>, UpstreamError> {
-        if self.has_changed(&keys.touched, watched) {
+        let changed_before = loan.watched.as_ref().is_some_and(|watched| watched.has_changed());
+        if changed_before || self.has_changed(&keys.touched, watched) {
             return Ok(Some(Reply::NilArray));
         }
         if let Some(refusal) = too_large(keys) {
@@ -186,8 +188,8 @@ impl Lender {
     }
 
     /// Runs the step; Postgres hears of us meanwhile.
-    async fn run_step(&mut self, loan: &Loan, step: &Step) -> Result<Vec<Bytes>, ErrandFailed> {
-        let (bytes, count) = step.bytes();
+    async fn run_step(&mut self, loan: &Loan, step: &mut Step) -> Result<Vec<Bytes>, ErrandFailed> {
+        let (bytes, count) = step.finish();
         let mut running = std::pin::pin!(loan.runner.run(bytes, count, loan.spoils));
         loop {
             tokio::select! {
@@ -203,45 +205,64 @@ impl Lender {
         }
     }
 
-    /// Brings the changes to Postgres; what to tell the client.
+    /// Brings the changes to Postgres; what to tell the client, if it has not been told.
     async fn write(
         &mut self,
+        loan: &Loan,
         groups: &[(Arc<Mapping>, Vec<usize>)],
         prepared: Prepared<'_>,
         undo: &Undo,
         reply: Answer,
-    ) -> Answer {
+    ) -> Result<Answer, Failure> {
         if !prepared.touched.iter().any(|touched| touched.draft.is_changed()) {
             self.end_unchanged(&prepared).await;
-            return reply;
+            return Ok(reply);
         }
-        let Some(session) = &mut self.session else { return reply };
+        let session = self.session.as_mut().expect("it has begun the transaction");
         for group in groups {
             let written = write_rows(session, std::slice::from_ref(group), &prepared.touched).await;
             if let Err(error) = written {
-                let refusal = self.refusal(error, &group.0).await;
-                return self.undo(undo, &prepared, refusal).await;
+                return self.not_written(loan, error, &group.0, &prepared, undo).await;
             }
         }
         match session.commit().await {
             Ok(()) => {
+                loan.told.tell(&reply);
                 if let Some(end) = prepared.end() {
                     self.control.post(&[end]).await;
                 }
-                reply
+                Ok(reply)
             }
             Err(error @ StoreError::InDoubt(_)) => {
                 tracing::warn!(%error, "a loan failed");
-                Answer::Reply(write_failed(&error, ""))
+                Ok(Answer::Reply(write_failed(&error, "")))
             }
             Err(error) => {
                 let changed = prepared.touched.iter().find(|touched| touched.draft.is_changed());
-                let Some(mapping) = changed.map(|touched| Arc::clone(&touched.mapping)) else {
-                    return reply;
-                };
-                let refusal = self.refusal(error, &mapping).await;
-                self.undo(undo, &prepared, refusal).await
+                let mapping = &changed.expect("something has changed").mapping;
+                self.not_written(loan, error, mapping, &prepared, undo).await
             }
+        }
+    }
+
+    /// Postgres does not take the changes: they are undone, and tried again where others were faster.
+    async fn not_written(
+        &mut self,
+        loan: &Loan,
+        error: StoreError,
+        mapping: &Mapping,
+        prepared: &Prepared<'_>,
+        undo: &Undo,
+    ) -> Result<Answer, Failure> {
+        let was_faster = matches!(error, StoreError::Raced | StoreError::Retryable { .. });
+        if !was_faster || !loan.may_run_again() {
+            let refusal = self.refusal(error, mapping).await;
+            return Ok(self.undo(undo, prepared, refusal).await);
+        }
+        if self.take_all_back(undo, prepared).await {
+            Err(Failure::Store(error))
+        } else {
+            Ok(Answer::Reply(in_part(write_failed(&error, &mapping.name))))
         }
     }
 
@@ -294,12 +315,18 @@ impl Lender {
 
     /// Redis has run the step, and Postgres does not take it.
     async fn undo(&mut self, undo: &Undo, prepared: &Prepared<'_>, refusal: Reply) -> Answer {
+        let undone = self.take_all_back(undo, prepared).await;
+        Answer::Reply(if undone { refusal } else { in_part(refusal) })
+    }
+
+    /// Whether everything is as it was.
+    async fn take_all_back(&mut self, undo: &Undo, prepared: &Prepared<'_>) -> bool {
         let undone = undo.undo(&mut self.control).await;
         self.roll_back().await;
         if let Some(end) = prepared.end_of_aborted() {
             self.control.post(&[end]).await;
         }
-        Answer::Reply(if undone { refusal } else { in_part(refusal) })
+        undone
     }
 
     /// The step was not run, or nobody knows. What was lent is not there any more in either case, and
@@ -315,10 +342,7 @@ impl Lender {
             ErrandFailed::NotRun(error) => Err(Failure::Upstream(error)),
             ErrandFailed::InDoubt(error) => {
                 tracing::warn!(%error, "a loan failed");
-                let reaches_others = loan
-                    .requests
-                    .iter()
-                    .any(|request| !request.only_reads && request.reaches_others());
+                let reaches_others = loan.requests.iter().any(Lent::reaches_others);
                 let happened = if reaches_others { Happened::Maybe } else { Happened::No };
                 Ok(Answer::Reply(upstream_failed(happened)))
             }
