@@ -106,7 +106,8 @@ impl Engine {
         let digester = loan::watch::Digester::default();
         for _ in 0..LENDERS {
             let (tables, queue) = (Arc::clone(&tables), Arc::clone(&self.loans));
-            let worker = Lender::new(settings, tables, digester.clone(), queue);
+            let registry = Arc::clone(&self.registry);
+            let worker = Lender::new(settings, tables, registry, digester.clone(), queue);
             let tasks_of_worker = tasks.clone();
             tasks.spawn(async move { worker.run(&tasks_of_worker).await });
         }
