@@ -79,8 +79,8 @@ pub struct Engine {
 // === impl Engine ===
 
 impl Engine {
-    /// An engine whose queues nobody serves yet; see `start`. `registry` holds the mappings that
-    /// have a side in Postgres (all but `redis_only` ones).
+    /// An engine whose queues nobody serves yet; see `start`. The mappings of `registry` are those
+    /// that have a side in Postgres (all but `redis_only` ones).
     pub fn new(registry: Registry, settings: &EngineSettings) -> Self {
         let queues = |count: usize| (0..count.max(1)).map(|_| Arc::default()).collect();
         Self {
@@ -124,7 +124,9 @@ impl Engine {
         let digester = loan::watch::Digester::default();
         for _ in 0..LENDERS {
             let (tables, queue) = (Arc::clone(&tables), Arc::clone(&self.loans));
-            let worker = Lender::new(settings, self.trust(), tables, digester.clone(), queue);
+            let registry = Arc::clone(&self.registry);
+            let digester = digester.clone();
+            let worker = Lender::new(settings, self.trust(), tables, registry, digester, queue);
             let tasks_of_worker = tasks.clone();
             tasks.spawn(async move { worker.run(&tasks_of_worker).await });
         }
