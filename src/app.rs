@@ -116,6 +116,9 @@ pub fn run(setup: Setup) -> Result<(), AppError> {
         });
         let (workers, loops) = (Tasks::new(), Tasks::new());
         engine.start(&settings, &workers)?;
+        // Without Redis mapped keys are read from Postgres: that is no reason not to begin.
+        let patience = Duration::from_millis(settings.control.connect_timeout_ms);
+        let _ = tokio::time::timeout(patience, engine.settled()).await;
         let threads = event_loops(config.server.threads);
         let server = Server::start(&shared, &config.server.listen, threads, &loops)?;
         tracing::info!(address = %server.address, threads, mapped, "listening");

@@ -7,7 +7,9 @@
 mod asked;
 pub mod errand;
 pub mod explain;
+mod keeper;
 pub mod keyspace;
+mod listener;
 pub mod loan;
 pub mod mailbox;
 pub mod miss;
@@ -20,6 +22,7 @@ pub mod slow;
 pub mod tables;
 pub mod through;
 mod transaction;
+mod trust;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,9 +31,11 @@ use crate::config;
 use crate::mapping::registry::Plan;
 use crate::mapping::{MappedKey, Registry};
 use crate::tasks::Tasks;
+use crate::upstream::RunId;
 use crate::upstream::control::ControlSettings;
 
 pub use errand::{Errand, ErrandFailed, Over, Runner};
+use keeper::Keeper;
 use keyspace::Surveyor;
 pub use keyspace::{Ask, Survey};
 pub use loan::watch::Watched;
@@ -40,6 +45,7 @@ pub use mailbox::{Answer, Mail, Mailbox, ReplyTo};
 pub use operation::Operation;
 pub use queue::Queue;
 use tables::Tables;
+use trust::Trust;
 
 /// Bytes of arguments that one worker takes on at once.
 const BATCH_BYTES: usize = 32 << 20;
@@ -65,6 +71,7 @@ pub struct Engine {
     writers: Vec<Arc<Queue>>,
     readers: Vec<Arc<Queue>>,
     loans: Arc<Queue<Job>>,
+    trust: Arc<Trust>,
     /// What looks at all keys, and what looks at some of them.
     surveys: [Arc<Queue<Survey>>; 2],
 }
@@ -82,6 +89,7 @@ impl Engine {
             writers: queues(settings.postgres.writers),
             readers: queues(settings.postgres.readers),
             loans: Arc::default(),
+            trust: Arc::default(),
             surveys: Default::default(),
         }
     }
@@ -94,12 +102,22 @@ impl Engine {
     pub fn start(&self, settings: &EngineSettings, tasks: &Tasks) -> std::io::Result<()> {
         let tables = Arc::new(Tables::new(&settings.plans));
         for queue in &self.writers {
-            let worker = through::Writer::new(settings, Arc::clone(&tables), Arc::clone(queue));
+            let worker = through::Writer::new(
+                settings,
+                self.trust(),
+                Arc::clone(&tables),
+                Arc::clone(queue),
+            );
             let tasks_of_worker = tasks.clone();
             tasks.spawn(async move { worker.run(&tasks_of_worker).await });
         }
         for queue in &self.readers {
-            let worker = miss::MissReader::new(settings, Arc::clone(&tables), Arc::clone(queue));
+            let worker = miss::MissReader::new(
+                settings,
+                self.trust(),
+                Arc::clone(&tables),
+                Arc::clone(queue),
+            );
             let tasks_of_worker = tasks.clone();
             tasks.spawn(async move { worker.run(&tasks_of_worker).await });
         }
@@ -107,9 +125,17 @@ impl Engine {
         for _ in 0..LENDERS {
             let (tables, queue) = (Arc::clone(&tables), Arc::clone(&self.loans));
             let registry = Arc::clone(&self.registry);
-            let worker = Lender::new(settings, tables, registry, digester.clone(), queue);
+            let digester = digester.clone();
+            let worker = Lender::new(settings, self.trust(), tables, registry, digester, queue);
             let tasks_of_worker = tasks.clone();
             tasks.spawn(async move { worker.run(&tasks_of_worker).await });
+        }
+        if self.has_mappings() {
+            let registry = Arc::clone(&self.registry);
+            let keeper = Keeper::new(settings, self.trust(), registry, Arc::clone(&tables));
+            let tasks_of_keeper = tasks.clone();
+            tasks.spawn(async move { keeper.run(&tasks_of_keeper).await });
+            tasks.spawn(listener::listen(settings.postgres.clone(), self.trust(), tasks.clone()));
         }
         let surveyor = |queue: &Arc<Queue<Survey>>, long| {
             let (registry, tables) = (Arc::clone(&self.registry), Arc::clone(&tables));
@@ -117,6 +143,23 @@ impl Engine {
         };
         let [all, some] = &self.surveys;
         keyspace::start([surveyor(all, true), surveyor(some, false)], tasks)
+    }
+
+    fn trust(&self) -> Arc<Trust> {
+        Arc::clone(&self.trust)
+    }
+
+    /// Completes once what Redis says of mapped keys is believed; at once where none is mapped. May take for
+    /// ever, where Redis or Postgres is out of reach.
+    pub async fn settled(&self) {
+        if self.has_mappings() {
+            self.trust.settled().await;
+        }
+    }
+
+    /// Whether what this run of Redis says of mapped keys is believed.
+    pub fn believes(&self, run: Option<RunId>) -> bool {
+        self.trust.covers(run)
     }
 
     /// Whether keys of this database may be mapped.

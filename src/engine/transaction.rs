@@ -18,6 +18,7 @@ use super::operation::{Operation, total};
 use super::refusal::write_failed;
 use super::tables::Tables;
 use super::through::set_aside;
+use super::trust::{Bypass, Trust};
 use crate::command::Needs;
 use crate::config::Strategy;
 use crate::mapping::{MappedKey, Mapping};
@@ -62,6 +63,17 @@ pub(super) struct Begun {
     pub(super) store_now_ms: i64,
 }
 
+/// What becomes of the cached copies of keys that are written.
+#[derive(Debug)]
+pub(super) enum Copies {
+    /// They are kept aside, and given back with the changes.
+    Kept,
+    /// They are not to be believed, and go.
+    Dropped,
+    /// Redis is out of reach: the outbox says which have to go.
+    Bypassed { _right: Bypass },
+}
+
 /// One key of a batch.
 pub(super) struct Touched<'a> {
     pub(super) key: &'a MappedKey,
@@ -93,12 +105,26 @@ impl Prepared<'_> {
     }
 }
 
+// === impl Copies ===
+
+impl Copies {
+    /// What the state of Redis allows, as of now.
+    pub(super) async fn now(trust: &Arc<Trust>, control: &mut Control) -> Result<Self, Failure> {
+        if let Some(right) = trust.bypass() {
+            return Ok(Self::Bypassed { _right: right });
+        }
+        let run = control.run_id().await.map_err(Failure::Upstream)?;
+        Ok(if trust.covers(run) { Self::Kept } else { Self::Dropped })
+    }
+}
+
 /// Does all of a transaction but its COMMIT. After an error the transaction has ended, or the session
 /// is broken and it ends with it.
 pub(super) async fn prepare<'a>(
     session: &mut Session,
     control: &mut Control,
     tables: &Tables,
+    copies: &Copies,
     lease_ms: u64,
     operations: &[&'a Operation],
 ) -> Result<Prepared<'a>, Failure> {
@@ -125,9 +151,16 @@ pub(super) async fn prepare<'a>(
 
     let token = Token::writer();
     let begun: Vec<usize> = (0..touched.len()).filter(|&at| is_cached(&touched[at])).collect();
-    let begin = begin_call(&touched, &begun, &token, lease_ms);
-    let (written, upstream_now_ms) =
-        tokio::join!(write_rows(session, &groups, &touched), begin_keys(control, begin));
+    let begin = begin_call(&touched, &begun, &token, lease_ms, copies);
+    let writing = async {
+        write_rows(session, &groups, &touched).await?;
+        if matches!(copies, Copies::Bypassed { .. }) && !begun.is_empty() {
+            let keys: Vec<&MappedKey> = begun.iter().map(|&at| touched[at].key).collect();
+            session.add_to_outbox(&keys).await?;
+        }
+        Ok(())
+    };
+    let (written, upstream_now_ms) = tokio::join!(writing, begin_keys(control, begin));
     // A millisecond more, for what rounding takes.
     let passed_ms = i64::try_from(asked_at.elapsed().as_millis()).unwrap_or(i64::MAX);
     let store_now_ms = now_ms.saturating_add(passed_ms).saturating_add(1);
@@ -314,12 +347,16 @@ pub(super) fn begin_call(
     begun: &[usize],
     token: &Token,
     lease_ms: u64,
+    copies: &Copies,
 ) -> Option<Call> {
-    (!begun.is_empty()).then(|| Call {
-        script: Script::Begin,
-        keys: names(touched, begun),
-        arguments: vec![token.text(), Bytes::from(lease_ms.to_string())],
-    })
+    let mut arguments = vec![token.text(), Bytes::from(lease_ms.to_string())];
+    match copies {
+        Copies::Kept => {}
+        Copies::Dropped => arguments.push(Bytes::from_static(b"drop")),
+        Copies::Bypassed { .. } => return None,
+    }
+    let keys = names(touched, begun);
+    (!begun.is_empty()).then_some(Call { script: Script::Begin, keys, arguments })
 }
 
 /// Begins, and tells the clock of Redis; `None` when there is nothing to begin.

@@ -286,6 +286,7 @@ impl EventLoop {
             version,
             connect_timeout_ms: upstream.connect_timeout_ms,
             silence_timeout_ms: upstream.silence_timeout_ms,
+            asks_run_id: self.shared.engine.maps_database(database),
             reconnect_min_ms: upstream.reconnect_min_ms,
             reconnect_max_ms: upstream.reconnect_max_ms,
         }

@@ -42,6 +42,11 @@ impl Talk {
             request.scanner.arguments().iter().map(|range| bytes.slice(range.clone())).collect();
         let engine = &self.event_loop.shared.engine;
         match engine.route_mapped(command, &bytes, arguments, self.reply_to(0)) {
+            MappedRoute::AskRedis(_, mut operation) if !engine.believes(self.lane().run_id()) => {
+                let muted = client.take_muted();
+                operation.reply_to.slot = client.expected.borrow_mut().slot(muted);
+                engine.read(*operation);
+            }
             MappedRoute::AskRedis(proof, operation) => {
                 let muted = client.take_muted();
                 let inspection = Inspection::Read(proof, operation);

@@ -11,9 +11,12 @@ mod empty;
 mod error;
 mod keys;
 pub mod migrate;
+pub mod outbox;
 mod read;
 pub mod schema;
 mod session;
+mod swept;
+pub mod triggers;
 mod write;
 
 pub use element_read::Want;

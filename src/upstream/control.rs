@@ -19,7 +19,8 @@ use redis_protocol::resp2::decode::decode_bytes;
 use redis_protocol::resp2::types::BytesFrame;
 use tokio::io::AsyncWriteExt;
 
-use super::link::{Link, UpstreamError, read_frame};
+use super::link::{Link, Questions, UpstreamError, read_frame};
+use super::run::RunId;
 use super::scripts::{Call, Script};
 use crate::config::RedisUrl;
 use crate::protocol::Version;
@@ -78,6 +79,31 @@ impl Control {
             }
         }
         Ok(replies)
+    }
+
+    /// The run of the upstream that the calls to come will reach; opens the connection if there is none.
+    /// `None`: it does not tell.
+    ///
+    /// # Errors
+    /// When the upstream is out of reach.
+    pub async fn run_id(&mut self) -> Result<Option<RunId>, UpstreamError> {
+        if let Some(connection) = &self.connection {
+            return Ok(connection.link.run_id);
+        }
+        self.talk(async |connection| Ok(connection.link.run_id)).await
+    }
+
+    /// As `run_id`, over a connection that has just answered: one that has died unnoticed is opened anew.
+    ///
+    /// # Errors
+    /// When the upstream is out of reach.
+    pub async fn live_run_id(&mut self) -> Result<Option<RunId>, UpstreamError> {
+        let ping = [Bytes::from_static(b"PING")];
+        match self.command(&ping).await {
+            Err(UpstreamError::Lost(_)) => {}
+            answer => drop(answer?),
+        }
+        self.run_id().await
     }
 
     /// Runs scripts in order, before all later calls, without waiting. An upstream out of reach is
@@ -181,6 +207,7 @@ impl Connection {
             settings.database,
             Version::Resp2,
             settings.connect_timeout_ms,
+            Questions { id: false, run_id: true },
         )
         .await?;
         let mut connection = Self {

@@ -26,6 +26,8 @@ pub enum Script {
     Fill,
     Unlease,
     Undo,
+    Inval,
+    Sweep,
     Remember,
 }
 
@@ -44,8 +46,17 @@ pub struct Token(Bytes);
 // === impl Script ===
 
 impl Script {
-    pub const ALL: [Self; 7] =
-        [Self::Begin, Self::End, Self::Miss, Self::Fill, Self::Unlease, Self::Undo, Self::Remember];
+    pub const ALL: [Self; 9] = [
+        Self::Begin,
+        Self::End,
+        Self::Miss,
+        Self::Fill,
+        Self::Unlease,
+        Self::Undo,
+        Self::Inval,
+        Self::Sweep,
+        Self::Remember,
+    ];
 
     pub fn text(self) -> &'static str {
         match self {
@@ -55,6 +66,8 @@ impl Script {
             Self::Fill => include_str!("lua/fill.lua"),
             Self::Unlease => include_str!("lua/unlease.lua"),
             Self::Undo => include_str!("lua/undo.lua"),
+            Self::Inval => include_str!("lua/inval.lua"),
+            Self::Sweep => include_str!("lua/sweep.lua"),
             Self::Remember => include_str!("lua/remember.lua"),
         }
     }
@@ -92,6 +105,12 @@ impl Token {
     pub fn text(&self) -> Bytes {
         self.0.clone()
     }
+}
+
+/// The client's key that one of our own keys belongs to.
+pub fn owner_of(name: &Bytes) -> Option<Bytes> {
+    let prefix = [MARK_PREFIX, ASIDE_PREFIX].into_iter().find(|prefix| name.starts_with(prefix))?;
+    Some(name.slice(prefix.len()..))
 }
 
 /// The key of `key`'s mark.

@@ -10,7 +10,9 @@ mod constraints;
 mod elements;
 mod expiry;
 mod outage;
+mod outbox;
 mod panics;
+mod restart;
 #[path = "../stack/mod.rs"]
 mod stack;
 mod tables;

@@ -230,7 +230,7 @@ impl<'r> World<'r> {
             text = text.replace(from, to);
         }
         let parts: &[Naming] = match message.script {
-            Script::Begin | Script::End => {
+            Script::Begin | Script::End | Script::Inval | Script::Sweep => {
                 &[<[u8]>::to_vec, |key| mark_of(key).to_vec(), |key| aside_of(key).to_vec()]
             }
             Script::Miss | Script::Fill => &[<[u8]>::to_vec, |key| mark_of(key).to_vec()],

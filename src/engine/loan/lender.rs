@@ -23,6 +23,7 @@ use crate::engine::slow::{Slow, Verdict, hurry_ms};
 use crate::engine::tables::Tables;
 use crate::engine::through::{connected, set_aside};
 use crate::engine::transaction::{Failure, Touched};
+use crate::engine::trust::Trust;
 use crate::engine::{EngineSettings, patience};
 use crate::mapping::{MappedKey, Registry};
 use crate::protocol::Reply;
@@ -39,6 +40,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub(in crate::engine) struct Lender {
     pub(super) settings: EngineSettings,
+    pub(super) trust: Arc<Trust>,
     pub(super) tables: Arc<Tables>,
     pub(super) registry: Arc<Registry>,
     pub(super) digester: Digester,
@@ -55,6 +57,7 @@ pub(in crate::engine) struct Lender {
 impl Lender {
     pub(in crate::engine) fn new(
         settings: &EngineSettings,
+        trust: Arc<Trust>,
         tables: Arc<Tables>,
         registry: Arc<Registry>,
         digester: Digester,
@@ -63,6 +66,7 @@ impl Lender {
         Self {
             control: Control::new(settings.control.clone()),
             settings: settings.clone(),
+            trust,
             tables,
             registry,
             digester,

@@ -21,7 +21,7 @@ use crate::engine::errand::ErrandFailed;
 use crate::engine::refusal::{Happened, in_part, upstream_failed, write_failed};
 use crate::engine::through::connected;
 use crate::engine::transaction::{
-    Begun, Failure, Prepared, Touched, begin_call, begin_keys, by_mapping, read, roll_back,
+    Begun, Copies, Failure, Prepared, Touched, begin_call, begin_keys, by_mapping, read, roll_back,
     write_rows,
 };
 use crate::mapping::{MappedKey, Mapping};
@@ -169,8 +169,11 @@ impl Lender {
         let token = Token::writer();
         let has_copies = |&at: &usize| keys.touched[at].mapping.strategy != Strategy::PostgresOnly;
         let places: Vec<usize> = (0..keys.lent).filter(has_copies).collect();
+        let run = self.control.run_id().await.map_err(Failure::Upstream)?;
+        let copies = if self.trust.covers(run) { Copies::Kept } else { Copies::Dropped };
         let from = Instant::now();
-        let call = begin_call(&keys.touched, &places, &token, self.settings.lease_ms);
+        let lease_ms = self.settings.lease_ms;
+        let call = begin_call(&keys.touched, &places, &token, lease_ms, &copies);
         let upstream_now_ms = begin_keys(&mut self.control, call).await?;
         let at = Within { from, to: Instant::now() };
         let Some(upstream_now_ms) = upstream_now_ms else {
