@@ -8,14 +8,17 @@ pub mod catalog;
 mod element_read;
 mod element_write;
 mod error;
+mod exchange;
 pub mod migrate;
 mod read;
+mod row_write;
 pub mod schema;
 mod session;
+mod statement;
 mod write;
 
 pub use element_read::Want;
 pub use error::StoreError;
-pub use read::{ReadRows, RowLock, StoredRow};
+pub use read::{ReadRows, Reading, RowLock, StoredRow};
 pub use session::Session;
 pub use write::Change;
