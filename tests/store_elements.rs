@@ -529,6 +529,34 @@ async fn elements_are_looked_up_by_their_keys_however_many_there_are() {
 }
 
 #[tokio::test]
+async fn elements_are_changed_by_their_keys_however_many_there_are() {
+    let mut house = House::new(Kind::Set).await;
+    // Plans are made while there is hardly anything.
+    house.execute("vacuum analyze members").await;
+    for round in ["small", "large"] {
+        for request in ["SREM k a", "DEL k", "SADD k a"] {
+            let request = words(request);
+            let asked = [(house.key(1), needs([need(&request)]))];
+            house.execute("insert into members values (1, 'a'), (1, 'b') on conflict do nothing").await;
+            let (now_ms, rows) = house.begin(&asked).await;
+            let mut draft = Draft::new(ValueKind::Set, rows[0].record.clone());
+            run(&request, &mut draft, now_ms);
+            house.finish(&asked, &rows, &[draft]).await;
+        }
+        let many = "insert into members select n, 'a' from generate_series(2, 100000) as n";
+        match round {
+            "small" => house.execute(many).await,
+            _ => assert_eq!(house.count("select count(*) from members where id = 1").await, 2),
+        }
+    }
+    house.session.apply("select pg_stat_force_next_flush()").await.unwrap();
+    let read =
+        "select sum(idx_tup_read)::bigint from pg_stat_user_indexes where relname = 'members'";
+    let read = house.count(read).await;
+    assert!(read < 1000, "{read}");
+}
+
+#[tokio::test]
 async fn columns_that_cannot_tell_elements_apart_are_refused() {
     let mut house = House::new(Kind::Set).await;
     for (table, told) in [

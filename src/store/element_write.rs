@@ -127,7 +127,7 @@ fn removing<'s>(layout: &Layout, rows: &'s [Element<'_>]) -> Statement<'s> {
         sources(layout, 1, &[&format!("text[]::{type_name}[]")]),
         names(layout, "element"),
         key_condition(layout),
-        equals(&name, "u.element")
+        equals(layout.keys().len(), name, "u.element")
     ));
     for array in key_arrays(layout, rows.iter().map(|row| row.key)) {
         statement = statement.bind(array);
@@ -160,17 +160,15 @@ fn elements<'r>(rows: &'r [Element<'_>]) -> Vec<&'r str> {
     rows.iter().map(|row| &*row.row.element).collect()
 }
 
-/// The quoted name and the type of the element's column.
-fn element_of(layout: &Layout) -> (String, &str) {
-    layout
-        .element()
-        .map_or((String::new(), "text"), |element| (quote(&element.column), &element.type_name))
+/// The name and the type of the element's column.
+fn element_of(layout: &Layout) -> (&str, &str) {
+    layout.element().map_or(("", "text"), |element| (&element.column, &element.type_name))
 }
 
 fn set_statement(layout: &Layout) -> String {
     let (name, type_name) = element_of(layout);
     let mut columns: Vec<String> = layout.keys().iter().map(|key| quote(&key.column)).collect();
-    columns.push(name);
+    columns.push(quote(name));
     let unique = columns.join(", ");
     let mut casts = vec![format!("text[]::{type_name}[]")];
     let mut aliases = "element".to_owned();

@@ -311,20 +311,22 @@ pub(super) fn key_parameters(layout: &Layout) -> String {
     sql
 }
 
-/// `t."id" = any(array[u.k0]) and …`; `true` for the rows of a key without captures.
+/// `t."id" = any(array[u.k0]) and t."day" = u.k1 and …`; `true` for the rows of a key without captures.
 pub(super) fn key_condition(layout: &Layout) -> String {
     let equal = |(place, key): (usize, &crate::mapping::layout::KeyColumn)| {
-        equals(&quote(&key.column), &format!("u.k{place}"))
+        equals(place, &key.column, &format!("u.k{place}"))
     };
     let equal: Vec<_> = layout.keys().iter().enumerate().map(equal).collect();
     if equal.is_empty() { "true".to_owned() } else { equal.join(" and ") }
 }
 
-/// A column's value is another's, in a form that looks rows up by the index and does nothing else. With a
-/// plain `=` the planner may turn the join round and walk through the whole index in its order, which
-/// costs nothing while the table is small; and the plan stays when it has grown.
-pub(super) fn equals(column: &str, other: &str) -> String {
-    format!("t.{column} = any(array[{other}])")
+/// The value of a column, by its place in the unique index, is another's; in a form that looks rows up by
+/// that index and does nothing else. Were the first one a plain `=`, the planner might turn the join
+/// round and walk through the whole index in its order, which costs nothing while the table is small; and
+/// the plan stays when it has grown. (Were the others not, it might read all rows with the first value.)
+pub(super) fn equals(place: usize, column: &str, other: &str) -> String {
+    let column = quote(column);
+    if place == 0 { format!("t.{column} = any(array[{other}])") } else { format!("t.{column} = {other}") }
 }
 
 /// `k0, k1, …`
