@@ -513,13 +513,15 @@ async fn elements_are_looked_up_by_their_keys_however_many_there_are() {
         (0..500).map(|number| (house.key(number), wanted.clone())).collect();
     // Plans are made while there is hardly anything.
     house.execute("vacuum analyze members").await;
-    for _ in 0..2 {
+    for members in [0, 100_000] {
+        let many =
+            format!("insert into members select n, 'm' from generate_series(1, {members}) as n");
+        house.execute(&many).await;
         house.begin(&asked).await;
         house.session.rollback().await.unwrap();
         let keys: Vec<Want<'_>> =
             asked.iter().map(|(key, needs)| Want { key, needs, whole_up_to: 10 }).collect();
         house.session.read_parts(&house.mapping, &keys, RowLock::None).await.unwrap();
-        house.execute("insert into members select n, 'm' from generate_series(1, 100000) as n on conflict do nothing").await;
     }
     house.session.apply("select pg_stat_force_next_flush()").await.unwrap();
     let read =
@@ -537,7 +539,9 @@ async fn elements_are_changed_by_their_keys_however_many_there_are() {
         for request in ["SREM k a", "DEL k", "SADD k a"] {
             let request = words(request);
             let asked = [(house.key(1), needs([need(&request)]))];
-            house.execute("insert into members values (1, 'a'), (1, 'b') on conflict do nothing").await;
+            house
+                .execute("insert into members values (1, 'a'), (1, 'b') on conflict do nothing")
+                .await;
             let (now_ms, rows) = house.begin(&asked).await;
             let mut draft = Draft::new(ValueKind::Set, rows[0].record.clone());
             run(&request, &mut draft, now_ms);

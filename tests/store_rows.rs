@@ -13,9 +13,7 @@ use respgres::config::{self, FieldColumn, Kind, Strategy};
 use respgres::mapping::registry::Plan;
 use respgres::mapping::shape::TableName;
 use respgres::mapping::{KeyPattern, Layout, MappedKey, Mapping};
-use respgres::store::{
-    Change, Reading, RowLock, Session, StoreError, StoredRow, Want, schema,
-};
+use respgres::store::{Change, Reading, RowLock, Session, StoreError, StoredRow, Want, schema};
 use respgres::value::{Draft, Record, ValueKind};
 use sqlx::{AssertSqlSafe, Executor, PgConnection};
 use stack::Cluster;
@@ -419,8 +417,9 @@ async fn a_probed_lock_is_held_until_the_rows_are_read() {
     let mapping = Arc::clone(&house.mapping);
     let want = Want { key: &key, needs: &needs, whole_up_to: 0 };
     let readings = [Reading { mapping: &mapping, wants: vec![want] }];
-    house.execute("begin; lock table things in access exclusive mode").await;
     let locks = [key.lock()];
+    other.read_probed(&locks, &readings).await.unwrap();
+    house.execute("begin; lock table things in access exclusive mode").await;
     let probing = other.read_probed(&locks, &readings);
     let looking = async {
         let waiting = "select count(*) from pg_locks where not granted";
@@ -458,7 +457,11 @@ async fn what_is_written_with_commit_is_committed_or_was_not_written() {
     }
     assert_eq!(house.fields(2).await, pairs(&[("isActive", "true"), ("code", "b")]));
     // It is COMMIT that fails.
-    house.execute("alter table things add constraint late unique (name) deferrable initially deferred").await;
+    house
+        .execute(
+            "alter table things add constraint late unique (name) deferrable initially deferred",
+        )
+        .await;
     house.set(1, &[("name", "taken")]).await;
     let mut draft = Draft::new(ValueKind::Hash, house.read(2).await.record);
     draft.set("name".into(), "taken".into());
@@ -777,7 +780,8 @@ async fn rows_are_found_by_their_keys_however_many_there_are() {
         house.set(1, &[("name", "b")]).await;
         house.read(1).await;
         house.change(1, |draft| assert!(draft.delete())).await.unwrap();
-        let many = "insert into things (id) select gen_random_uuid() from generate_series(1, 100000)";
+        let many =
+            "insert into things (id) select gen_random_uuid() from generate_series(1, 100000)";
         if round == "small" {
             house.execute(many).await;
         }

@@ -9,11 +9,11 @@ use sqlx::{AssertSqlSafe, Connection as _, Executor, PgConnection, PgPool, Postg
 use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 
-use crate::{cache, relay, set};
 use crate::rig::Failure;
 use crate::rig::client::Client;
 use crate::table::{COUNTER, HOT, ROWS, TRIPLES};
 use crate::workload::{Operation, Way};
+use crate::{cache, relay, set};
 
 /// Before anything counts: connections are made, statements prepared, caches warm.
 const WARM_UP: Duration = Duration::from_millis(300);
@@ -222,7 +222,9 @@ async fn command(
         }
         Operation::AddMember => {
             let key = set::key(prefix, set::GROWING + choice.id() % set::SETS);
-            client.call(&["SADD", &key, &set::new_member(choice.random)].map(str::as_bytes)).await?;
+            client
+                .call(&["SADD", &key, &set::new_member(choice.random)].map(str::as_bytes))
+                .await?;
         }
         Operation::IsMember | Operation::IsMemberThrough => {
             let (id, members) = match operation {

@@ -49,8 +49,7 @@ impl House {
         let config = relay::config(relay_port, relay_redis_port, cluster.url());
         let relay_respgres = start_respgres(binary, &config, relay_port, relay_directory).await?;
         let postgres_url = cluster.url().to_owned();
-        let servers =
-            Servers { respgres_port: port, redis_port, relay_port, pool, postgres_url };
+        let servers = Servers { respgres_port: port, redis_port, relay_port, pool, postgres_url };
         cache::warm(&servers).await?;
         set::warm(&servers).await?;
         Ok(Self {

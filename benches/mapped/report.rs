@@ -6,8 +6,8 @@ use std::path::Path;
 use sqlx::PgPool;
 
 use crate::goal;
-use crate::rig::{Failure, process};
 use crate::rig::figure::{decimal, grouped, median};
+use crate::rig::{Failure, process};
 use crate::workload::{Measurement, Way, Workload};
 
 pub(crate) fn table(workloads: &[Workload], measurements: &[Measurement]) -> String {
@@ -89,11 +89,7 @@ pub(crate) async fn setting(
 }
 
 /// The whole page.
-pub(crate) fn page(
-    setting: &str,
-    workloads: &[Workload],
-    measurements: &[Measurement],
-) -> String {
+pub(crate) fn page(setting: &str, workloads: &[Workload], measurements: &[Measurement]) -> String {
     format!(
         "# What mapped keys cost\n\n\
          Written by `make bench-mapped` (`cargo bench --bench mapped -- --write \

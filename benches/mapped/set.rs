@@ -85,5 +85,9 @@ pub(crate) async fn warm(servers: &Servers) -> Result<(), Failure> {
             other => drop(write!(wrong, " {key}: {other:?}")),
         }
     }
-    if wrong.is_empty() { Ok(()) } else { Err(format!("sets without their members:{wrong}").into()) }
+    if wrong.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("sets without their members:{wrong}").into())
+    }
 }

@@ -141,9 +141,8 @@ pub(super) async fn prepare<'a>(
     let begun: Vec<usize> = (0..touched.len()).filter(|&at| is_cached(&touched[at])).collect();
     let begin = begin_call(&touched, &begun, &token, lease_ms);
     let is_large = touched.len() > WRITTEN_WITH_COMMIT;
-    let writing = async {
-        if is_large { write_rows(session, &groups, &touched).await } else { Ok(()) }
-    };
+    let writing =
+        async { if is_large { write_rows(session, &groups, &touched).await } else { Ok(()) } };
     let (written, upstream_now_ms) = tokio::join!(writing, begin_keys(control, begin));
     // A millisecond more, for what rounding takes.
     let passed_ms = i64::try_from(asked_at.elapsed().as_millis()).unwrap_or(i64::MAX);

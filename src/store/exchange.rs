@@ -180,7 +180,19 @@ impl Session {
             }
             self.prepared.latest += 1;
             let name = format!("respgres_{}", self.prepared.latest);
-            self.command(format!("prepare {name} as {sql}")).await?;
+            let prepare = format!("prepare {name} as {sql}");
+            if self.state == State::Idle && self.is_hurried() {
+                // It may have to wait for the table, and not for longer than what follows.
+                self.state = State::InTransaction;
+                let prepared =
+                    self.command(format!("{}; {prepare}", self.opening().join("; "))).await;
+                if !self.is_broken() {
+                    self.rollback().await?;
+                }
+                prepared?;
+            } else {
+                self.command(prepare).await?;
+            }
             self.prepared.names.insert(sql.clone(), name);
         }
         Ok(())

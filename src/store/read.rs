@@ -102,8 +102,7 @@ impl Session {
         lock: RowLock,
     ) -> Result<ReadRows, StoreError> {
         let readings = [Reading { mapping, wants: wants.to_vec() }];
-        let (_, mut read) =
-            self.read_within(Exchange::default(), None, &readings, lock).await?;
+        let (_, mut read) = self.read_within(Exchange::default(), None, &readings, lock).await?;
         Ok(read.remove(0))
     }
 
@@ -122,7 +121,8 @@ impl Session {
     ) -> Result<Vec<ReadRows>, StoreError> {
         debug_assert!(locks.is_sorted_by(|one, next| one < next));
         let exchange = Exchange { opening: self.opening(), ..Exchange::default() };
-        let locking = "select count(pg_advisory_xact_lock(key)) > 0 from unnest($1::bigint[]) as k(key)";
+        let locking =
+            "select count(pg_advisory_xact_lock(key)) > 0 from unnest($1::bigint[]) as k(key)";
         let locking = (!locks.is_empty()).then(|| Statement::new(locking).bind(locks.to_vec()));
         let (_, read) = self.read_within(exchange, locking, readings, RowLock::ForUpdate).await?;
         Ok(read)
@@ -140,7 +140,7 @@ impl Session {
     ) -> Result<(Vec<bool>, Vec<ReadRows>), StoreError> {
         let opening = self.opening();
         // A statement alone needs no transaction, but for its time limit.
-        let exchange = if locks.is_empty() && opening.len() == 1 {
+        let exchange = if locks.is_empty() && !self.is_hurried() {
             Exchange::default()
         } else {
             Exchange { opening, closing: Some(COMMIT), ..Exchange::default() }
@@ -192,9 +192,7 @@ impl Session {
 impl Intake<'_> {
     fn take_in(&mut self, row: PgRow) -> Result<(), sqlx::Error> {
         match self {
-            Self::Rows(intake) => {
-                intake.take_in(row)
-            }
+            Self::Rows(intake) => intake.take_in(row),
             Self::Elements(intake) => intake.take_in(&row),
         }
     }
@@ -326,7 +324,11 @@ pub(super) fn key_condition(layout: &Layout) -> String {
 /// the plan stays when it has grown. (Were the others not, it might read all rows with the first value.)
 pub(super) fn equals(place: usize, column: &str, other: &str) -> String {
     let column = quote(column);
-    if place == 0 { format!("t.{column} = any(array[{other}])") } else { format!("t.{column} = {other}") }
+    if place == 0 {
+        format!("t.{column} = any(array[{other}])")
+    } else {
+        format!("t.{column} = {other}")
+    }
 }
 
 /// `k0, k1, …`

@@ -106,10 +106,15 @@ impl Session {
         self.hurry_ms = limit_ms;
     }
 
+    pub(super) fn is_hurried(&self) -> bool {
+        self.hurry_ms.is_some()
+    }
+
     /// The commands that begin a transaction.
     pub(super) fn opening(&self) -> Vec<String> {
         let begin = "begin isolation level read committed".to_owned();
-        let hurry = self.hurry_ms.map(|limit_ms| format!("set local statement_timeout = {limit_ms}"));
+        let hurry =
+            self.hurry_ms.map(|limit_ms| format!("set local statement_timeout = {limit_ms}"));
         std::iter::once(begin).chain(hurry).collect()
     }
 
