@@ -102,6 +102,9 @@ impl Session {
                 Rows::Elements(rows) => rows.write(mapping, statements),
             }
         }
+        if exchange.statements.is_empty() && closing.is_none() {
+            return Ok(());
+        }
         self.exchange(&exchange, |_, _| Ok(())).await
     }
 }
