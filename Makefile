@@ -1,6 +1,6 @@
 # What there is to do with a checkout. See README.md.
 
-.PHONY: help run test fuzz bench bench-mapped soak check-coherence conformance client-suites
+.PHONY: help run test fuzz bench bench-mapped soak check-model check-coherence check-scan conformance client-suites
 
 help:
 	@echo 'make run              respgres over a Redis and a Postgres of its own, to try it out'
@@ -9,7 +9,9 @@ help:
 	@echo 'make bench            pass-through beside direct Redis and other proxies; writes docs/performance.md'
 	@echo 'make bench-mapped     mapped keys beside SQL statements and Redis; writes docs/performance-mapped.md'
 	@echo 'make soak             30 minutes of clients that come, go and die; looks for leaks'
+	@echo 'make check-model      the cache protocol as a model: every order of its steps, with faults'
 	@echo 'make check-coherence  two proxies, 200 clients, 60 s, twice; looks for stale reads'
+	@echo 'make check-scan       SCAN while 8 clients write, 60 s for each residence; looks for keys left out'
 	@echo 'make conformance      Redis'"'"' own test suite, beside plain Redis'
 	@echo 'make client-suites    test suites of client libraries, beside plain Redis'
 
@@ -35,12 +37,21 @@ soak:
 	@scripts/tools
 	cargo bench --locked --bench soak -- --minutes $${RESPGRES_SOAK_MINUTES:-30}
 
+check-model:
+	RESPGRES_MODEL_FAULTS=$${RESPGRES_MODEL_FAULTS:-2} \
+	cargo test --locked --release --test model -- --nocapture --test-threads 1
+
 check-coherence:
 	@scripts/tools
 	RESPGRES_COHERENCE_CLIENTS=$${RESPGRES_COHERENCE_CLIENTS:-200} \
 	RESPGRES_COHERENCE_SECONDS=$${RESPGRES_COHERENCE_SECONDS:-60} \
 	RESPGRES_COHERENCE_KEYS=$${RESPGRES_COHERENCE_KEYS:-50} \
 	    cargo test --release --locked --test coherence -- --nocapture --test-threads 1
+
+check-scan:
+	@scripts/tools
+	RESPGRES_SCAN_SECONDS=$${RESPGRES_SCAN_SECONDS:-60} \
+	    cargo test --release --locked --test keyspace guarantee -- --nocapture --test-threads 1
 
 conformance:
 	@scripts/conformance

@@ -14,6 +14,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{self, Config, LogFormat, Problem, Problems, RedisUrl, Strategy};
+use crate::engine::explain::{Explainer, Explanation};
+use crate::engine::tables::Tables;
 use crate::engine::{Engine, EngineSettings};
 use crate::mapping::registry::{Plan, plan};
 use crate::mapping::shape::TableName;
@@ -112,7 +114,7 @@ pub fn run(setup: Setup) -> Result<(), AppError> {
             redis_version,
         });
         let (workers, loops) = (Tasks::new(), Tasks::new());
-        engine.start(&settings, &workers);
+        engine.start(&settings, &workers)?;
         let threads = event_loops(config.server.threads);
         let server = Server::start(&shared, &config.server.listen, threads, &loops)?;
         tracing::info!(address = %server.address, threads, mapped, "listening");
@@ -146,6 +148,30 @@ pub fn check(setup: &Setup) -> Result<(), AppError> {
     })
 }
 
+/// Tells what respgres makes of one key.
+///
+/// # Errors
+/// When the mappings do not fit the database, or it is out of reach.
+pub fn explain(setup: &Setup, key: String) -> Result<Explanation, AppError> {
+    worker_runtime()?.block_on(async {
+        let settings = engine_settings(setup)?;
+        let mut session = None;
+        let mut mappings = Vec::new();
+        if setup.needs_postgres() {
+            let session = session.insert(Session::connect(&settings.postgres).await?);
+            mappings = bind(session, &setup.plans).await?;
+        }
+        let (registry, tables) = (Registry::new(mappings), Tables::new(&settings.plans));
+        let explainer = Explainer { settings: &settings, registry: &registry, tables: &tables };
+        let mut control = Control::new(settings.control.clone());
+        let told = explainer.explain(&Bytes::from(key), &mut session, &mut control).await;
+        if let Some(session) = session {
+            session.close().await;
+        }
+        Ok(told)
+    })
+}
+
 /// Makes the tables of the mappings and respgres' own.
 ///
 /// # Errors
@@ -176,6 +202,7 @@ fn engine_settings(setup: &Setup) -> Result<EngineSettings, AppError> {
         control,
         lease_ms: defaults.lease_ms,
         plans: setup.plans.clone(),
+        reply_most_bytes: setup.config.limits.client_backlog_max_bytes,
     })
 }
 

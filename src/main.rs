@@ -25,6 +25,7 @@ fn main() -> ExitCode {
             print!("{}", command::document());
             Ok(())
         }
+        Verb::Explain { file, key } => explain(&file.config, key),
         Verb::Schema { file, apply } => schema(&file.config, apply),
     };
     match done {
@@ -48,6 +49,16 @@ fn check_config(check: &CheckConfig) -> Result<(), String> {
         app::check(&setup).map_err(|error| format!("{}: {error}", path.display()))?;
     }
     println!("{} is valid: {} mappings", path.display(), setup.plans.len());
+    Ok(())
+}
+
+fn explain(path: &Path, key: String) -> Result<(), String> {
+    let setup = Setup::load(path).map_err(|problems| problems.to_string())?;
+    let told = app::explain(&setup, key)
+        .map_err(|error| format!("the key could not be explained: {error}"))?;
+    for (name, text) in told {
+        println!("{name:>10}: {text}");
+    }
     Ok(())
 }
 

@@ -175,7 +175,7 @@ fn run(
                 reply
             }
             Mapped::Write(write) => (write.run)(args, draft, now_ms),
-            Mapped::NotApplicable | Mapped::Refused(_) => panic!("{} is not served", command.name),
+            _ => panic!("{} is not served", command.name),
         });
     }
     assert!(!nowhere.is_changed());

@@ -32,6 +32,15 @@ pub enum Verb {
     },
     /// Print, as a page of documentation, what becomes of each Redis command.
     PrintCommands,
+    /// Tell of one key its mapping, the SQL that reads it, and what either store has of it.
+    ///
+    /// Of values only the sizes are told. Running proxies tell the same by `RESPGRES EXPLAIN key`.
+    Explain {
+        #[command(flatten)]
+        file: ConfigFile,
+        /// The key, as an app names it.
+        key: String,
+    },
     /// Print the tables that the mappings want, as SQL.
     Schema {
         #[command(flatten)]

@@ -22,7 +22,11 @@ Without a mapped key:
   script runs for long, Redis tells everybody else `-BUSY`, except for SCRIPT KILL and the like.
 - *forwarded, own connection*: as it came, over a connection that this client alone has while it
   waits, subscribes, watches or is in a transaction.
-- *answered by respgres*: it concerns the client's connection, which ends at respgres.
+- *answered by respgres*: it concerns the client's connection, which ends at respgres, or respgres
+  itself.
+- *forwarded, or over both stores*: as it came while no mapping with a table is for the client's
+  database; else answered by respgres, with the keys of the mapped tables and those of Redis that are not
+  mapped.
 - *refused*: never answered through a proxy.
 - *guarded*, or some of its subcommands: changes or stops the Redis server as a whole. Refused as by a Redis
   that denies it to its user (`-NOPERM`), unless `upstream.admin_commands` is true. All that Redis flags as
@@ -34,8 +38,14 @@ With a mapped key:
 
 - *served, read* and *served, write*: with the replies and error texts of Redis 7.0; where the value
   is read from and written to is the mapping's strategy.
+- *run by Redis*: on the key's true value, which is lent to Redis for one atomic step; what it made of
+  the value is written to Postgres before the client is told. The reply is Redis' own, byte for byte. A key
+  that would become something else than its mapping holds is an error, and nothing is written.
+- *watched*: EXEC does nothing if the value has changed.
 - anything else is an error that names the command, the mapping and the reason. Neither store is
   touched.
+
+Between MULTI and EXEC all of these are run by Redis, in one atomic step and one transaction of Postgres.
 
 Commands that are not listed are unknown to respgres.
 
@@ -69,6 +79,7 @@ fn unmapped(command: &Command) -> String {
         Path::Stream => "forwarded, own connection until the client leaves",
         Path::Local => "answered by respgres",
         Path::Info => "forwarded, a `respgres` section added",
+        Path::Keyspace => "forwarded, or over both stores",
         Path::Flush => "refused while there are mappings, unless `upstream.flush` allows it",
         Path::Refused(why) => return format!("refused: {why}"),
     };
@@ -88,11 +99,13 @@ fn mapped(mapped: Mapped, holds: ValueKind) -> String {
         Mapped::Read(Read { of: Some(of), .. }) | Mapped::Write(Write { of: Some(of), .. })
             if of != holds =>
         {
-            format!("refused: the key holds a {}", holds.name())
+            format!("run by Redis: the key holds a {}", holds.name())
         }
         Mapped::NotApplicable => "no keys".to_owned(),
         Mapped::Read(_) => "served, read".to_owned(),
         Mapped::Write(_) => "served, write".to_owned(),
+        Mapped::Lent => "run by Redis".to_owned(),
+        Mapped::Watched => "watched".to_owned(),
         Mapped::Refused(why) => format!("refused: {why}"),
     }
 }

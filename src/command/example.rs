@@ -31,7 +31,9 @@ pub(crate) fn check(before: &str, request: &str, reply: &str, after: &str) {
             draft = Draft::new(kind, known((write.need)(&args)));
             (write.run)(&args, &mut draft, NOW_MS)
         }
-        Mapped::NotApplicable | Mapped::Refused(_) => panic!("{request} is not served"),
+        Mapped::NotApplicable | Mapped::Lent | Mapped::Watched | Mapped::Refused(_) => {
+            panic!("{request} is not served")
+        }
     };
     assert_eq!(show(&given), reply, "{request} on {before:?}");
     assert_eq!(after_it(before_it, &draft), state(after), "{request} on {before:?}");

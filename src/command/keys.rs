@@ -29,7 +29,7 @@ pub enum Keys {
     },
     /// After the word STREAMS: the first half of what follows.
     Streams,
-    /// SORT and SORT_RO: argument 1, the STORE destination, and BY/GET patterns.
+    /// SORT and SORT_RO: argument 1 and the STORE destination; see also `for_each_pattern`.
     Sort,
     /// GEORADIUS and GEORADIUSBYMEMBER: argument 1 and the STORE/STOREDIST destinations.
     GeoRadius,
@@ -43,9 +43,8 @@ impl Command {
     /// Calls `visit` with the position of every argument that is a key.
     ///
     /// `count` is the number of arguments with the name, `argument` reads one of them (asked for
-    /// positions below `count` only). For SORT the patterns of BY and GET that name other keys are
-    /// visited too, as they stand (`weight_*`, `object_*->field`). A position may be visited
-    /// twice when a client names a destination twice.
+    /// positions below `count` only). A position may be visited twice when a client names a
+    /// destination twice.
     #[inline]
     pub fn for_each_key<'a>(
         &self,
@@ -76,9 +75,22 @@ impl Command {
                 }
             }
             Keys::Streams => streams(count, argument).for_each(visit),
-            Keys::Sort => sort(count, argument, visit),
+            Keys::Sort => sort(count, argument, visit, |_| {}),
             Keys::GeoRadius => geo_radius(count, argument, visit),
             Keys::Migrate => migrate(count, argument).for_each(visit),
+        }
+    }
+
+    /// Calls `visit` with the position of every argument that is a pattern of keys which the command
+    /// looks up beside those that it names: BY and GET of SORT (`weight_*`, `object_*->field`).
+    pub fn for_each_pattern<'a>(
+        &self,
+        count: usize,
+        argument: impl Fn(usize) -> &'a [u8],
+        visit: impl FnMut(usize),
+    ) {
+        if self.keys == Keys::Sort {
+            sort(count, argument, |_| {}, visit);
         }
     }
 
@@ -143,7 +155,12 @@ fn streams<'a>(count: usize, argument: impl Fn(usize) -> &'a [u8]) -> Range<usiz
     }
 }
 
-fn sort<'a>(count: usize, argument: impl Fn(usize) -> &'a [u8], mut visit: impl FnMut(usize)) {
+fn sort<'a>(
+    count: usize,
+    argument: impl Fn(usize) -> &'a [u8],
+    mut visit: impl FnMut(usize),
+    mut visit_pattern: impl FnMut(usize),
+) {
     if count > 1 {
         visit(1);
     }
@@ -158,7 +175,7 @@ fn sort<'a>(count: usize, argument: impl Fn(usize) -> &'a [u8], mut visit: impl 
         } else if (word.eq_ignore_ascii_case(b"by") || word.eq_ignore_ascii_case(b"get")) && more {
             // Without an asterisk BY means "do not sort", and GET looks nothing up.
             if argument(position + 1).contains(&b'*') {
-                visit(position + 1);
+                visit_pattern(position + 1);
             }
             position += 2;
         } else if word.eq_ignore_ascii_case(b"limit") {
@@ -252,13 +269,22 @@ mod tests {
         check("XREADGROUP GROUP g streams NOACK STREAMS a >", "a");
         check("XREAD STREAMS a b 0", "");
         check("XREAD STREAMS", "");
-        check("SORT a BY w_* LIMIT 0 1 GET # GET o_*->f STORE d", "a w_* o_*->f d");
+        check("SORT a* BY w_* LIMIT 0 1 GET # GET o_*->f STORE d", "a* d");
         check("SORT a BY nosort STORE", "a");
         check("GEORADIUS k 1 2 3 m STORE d", "k d");
         check("GEORADIUSBYMEMBER k m 3 m STOREDIST d COUNT 1", "k d");
         check("MIGRATE h 1 k 0 10", "k");
         check("MIGRATE h 1 '' 0 10 COPY AUTH p KEYS a b", "a b");
         check("MSETEX 2 a 1 b 2 EX 10", "a b EX");
+    }
+
+    #[test]
+    fn patterns_of_keys_are_no_keys() {
+        let words = words("SORT a* BY w_* LIMIT 0 1 GET # GET o_*->f GET o STORE d*");
+        let command = lookup(words[0]).expect("a known command");
+        let mut patterns = Vec::new();
+        command.for_each_pattern(words.len(), |i| words[i], |at| patterns.push(words[at]));
+        assert_eq!(patterns, [&b"w_*"[..], b"o_*->f"]);
     }
 
     #[test]

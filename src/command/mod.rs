@@ -76,10 +76,13 @@ pub enum Path {
     Subscription,
     /// MONITOR and the like: over a connection of its own until the client leaves.
     Stream,
-    /// Answered by respgres: AUTH, CLIENT, HELLO, QUIT, RESET, SELECT; ASKING and the like.
+    /// Answered by respgres: AUTH, CLIENT, HELLO, QUIT, RESET, SELECT; ASKING and the like; RESPGRES.
     Local,
     /// INFO: the upstream's answer with a section of our own added.
     Info,
+    /// KEYS, SCAN, DBSIZE, RANDOMKEY: as it came while the database has no mappings; else answered by
+    /// respgres from both stores.
+    Keyspace,
     /// FLUSHALL, FLUSHDB, SWAPDB: refused while mappings exist, unless the configuration allows it.
     Flush,
     /// Never answered through a proxy (SYNC, PSYNC, …): refused by name.
@@ -93,6 +96,10 @@ pub enum Mapped {
     NotApplicable,
     Read(Read),
     Write(Write),
+    /// Redis runs it, on the key's true value.
+    Lent,
+    /// WATCH.
+    Watched,
     /// Refused by name: why.
     Refused(&'static str),
 }
@@ -196,18 +203,22 @@ impl Command {
         wrong_number_of_arguments(self.name)
     }
 
+    /// Whether the command changes no key.
+    pub fn only_reads(&self) -> bool {
+        // Redis gives the flags of these to their subcommands.
+        self.flags.contains(Flags::READ) || matches!(self.name, "memory" | "object" | "xinfo")
+    }
+
     /// The error for a client that sends this command for a key of a mapping it cannot serve.
     pub fn refusal(&self, mapping_name: &str) -> String {
-        let why = match self.mapped {
-            Mapped::Refused(why) => why,
-            Mapped::Read(Read { of: Some(ValueKind::Set), .. })
-            | Mapped::Write(Write { of: Some(ValueKind::Set), .. }) => "its keys hold hashes",
-            Mapped::Read(Read { of: Some(ValueKind::Hash), .. })
-            | Mapped::Write(Write { of: Some(ValueKind::Hash), .. }) => "its keys hold sets",
-            Mapped::NotApplicable | Mapped::Read(_) | Mapped::Write(_) => {
-                "not supported in this place"
-            }
-        };
+        match self.mapped {
+            Mapped::Refused(why) => self.refused(mapping_name, why),
+            _ => self.refused(mapping_name, "not supported in this place"),
+        }
+    }
+
+    /// The error for a client that sends this command for a key of a mapping, with the reason.
+    pub fn refused(&self, mapping_name: &str, why: &str) -> String {
         format!("ERR '{}' is refused for keys of mapping '{mapping_name}': {why}", self.name)
     }
 }
@@ -235,11 +246,11 @@ mod tests {
 
     #[test]
     fn errors_name_the_command_as_redis_does() {
-        let zadd = lookup(b"ZADD").expect("a known command");
-        let expected = "ERR wrong number of arguments for 'zadd' command";
-        assert_eq!(zadd.arity_error(), expected);
-        let expected =
-            "ERR 'zadd' is refused for keys of mapping 'api_keys': sorted sets are not mapped";
-        assert_eq!(zadd.refusal("api_keys"), expected);
+        let hexpire = lookup(b"HEXPIRE").expect("a known command");
+        let expected = "ERR wrong number of arguments for 'hexpire' command";
+        assert_eq!(hexpire.arity_error(), expected);
+        let expected = "ERR 'hexpire' is refused for keys of mapping 'api_keys': expiry and \
+                        conditions of single fields are not mapped";
+        assert_eq!(hexpire.refusal("api_keys"), expected);
     }
 }

@@ -567,7 +567,7 @@ mod tests {
               upstream.database: must be from 0 to 65535
               upstream.connect_timeout: a duration needs its unit: "3000ms", "3000s"
               upstream.request_timeout: a duration needs its unit: "5ms", "5s"
-              upstream.flush: there is no word "never"; there are: refuse, cache
+              upstream.flush: there is no word "never"; there are: refuse, cache, truncate
               log.level: there is no level "inof"; did you mean "info"?
               log.format: there is no format "jsn"; did you mean "json"?
               defaults.strategy: there is no strategy "dualwrite"; did you mean "dual_write"?

@@ -70,7 +70,8 @@ pub struct User {
 pub struct Limits {
     /// Longest argument (Redis: proto-max-bulk-len). Default 512 MiB.
     pub max_argument_bytes: usize,
-    /// Longest request that is still incomplete (Redis: client-query-buffer-limit). Default 1 GiB.
+    /// Longest request that is still incomplete (Redis: client-query-buffer-limit), and the most
+    /// memory for what a client queues in MULTI where keys are mapped. Default 1 GiB.
     pub max_request_bytes: usize,
     /// Replies waiting for a client before respgres stops reading from it. Default 1 MiB.
     pub client_backlog_bytes: usize,
@@ -109,6 +110,8 @@ pub enum Flush {
     Refuse,
     /// Empties the upstream only: mapped keys come back from Postgres.
     Cache,
+    /// Empties the upstream and the mapped tables.
+    Truncate,
 }
 
 /// `[postgres]`: the store.

@@ -96,7 +96,7 @@ pub(super) static SECTIONS: &[Section] = &[
         row("max_argument_bytes", Default("\"512mb\""), Slot::Size(|c, v| c.limits.max_argument_bytes = v),
             "Longest argument of a command (Redis: `proto-max-bulk-len`)."),
         row("max_request_bytes", Default("\"1gb\""), Slot::Size(|c, v| c.limits.max_request_bytes = v),
-            "Longest request that is still incomplete (Redis: `client-query-buffer-limit`)."),
+            "Longest request that is still incomplete (Redis: `client-query-buffer-limit`); and the most memory for what a client queues in `MULTI` where keys are mapped."),
         row("client_backlog_bytes", Default("\"1mb\""), Slot::Size(|c, v| c.limits.client_backlog_bytes = v),
             "Replies that wait for a client before respgres stops reading from it."),
         row("client_backlog_max_bytes", Default("\"256mb\""), Slot::Size(|c, v| c.limits.client_backlog_max_bytes = v),
@@ -128,7 +128,9 @@ pub(super) static SECTIONS: &[Section] = &[
         row("flush", Default("\"refuse\""),
             Slot::Text(|c, v| { c.upstream.flush = words::flush(v)?; Ok(()) }),
             "FLUSHALL, FLUSHDB and SWAPDB while there are mappings. `refuse`: an error. `cache`: they \
-             empty the upstream alone, and mapped keys come back from Postgres."),
+             empty the upstream alone, and mapped keys come back from Postgres. `truncate`: FLUSHALL and \
+             FLUSHDB empty the mapped tables too; the user needs the right to TRUNCATE them. SWAPDB is \
+             always refused."),
         row("admin_commands", Default("false"), Slot::Flag(|c, v| c.upstream.admin_commands = v),
             "Whether clients may run what changes or stops the Redis server as a whole; if not, they are \
              told `-NOPERM` as by a Redis that denies it to its user. That is all that Redis flags as \

@@ -42,10 +42,8 @@ pub(super) fn kind(text: &str) -> Result<Kind, String> {
 }
 
 pub(super) fn flush(text: &str) -> Result<Flush, String> {
-    if text == "truncate" {
-        return Err("\"truncate\" is not available yet; use \"refuse\" or \"cache\"".to_owned());
-    }
-    word(text, "word", &[("refuse", Flush::Refuse), ("cache", Flush::Cache)])
+    let words = [("refuse", Flush::Refuse), ("cache", Flush::Cache), ("truncate", Flush::Truncate)];
+    word(text, "word", &words)
 }
 
 pub(super) fn log_format(text: &str) -> Result<LogFormat, String> {

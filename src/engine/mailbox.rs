@@ -1,10 +1,11 @@
-//! Answers on their way from the workers back to an event loop.
+//! What the workers send to an event loop: answers for its clients, and errands.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::{Bytes, BytesMut};
 use tokio::sync::Notify;
 
+use super::errand::Errand;
 use crate::protocol::{Reply, Version};
 use crate::upstream::lane::Owner;
 
@@ -17,11 +18,25 @@ pub struct Answer {
     pub reply: Bytes,
 }
 
+#[derive(Debug)]
+pub enum Mail {
+    Answer(Answer),
+    Errand(Errand),
+    /// The lane that is held under this number is not needed any more.
+    GiveBack(u32),
+}
+
 /// An event loop's inbox.
 #[derive(Debug, Default)]
 pub struct Mailbox {
-    answers: Mutex<Vec<Answer>>,
+    inbox: Mutex<Inbox>,
     arrived: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Inbox {
+    mail: Vec<Mail>,
+    closed: bool,
 }
 
 /// Where, and in which protocol version, an operation's reply is to go.
@@ -36,11 +51,10 @@ pub struct ReplyTo {
 // === impl Mailbox ===
 
 impl Mailbox {
-    /// Waits for answers and takes all that are there.
-    pub async fn take(&self) -> Vec<Answer> {
+    /// Waits for mail and takes all that is there.
+    pub async fn take(&self) -> Vec<Mail> {
         loop {
-            let taken =
-                std::mem::take(&mut *self.answers.lock().unwrap_or_else(PoisonError::into_inner));
+            let taken = std::mem::take(&mut self.inbox().mail);
             if !taken.is_empty() {
                 return taken;
             }
@@ -48,14 +62,30 @@ impl Mailbox {
         }
     }
 
-    fn put(&self, answer: Answer) {
-        let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
-        answers.push(answer);
-        let first = answers.len() == 1;
-        drop(answers);
+    /// Nobody takes mail any more: what is there and what comes is dropped.
+    pub fn close(&self) {
+        let mut inbox = self.inbox();
+        inbox.closed = true;
+        let dropped = std::mem::take(&mut inbox.mail);
+        drop(inbox);
+        drop(dropped);
+    }
+
+    pub(super) fn put(&self, mail: Mail) {
+        let mut inbox = self.inbox();
+        if inbox.closed {
+            return;
+        }
+        inbox.mail.push(mail);
+        let first = inbox.mail.len() == 1;
+        drop(inbox);
         if first {
             self.arrived.notify_one();
         }
+    }
+
+    fn inbox(&self) -> MutexGuard<'_, Inbox> {
+        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -65,6 +95,12 @@ impl ReplyTo {
     pub fn answer(&self, reply: &Reply) {
         let mut bytes = BytesMut::new();
         reply.write(self.version, &mut bytes);
-        self.mailbox.put(Answer { owner: self.owner, slot: self.slot, reply: bytes.freeze() });
+        self.answer_bytes(bytes.freeze());
+    }
+
+    /// Answers with a reply as it goes over the wire.
+    pub fn answer_bytes(&self, reply: Bytes) {
+        let answer = Answer { owner: self.owner, slot: self.slot, reply };
+        self.mailbox.put(Mail::Answer(answer));
     }
 }

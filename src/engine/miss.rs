@@ -26,6 +26,7 @@ use super::slow::{Slow, Verdict, hurry_ms};
 use super::tables::Tables;
 use super::through::{connected, set_aside};
 use super::transaction::cached_ttl_ms;
+use super::trust::Trust;
 use super::{BATCH_BYTES, EngineSettings, patience};
 use crate::config::Strategy;
 use crate::mapping::{MappedKey, Mapping};
@@ -57,6 +58,7 @@ const MOST_LARGE: usize = 10_000;
 #[derive(Debug)]
 pub struct MissReader {
     settings: EngineSettings,
+    trust: Arc<Trust>,
     tables: Arc<Tables>,
     slow: Slow,
     session: Option<Session>,
@@ -86,10 +88,16 @@ struct Part {
 // === impl MissReader ===
 
 impl MissReader {
-    pub fn new(settings: &EngineSettings, tables: Arc<Tables>, queue: Arc<Queue>) -> Self {
+    pub(super) fn new(
+        settings: &EngineSettings,
+        trust: Arc<Trust>,
+        tables: Arc<Tables>,
+        queue: Arc<Queue>,
+    ) -> Self {
         Self {
             control: Control::new(settings.control.clone()),
             settings: settings.clone(),
+            trust,
             tables,
             slow: Slow::default(),
             session: None,
@@ -181,7 +189,7 @@ impl MissReader {
             asked.key.mapping.strategy != Strategy::PostgresOnly && asked.needs.of_value()
         };
         let of_redis: Vec<usize> = (0..asked.len()).filter(|&at| has_side(&asked[at])).collect();
-        if of_redis.is_empty() {
+        if of_redis.is_empty() || self.trust.is_out() {
             return;
         }
         let mut told = self.miss(asked, &of_redis).await;
@@ -196,15 +204,23 @@ impl MissReader {
                 }
             }
             // Postgres has every mapped key.
-            Err(error) => tracing::debug!(%error, "a miss is answered by Postgres alone"),
+            Err(error) => {
+                tracing::debug!(%error, "a miss is answered by Postgres alone");
+                self.trust.lose();
+            }
         }
     }
 
+    /// What the script says of each key; nothing where this Redis is not believed.
     async fn miss(
         &mut self,
         asked: &[Asked<'_>],
         of_redis: &[usize],
     ) -> Result<Vec<(Token, Frame)>, UpstreamError> {
+        let run = self.control.run_id().await?;
+        if !self.trust.covers(run) {
+            return Ok(Vec::new());
+        }
         let (mut calls, mut tokens) = (Vec::new(), Vec::new());
         for &at in of_redis {
             let token = Token::reader();

@@ -5,6 +5,12 @@
 //! answers come back through the loops' mailboxes.
 
 mod asked;
+pub mod errand;
+pub mod explain;
+mod keeper;
+pub mod keyspace;
+mod listener;
+pub mod loan;
 pub mod mailbox;
 pub mod miss;
 pub mod operation;
@@ -16,6 +22,7 @@ pub mod slow;
 pub mod tables;
 pub mod through;
 mod transaction;
+mod trust;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,12 +31,21 @@ use crate::config;
 use crate::mapping::registry::Plan;
 use crate::mapping::{MappedKey, Registry};
 use crate::tasks::Tasks;
+use crate::upstream::RunId;
 use crate::upstream::control::ControlSettings;
 
-pub use mailbox::{Answer, Mailbox, ReplyTo};
+pub use errand::{Errand, ErrandFailed, Over, Runner};
+use keeper::Keeper;
+use keyspace::Surveyor;
+pub use keyspace::{Ask, Survey};
+pub use loan::watch::Watched;
+use loan::{Job, LENDERS, Lender};
+pub use loan::{Lent, Loan, Told};
+pub use mailbox::{Answer, Mail, Mailbox, ReplyTo};
 pub use operation::Operation;
 pub use queue::Queue;
 use tables::Tables;
+use trust::Trust;
 
 /// Bytes of arguments that one worker takes on at once.
 const BATCH_BYTES: usize = 32 << 20;
@@ -45,16 +61,22 @@ pub struct EngineSettings {
     pub lease_ms: u64,
     /// What the mappings are to be bound to again when a table changes.
     pub plans: Vec<Plan>,
+    /// The longest reply that a client can be sent.
+    pub reply_most_bytes: usize,
 }
 
 /// The mapped side of respgres: which keys are mapped, and the workers that serve them.
 #[derive(Debug)]
 pub struct Engine {
-    registry: Registry,
+    registry: Arc<Registry>,
     /// The database whose keys are mapped.
     database: u16,
     writers: Vec<Arc<Queue>>,
     readers: Vec<Arc<Queue>>,
+    loans: Arc<Queue<Job>>,
+    trust: Arc<Trust>,
+    /// What looks at all keys, and what looks at some of them.
+    surveys: [Arc<Queue<Survey>>; 2],
 }
 
 // === impl Engine ===
@@ -65,28 +87,74 @@ impl Engine {
     pub fn new(registry: Registry, settings: &EngineSettings) -> Self {
         let queues = |count: usize| (0..count.max(1)).map(|_| Arc::default()).collect();
         Self {
-            registry,
+            registry: Arc::new(registry),
             database: settings.control.database,
             writers: queues(settings.postgres.writers),
             readers: queues(settings.postgres.readers),
+            loans: Arc::default(),
+            trust: Arc::default(),
+            surveys: Default::default(),
         }
     }
 
-    /// Spawns the workers on the current runtime.
-    pub fn start(&self, settings: &EngineSettings, tasks: &Tasks) {
+    /// Spawns the workers on the current runtime, and those that look at many keys on a thread of their
+    /// own.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn start(&self, settings: &EngineSettings, tasks: &Tasks) -> std::io::Result<()> {
         let tables = Arc::new(Tables::new(&settings.plans));
         let tasks_of_clock = tasks.clone();
         tasks.spawn(async move { keep_ticking(&tasks_of_clock).await });
         for queue in &self.writers {
-            let worker = through::Writer::new(settings, Arc::clone(&tables), Arc::clone(queue));
+            let worker = through::Writer::new(
+                settings,
+                self.trust(),
+                Arc::clone(&tables),
+                Arc::clone(queue),
+            );
             let tasks_of_worker = tasks.clone();
             tasks.spawn(async move { worker.run(&tasks_of_worker).await });
         }
         for queue in &self.readers {
-            let worker = miss::MissReader::new(settings, Arc::clone(&tables), Arc::clone(queue));
+            let worker = miss::MissReader::new(
+                settings,
+                self.trust(),
+                Arc::clone(&tables),
+                Arc::clone(queue),
+            );
             let tasks_of_worker = tasks.clone();
             tasks.spawn(async move { worker.run(&tasks_of_worker).await });
         }
+        let digester = loan::watch::Digester::default();
+        for _ in 0..LENDERS {
+            let (tables, queue) = (Arc::clone(&tables), Arc::clone(&self.loans));
+            let worker = Lender::new(settings, self.trust(), tables, digester.clone(), queue);
+            let tasks_of_worker = tasks.clone();
+            tasks.spawn(async move { worker.run(&tasks_of_worker).await });
+        }
+        if self.has_mappings() {
+            let registry = Arc::clone(&self.registry);
+            let keeper = Keeper::new(settings, self.trust(), registry, Arc::clone(&tables));
+            let tasks_of_keeper = tasks.clone();
+            tasks.spawn(async move { keeper.run(&tasks_of_keeper).await });
+            tasks.spawn(listener::listen(settings.postgres.clone(), self.trust(), tasks.clone()));
+        }
+        let surveyor = |queue: &Arc<Queue<Survey>>, long| {
+            let (registry, tables) = (Arc::clone(&self.registry), Arc::clone(&tables));
+            Surveyor::new(settings, registry, tables, Arc::clone(queue), tasks.clone(), long)
+        };
+        let [all, some] = &self.surveys;
+        keyspace::start([surveyor(all, true), surveyor(some, false)], tasks)
+    }
+
+    fn trust(&self) -> Arc<Trust> {
+        Arc::clone(&self.trust)
+    }
+
+    /// Whether what this run of Redis says of mapped keys is believed.
+    pub fn believes(&self, run: Option<RunId>) -> bool {
+        self.trust.covers(run)
     }
 
     /// Whether keys of this database may be mapped.
@@ -117,6 +185,22 @@ impl Engine {
     pub fn write(&self, operation: Operation) {
         let worker = self.writer_of(&operation);
         self.writers[worker].push(operation);
+    }
+
+    /// Hands over requests that Redis is to run on mapped keys.
+    pub fn lend(&self, loan: Loan) {
+        self.loans.push(Job::Loan(Box::new(loan)));
+    }
+
+    /// Hands over mapped keys to watch.
+    pub fn watch(&self, keys: Vec<MappedKey>, watched: Arc<Watched>, told: Told) {
+        self.loans.push(Job::Watch { keys, watched, told });
+    }
+
+    /// Hands over a question about many keys, or about how one is kept.
+    pub fn survey(&self, survey: Survey) {
+        let [all, some] = &self.surveys;
+        if survey.is_long() { all.push(survey) } else { some.push(survey) }
     }
 
     /// Which writer an operation goes to: all operations on one key go to the same one.

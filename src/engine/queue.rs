@@ -7,14 +7,22 @@ use tokio::sync::Notify;
 use super::operation::Operation;
 
 /// A queue without a bound of its own: clients are bounded in what they may have under way.
-#[derive(Debug, Default)]
-pub struct Queue {
-    waiting: Mutex<Vec<Operation>>,
+#[derive(Debug)]
+pub struct Queue<T = Operation> {
+    waiting: Mutex<Vec<T>>,
     arrived: Notify,
 }
 
-impl Queue {
-    pub fn push(&self, operation: Operation) {
+// === impl Queue ===
+
+impl<T> Default for Queue<T> {
+    fn default() -> Self {
+        Self { waiting: Mutex::default(), arrived: Notify::new() }
+    }
+}
+
+impl<T> Queue<T> {
+    pub fn push(&self, operation: T) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.push(operation);
         let first = waiting.len() == 1;
@@ -25,7 +33,7 @@ impl Queue {
     }
 
     /// Waits for operations and takes all that are there, oldest first.
-    pub async fn take(&self) -> Vec<Operation> {
+    pub async fn take(&self) -> Vec<T> {
         loop {
             let taken = self.take_now();
             if !taken.is_empty() {
@@ -35,8 +43,27 @@ impl Queue {
         }
     }
 
+    /// Waits for one and takes the oldest; for several workers at one queue.
+    pub async fn take_one(&self) -> T {
+        loop {
+            if let Some(one) = self.take_one_now() {
+                return one;
+            }
+            self.arrived.notified().await;
+        }
+    }
+
+    fn take_one_now(&self) -> Option<T> {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if waiting.len() > 1 {
+            // Only of the first one somebody was told.
+            self.arrived.notify_one();
+        }
+        (!waiting.is_empty()).then(|| waiting.remove(0))
+    }
+
     /// Takes all that are there now.
-    pub fn take_now(&self) -> Vec<Operation> {
+    pub fn take_now(&self) -> Vec<T> {
         std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

@@ -39,13 +39,40 @@ pub fn write_failed(error: &StoreError, mapping: &str) -> Reply {
             "ERR Postgres did not answer in time; nothing was written".to_owned()
         }
         StoreError::Raced | StoreError::Retryable { .. } => {
-            "ERR other writers were faster, several times over; nothing was written".to_owned()
+            "ERR other writers were faster; nothing was written".to_owned()
         }
         StoreError::Unreachable(_) => {
             "ERR Postgres is out of reach; nothing was written".to_owned()
         }
     };
     Reply::Error(text)
+}
+
+/// What a flush had emptied when it failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flushed {
+    Nothing,
+    Redis,
+}
+
+/// The reply to a flush that the store did not take.
+pub fn flush_failed(error: &StoreError, flushed: Flushed) -> Reply {
+    let why = match error {
+        StoreError::Refused { message, .. } | StoreError::LayoutChanged { message, .. } => {
+            format!("Postgres refuses to empty the mapped tables ({message})")
+        }
+        StoreError::Timeout(_) => "Postgres did not empty the mapped tables in time".to_owned(),
+        StoreError::InDoubt(_) => "the connection to Postgres was lost during COMMIT".to_owned(),
+        _ => "Postgres is out of reach".to_owned(),
+    };
+    let what = match (flushed, error) {
+        (Flushed::Nothing, _) => "nothing was written",
+        (Flushed::Redis, StoreError::InDoubt(_)) => {
+            "Redis was emptied, and the mapped tables may have been"
+        }
+        (Flushed::Redis, _) => "Redis was emptied, and the mapped tables are as they were",
+    };
+    Reply::err(format!("{why}; {what}"))
 }
 
 /// The reply to an operation on a mapping whose table has not answered for some time.
@@ -78,6 +105,13 @@ pub fn upstream_failed(happened: Happened) -> Reply {
             "ERR the upstream Redis is out of reach; a part of the write may have happened".into()
         }
     })
+}
+
+/// The refusal of a write of which a part may stay all the same.
+pub fn in_part(refusal: Reply) -> Reply {
+    let Reply::Error(text) = refusal else { return refusal };
+    let why = text.strip_suffix("; nothing was written").unwrap_or(&text);
+    Reply::Error(format!("{why}; a part of the write may have happened"))
 }
 
 /// The reply to a read whose other keys Redis had to answer for.

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::Engine;
+use super::loan::Lent;
 use super::mailbox::ReplyTo;
 use super::operation::Operation;
 use crate::command::{Command, Keys, Mapped, Proof, Read, Write};
@@ -31,6 +32,10 @@ pub enum MappedRoute {
     Read(Box<Operation>),
     /// To a writing worker.
     Write(Box<Operation>),
+    /// To a lender.
+    Lend(Box<Lent>),
+    /// WATCH of these keys, beside others that are not mapped.
+    Watch { keys: Vec<MappedKey>, others: Vec<Bytes> },
     /// Tell the client this.
     Refuse(String),
 }
@@ -52,6 +57,10 @@ impl Engine {
             return touch;
         }
         command.for_each_key(count, &argument, |at| self.touch_key(argument(at), &mut touch));
+        if touch == Touch::Nothing && self.looks_up_mapped_keys(command, count, argument).is_some()
+        {
+            touch = Touch::Mapped;
+        }
         touch
     }
 
@@ -76,10 +85,12 @@ impl Engine {
         }
     }
 
-    /// The way of a request that touches a mapped key; its arity has been checked.
+    /// The way of a request that touches a mapped key; its arity has been checked. `arguments` are parts
+    /// of `bytes`, the request as it came.
     pub fn route_mapped(
         &self,
         command: &'static Command,
+        bytes: &Bytes,
         arguments: Vec<Bytes>,
         reply_to: ReplyTo,
     ) -> MappedRoute {
@@ -93,20 +104,23 @@ impl Engine {
                 None => others.push(arguments[at].clone()),
             },
         );
-        let refuse = |keys: &[MappedKey]| {
-            let mapping = keys.first().map_or("", |key| key.mapping.name.as_str());
-            MappedRoute::Refuse(command.refusal(mapping))
-        };
         let strategy = keys.first().map(|key| key.mapping.strategy);
         let alone = keys.len() == 1 && others.is_empty();
         let fits = |of: Option<ValueKind>| {
             of.is_none_or(|of| keys.iter().all(|key| key.mapping.holds() == of))
         };
-        match command.mapped {
-            Mapped::Read(Read { of, .. }) | Mapped::Write(Write { of, .. }) if !fits(of) => {
-                return refuse(&keys);
-            }
-            _ => {}
+        let lends = match command.mapped {
+            // Redis tells what it has to say of a key that holds something else.
+            Mapped::Read(Read { of, .. }) | Mapped::Write(Write { of, .. }) => !fits(of),
+            Mapped::Lent | Mapped::Refused(_) | Mapped::NotApplicable => true,
+            Mapped::Watched => return MappedRoute::Watch { keys, others },
+        };
+        if lends {
+            let argument = |at: usize| &arguments[at][..];
+            return match self.lent_request(command, bytes, arguments.len(), argument) {
+                Ok(lent) => MappedRoute::Lend(Box::new(lent)),
+                Err(refusal) => MappedRoute::Refuse(refusal),
+            };
         }
         let operation = Operation::new(command, arguments, keys, others, reply_to);
         match command.mapped {
@@ -119,8 +133,7 @@ impl Engine {
                     MappedRoute::Read(Box::new(operation))
                 }
             }
-            Mapped::Write(_) => MappedRoute::Write(Box::new(operation)),
-            Mapped::Refused(_) | Mapped::NotApplicable => refuse(&operation.keys),
+            _ => MappedRoute::Write(Box::new(operation)),
         }
     }
 }

@@ -22,7 +22,8 @@ use super::refusal::{Happened, too_busy, too_slow, upstream_failed, write_failed
 use super::rescue::{answer_the_rest, rescue};
 use super::slow::{Slow, Verdict, hurry_ms};
 use super::tables::Tables;
-use super::transaction::{Failure, Prepared, prepare};
+use super::transaction::{Copies, Failure, Prepared, prepare};
+use super::trust::Trust;
 use super::{BATCH_BYTES, EngineSettings, patience};
 use crate::config::Strategy;
 use crate::mapping::Mapping;
@@ -33,11 +34,14 @@ use crate::upstream::UpstreamError;
 use crate::upstream::control::{Control, Frame};
 
 /// How often a batch is tried again when other sessions were faster.
-const RACES: u32 = 5;
+pub(super) const RACES: u32 = 5;
 
 /// How often, and how long apart, a batch is tried again while a key of it is dirty.
 const DIRTY_TRIES: u32 = 50;
 const DIRTY_PAUSE_MS: u64 = 20;
+
+/// How often writing past Redis is tried where it comes and goes.
+const BYPASSES: u32 = 3;
 
 /// How much longer than one statement a whole transaction may take before its COMMIT.
 const GRACE: Duration = Duration::from_secs(1);
@@ -46,6 +50,7 @@ const GRACE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Writer {
     settings: EngineSettings,
+    trust: Arc<Trust>,
     tables: Arc<Tables>,
     slow: Slow,
     session: Option<Session>,
@@ -68,10 +73,16 @@ struct Part {
 // === impl Writer ===
 
 impl Writer {
-    pub fn new(settings: &EngineSettings, tables: Arc<Tables>, queue: Arc<Queue>) -> Self {
+    pub(super) fn new(
+        settings: &EngineSettings,
+        trust: Arc<Trust>,
+        tables: Arc<Tables>,
+        queue: Arc<Queue>,
+    ) -> Self {
         Self {
             control: Control::new(settings.control.clone()),
             settings: settings.clone(),
+            trust,
             tables,
             slow: Slow::default(),
             session: None,
@@ -219,7 +230,7 @@ impl Writer {
         operations: &[&Operation],
         hurried: bool,
     ) -> Result<(), Failure> {
-        let (mut races, mut dirty, mut lost) = (0, 0, 0);
+        let (mut races, mut dirty, mut lost, mut bypasses) = (0, 0, 0, 0);
         loop {
             let was_connected = self.session.is_some();
             let failure = match self.transact(operations, hurried).await {
@@ -245,6 +256,12 @@ impl Writer {
                     lost += 1;
                 }
                 Failure::Upstream(UpstreamError::Lost(_)) if lost < 1 => lost += 1,
+                // Nothing was written. Postgres has every mapped key.
+                Failure::Upstream(error) if bypasses < BYPASSES => {
+                    tracing::debug!(%error, "writing past Redis");
+                    self.trust.lose();
+                    bypasses += 1;
+                }
                 Failure::Dirty if dirty < DIRTY_TRIES => {
                     dirty += 1;
                     tokio::time::sleep(Duration::from_millis(DIRTY_PAUSE_MS)).await;
@@ -267,8 +284,14 @@ impl Writer {
         let session = connected(&mut self.session, &self.settings).await.map_err(Failure::Store)?;
         session.hurry(hurried.then(|| hurry_ms(timeout_ms)));
         let limit = Duration::from_millis(timeout_ms) + GRACE;
+        let copies = if operations.iter().any(|operation| leaves_copies(operation)) {
+            Copies::now(&self.trust, &mut self.control).await?
+        } else {
+            Copies::Kept
+        };
+        let lease_ms = self.settings.lease_ms;
         let preparing =
-            prepare(session, &mut self.control, &self.tables, self.settings.lease_ms, operations);
+            prepare(session, &mut self.control, &self.tables, &copies, lease_ms, operations);
         let prepared = match tokio::time::timeout(limit, preparing).await {
             Ok(prepared) => prepared?,
             Err(_) => {
@@ -348,12 +371,8 @@ impl Writer {
             }
             // Those that leave no copy in Redis do not need it.
             Failure::Upstream(_) => {
-                let is_cached = |operation: &Operation| {
-                    let mut strategies = operation.keys.iter().map(|key| key.mapping.strategy);
-                    strategies.any(|strategy| strategy != Strategy::PostgresOnly)
-                };
                 let (cached, others): (Vec<usize>, Vec<usize>) =
-                    part.places.iter().partition(|&&at| is_cached(&batch[at]));
+                    part.places.iter().partition(|&&at| leaves_copies(&batch[at]));
                 answer_all(&failure, batch, &cached);
                 parts.push(Part { places: others, ..part });
                 return;
@@ -436,6 +455,12 @@ pub(super) async fn connected<'s>(
 
 pub(super) fn set_aside() -> StoreError {
     StoreError::LayoutChanged { code: String::new(), message: "the mapping is set aside".into() }
+}
+
+/// Whether Redis may have copies of an operation's keys.
+fn leaves_copies(operation: &Operation) -> bool {
+    let mut strategies = operation.keys.iter().map(|key| key.mapping.strategy);
+    strategies.any(|strategy| strategy != Strategy::PostgresOnly)
 }
 
 fn mapping_name(operation: &Operation) -> &str {

@@ -18,11 +18,12 @@ use super::operation::{Operation, total};
 use super::refusal::write_failed;
 use super::tables::Tables;
 use super::through::set_aside;
+use super::trust::{Bypass, Trust};
 use crate::command::Needs;
 use crate::config::Strategy;
 use crate::mapping::{MappedKey, Mapping};
 use crate::protocol::Reply;
-use crate::store::{Change, Reading, Session, StoreError, Want};
+use crate::store::{Change, ReadRows, Reading, RowLock, Session, StoreError, Want};
 use crate::upstream::UpstreamError;
 use crate::upstream::control::{Control, Frame};
 use crate::upstream::scripts::{Call, Script, Token, aside_of, decimal, mark_of};
@@ -50,34 +51,45 @@ pub(super) enum Failure {
 /// A transaction that has to be committed, or that had nothing to write.
 pub(super) struct Prepared<'a> {
     pub(super) replies: Vec<Reply>,
-    touched: Vec<Touched<'a>>,
-    open: bool,
+    pub(super) touched: Vec<Touched<'a>>,
+    pub(super) open: bool,
     /// The rows are changed already.
-    written: bool,
-    begun: Option<Begun>,
+    pub(super) written: bool,
+    pub(super) begun: Option<Begun>,
 }
 
 /// Keys that nobody may read or fill until the writer has ended.
-struct Begun {
-    token: Token,
+pub(super) struct Begun {
+    pub(super) token: Token,
     /// Their places in `touched`.
-    places: Vec<usize>,
+    pub(super) places: Vec<usize>,
     /// The clock of Redis at `begin`, milliseconds since the Unix epoch.
-    upstream_now_ms: i64,
+    pub(super) upstream_now_ms: i64,
     /// What the clock of Postgres had reached by then at most.
-    store_now_ms: i64,
+    pub(super) store_now_ms: i64,
+}
+
+/// What becomes of the cached copies of keys that are written.
+#[derive(Debug)]
+pub(super) enum Copies {
+    /// They are kept aside, and given back with the changes.
+    Kept,
+    /// They are not to be believed, and go.
+    Dropped,
+    /// Redis is out of reach: the outbox says which have to go.
+    Bypassed { _right: Bypass },
 }
 
 /// One key of a batch.
-struct Touched<'a> {
-    key: &'a MappedKey,
+pub(super) struct Touched<'a> {
+    pub(super) key: &'a MappedKey,
     /// What the operations need of it.
-    needs: Needs,
+    pub(super) needs: Needs,
     /// With the table's present layout.
-    mapping: Arc<Mapping>,
+    pub(super) mapping: Arc<Mapping>,
     /// A row is there, though perhaps expired.
-    present: bool,
-    draft: Draft,
+    pub(super) present: bool,
+    pub(super) draft: Draft,
 }
 
 // === impl Prepared ===
@@ -112,12 +124,26 @@ impl Prepared<'_> {
     }
 }
 
+// === impl Copies ===
+
+impl Copies {
+    /// What the state of Redis allows, as of now.
+    pub(super) async fn now(trust: &Arc<Trust>, control: &mut Control) -> Result<Self, Failure> {
+        if let Some(right) = trust.bypass() {
+            return Ok(Self::Bypassed { _right: right });
+        }
+        let run = control.run_id().await.map_err(Failure::Upstream)?;
+        Ok(if trust.covers(run) { Self::Kept } else { Self::Dropped })
+    }
+}
+
 /// Does all of a transaction but its COMMIT. After an error the transaction has ended, or the session
 /// is broken and it ends with it.
 pub(super) async fn prepare<'a>(
     session: &mut Session,
     control: &mut Control,
     tables: &Tables,
+    copies: &Copies,
     lease_ms: u64,
     operations: &[&'a Operation],
 ) -> Result<Prepared<'a>, Failure> {
@@ -139,10 +165,19 @@ pub(super) async fn prepare<'a>(
 
     let token = Token::writer();
     let begun: Vec<usize> = (0..touched.len()).filter(|&at| is_cached(&touched[at])).collect();
-    let begin = begin_call(&touched, &begun, &token, lease_ms);
-    let is_large = touched.len() > WRITTEN_WITH_COMMIT;
-    let writing =
-        async { if is_large { write_rows(session, &groups, &touched).await } else { Ok(()) } };
+    let begin = begin_call(&touched, &begun, &token, lease_ms, copies);
+    let goes_past_redis = matches!(copies, Copies::Bypassed { .. }) && !begun.is_empty();
+    let is_written_now = goes_past_redis || touched.len() > WRITTEN_WITH_COMMIT;
+    let writing = async {
+        if is_written_now {
+            write_rows(session, &groups, &touched).await?;
+        }
+        if goes_past_redis {
+            let keys: Vec<&MappedKey> = begun.iter().map(|&at| touched[at].key).collect();
+            session.add_to_outbox(&keys).await?;
+        }
+        Ok(())
+    };
     let (written, upstream_now_ms) = tokio::join!(writing, begin_keys(control, begin));
     // A millisecond more, for what rounding takes.
     let passed_ms = i64::try_from(asked_at.elapsed().as_millis()).unwrap_or(i64::MAX);
@@ -158,7 +193,7 @@ pub(super) async fn prepare<'a>(
         upstream_now_ms,
         store_now_ms,
     });
-    let prepared = Prepared { replies, touched, open: true, written: is_large, begun };
+    let prepared = Prepared { replies, touched, open: true, written: is_written_now, begun };
     if let Err(error) = written {
         let failure = roll_back(session, Failure::Store(error)).await;
         if let Some(end) = prepared.end_of_aborted() {
@@ -208,7 +243,7 @@ fn keys_of<'a>(
 }
 
 /// The places of the keys of each mapping.
-fn by_mapping(touched: &[Touched<'_>]) -> Vec<(Arc<Mapping>, Vec<usize>)> {
+pub(super) fn by_mapping(touched: &[Touched<'_>]) -> Vec<(Arc<Mapping>, Vec<usize>)> {
     let mut groups: Vec<(Arc<Mapping>, Vec<usize>)> = Vec::new();
     for (at, Touched { mapping, .. }) in touched.iter().enumerate() {
         match groups.iter_mut().find(|(known, _)| Arc::ptr_eq(known, mapping)) {
@@ -228,15 +263,43 @@ async fn begin_reading(
     groups: &[(Arc<Mapping>, Vec<usize>)],
     touched: &mut [Touched<'_>],
 ) -> Result<i64, StoreError> {
+    let read = session.begin_reading(locks, &readings(groups, touched)).await?;
+    Ok(take_in(groups, touched, read))
+}
+
+/// Reads the rows of keys whose locks are held; what Postgres' clock said.
+pub(super) async fn read(
+    session: &mut Session,
+    groups: &[(Arc<Mapping>, Vec<usize>)],
+    touched: &mut [Touched<'_>],
+) -> Result<i64, StoreError> {
+    let mut read = Vec::with_capacity(groups.len());
+    for Reading { mapping, wants } in readings(groups, touched) {
+        read.push(session.read_parts(mapping, &wants, RowLock::ForUpdate).await?);
+    }
+    Ok(take_in(groups, touched, read))
+}
+
+fn readings<'t>(
+    groups: &'t [(Arc<Mapping>, Vec<usize>)],
+    touched: &'t [Touched<'_>],
+) -> Vec<Reading<'t>> {
     let want = |&at: &usize| {
         let Touched { key, needs, .. } = &touched[at];
         Want { key, needs, whole_up_to: 0 }
     };
-    let readings: Vec<Reading<'_>> = groups
-        .iter()
-        .map(|(mapping, places)| Reading { mapping, wants: places.iter().map(want).collect() })
-        .collect();
-    let read = session.begin_reading(locks, &readings).await?;
+    let reading = |(mapping, places): &'t (Arc<Mapping>, Vec<usize>)| Reading {
+        mapping,
+        wants: places.iter().map(want).collect(),
+    };
+    groups.iter().map(reading).collect()
+}
+
+fn take_in(
+    groups: &[(Arc<Mapping>, Vec<usize>)],
+    touched: &mut [Touched<'_>],
+    read: Vec<ReadRows>,
+) -> i64 {
     let mut now_ms = i64::MIN;
     for ((mapping, places), read) in groups.iter().zip(read) {
         now_ms = now_ms.max(read.now_ms);
@@ -245,7 +308,7 @@ async fn begin_reading(
             touched[at].draft = Draft::new(mapping.holds(), row.record);
         }
     }
-    Ok(now_ms)
+    now_ms
 }
 
 /// Applies the operations to the drafts, in order.
@@ -288,7 +351,7 @@ fn unencodable(mapping: &Mapping, draft: &Draft) -> Option<Reply> {
     None
 }
 
-async fn write_rows(
+pub(super) async fn write_rows(
     session: &mut Session,
     groups: &[(Arc<Mapping>, Vec<usize>)],
     touched: &[Touched<'_>],
@@ -318,7 +381,7 @@ fn changes_of<'t>(
         .filter(|(_, changes)| !changes.is_empty())
 }
 
-async fn roll_back(session: &mut Session, failure: Failure) -> Failure {
+pub(super) async fn roll_back(session: &mut Session, failure: Failure) -> Failure {
     if let Err(error) = session.rollback().await {
         // The session is broken and with it the transaction.
         tracing::debug!(%error, "rollback failed");
@@ -341,21 +404,28 @@ fn names(touched: &[Touched<'_>], begun: &[usize]) -> Vec<Bytes> {
     begun.iter().flat_map(names).collect()
 }
 
-fn begin_call(
+pub(super) fn begin_call(
     touched: &[Touched<'_>],
     begun: &[usize],
     token: &Token,
     lease_ms: u64,
+    copies: &Copies,
 ) -> Option<Call> {
-    (!begun.is_empty()).then(|| Call {
-        script: Script::Begin,
-        keys: names(touched, begun),
-        arguments: vec![token.text(), Bytes::from(lease_ms.to_string())],
-    })
+    let mut arguments = vec![token.text(), Bytes::from(lease_ms.to_string())];
+    match copies {
+        Copies::Kept => {}
+        Copies::Dropped => arguments.push(Bytes::from_static(b"drop")),
+        Copies::Bypassed { .. } => return None,
+    }
+    let keys = names(touched, begun);
+    (!begun.is_empty()).then_some(Call { script: Script::Begin, keys, arguments })
 }
 
 /// Begins, and tells the clock of Redis; `None` when there is nothing to begin.
-async fn begin_keys(control: &mut Control, begin: Option<Call>) -> Result<Option<i64>, Failure> {
+pub(super) async fn begin_keys(
+    control: &mut Control,
+    begin: Option<Call>,
+) -> Result<Option<i64>, Failure> {
     let Some(begin) = begin else { return Ok(None) };
     let mut replies = control.call(&[begin]).await.map_err(Failure::Upstream)?;
     match replies.pop() {

@@ -45,8 +45,9 @@ impl Layout {
         binding.check_table(&TableName::parse(&config.table));
         let keys = binding.keys(plan);
         let element = config.element.as_ref().and_then(|column| binding.element(column));
+        let mut key_order = Vec::new();
         if config.element.is_some() == element.is_some() {
-            binding.check_index(&keys, element.as_ref());
+            key_order = binding.check_index(&keys, element.as_ref());
         }
         let fields = match &config.value {
             Some(value) => binding.field("value", value, false).into_iter().collect(),
@@ -65,6 +66,7 @@ impl Layout {
             table: TableName::parse(&config.table),
             by_field: by_field.collect(),
             keys,
+            key_order,
             element,
             fields,
             extra,
@@ -234,25 +236,22 @@ impl Binding<'_> {
         }
     }
 
-    /// With one row an element the rows of a key are found by the index that keeps them apart, so it has
-    /// to begin with the key's columns.
-    fn check_index(&mut self, keys: &[KeyColumn], element: Option<&KeyColumn>) {
-        fn sorted(mut columns: Vec<&str>) -> Vec<&str> {
-            columns.sort_unstable();
-            columns
-        }
-        let of_keys = sorted(keys.iter().map(|key| key.column.as_str()).collect());
-        let columns = sorted(keys.iter().chain(element).map(|key| key.column.as_str()).collect());
-        let suits = |index: &Vec<String>| {
-            let index: Vec<_> = index.iter().map(String::as_str).collect();
-            sorted(index.clone()) == columns
-                && sorted(index.into_iter().take(of_keys.len()).collect()) == of_keys
+    /// The places of the key columns in the order of the unique index that keeps the rows apart. With one
+    /// row an element the rows of a key are found by that index, so it has to begin with the key's columns.
+    fn check_index(&mut self, keys: &[KeyColumn], element: Option<&KeyColumn>) -> Vec<usize> {
+        let place = |column: &String| keys.iter().position(|key| key.column == *column);
+        let suits = |index: &&Vec<String>| {
+            let (of_keys, others) = index.split_at(keys.len().min(index.len()));
+            of_keys.len() == keys.len()
+                && of_keys.iter().all(|column| place(column).is_some())
+                && others.iter().eq(element.map(|element| &element.column))
         };
-        let complete =
-            !columns.is_empty() && columns.iter().all(|name| self.shape.column(name).is_some());
-        if complete && !self.shape.unique_indexes.iter().any(suits) {
-            let all = keys.iter().chain(element);
-            let list = all.map(|key| key.column.as_str()).collect::<Vec<_>>().join(", ");
+        if let Some(index) = self.shape.unique_indexes.iter().find(suits) {
+            return index.iter().filter_map(place).collect();
+        }
+        let all: Vec<&str> = keys.iter().chain(element).map(|key| key.column.as_str()).collect();
+        if !all.is_empty() {
+            let list = all.join(", ");
             let order = match element {
                 Some(element) => format!(", with {:?} last", element.column),
                 None => String::new(),
@@ -265,6 +264,7 @@ impl Binding<'_> {
             );
             self.complain("table", text);
         }
+        Vec::new()
     }
 
     fn fields(&mut self, plan: &Plan) -> Vec<FieldColumn> {

@@ -31,6 +31,8 @@ pub struct Layout {
     pub(super) mapping: String,
     pub(super) table: TableName,
     pub(super) keys: Vec<KeyColumn>,
+    /// Places in `keys`, in the order of the columns in the unique index.
+    pub(super) key_order: Vec<usize>,
     /// The column of a row's field or member; `None`: one row a key.
     pub(super) element: Option<KeyColumn>,
     /// With one row an element: the value's column alone, or none for sets.
@@ -121,6 +123,12 @@ impl Layout {
     /// In the order of the key pattern's captures.
     pub fn keys(&self) -> &[KeyColumn] {
         &self.keys
+    }
+
+    /// The places of the key columns in the order of their unique index: who walks through the table
+    /// compares and sorts in this order, so that the index serves both.
+    pub fn key_order(&self) -> &[usize] {
+        &self.key_order
     }
 
     /// What the keys hold, and in how many rows.

@@ -16,10 +16,13 @@ use std::cmp::Ordering;
 use std::collections::HashSet;
 
 use super::pattern::{CaptureKind, KeyPattern, Part, days_in_month, is_leap, is_slug_byte};
-use crate::value::glob::Walk;
+use crate::value::glob::{Glob, Walk};
 
 /// Places looked at before the search is given up. Real patterns need some hundreds.
 const MAX_PLACES: usize = 200_000;
+
+/// Places looked at for a client's glob, which must not cost more than it spares.
+const MAX_PLACES_OF_GLOB: usize = 500;
 
 /// Which of two patterns has the keys that both match.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,7 +48,7 @@ pub fn claim(first: &KeyPattern, second: &KeyPattern) -> Claim {
 
 /// A total order of patterns in which a literal comes before a capture: of the patterns that match
 /// a key, the least one has it.
-pub(super) fn order(first: &KeyPattern, second: &KeyPattern) -> Ordering {
+pub fn order(first: &KeyPattern, second: &KeyPattern) -> Ordering {
     match precedence(first, second) {
         Precedence::Literal(ordering) | Precedence::Order(ordering) => ordering,
     }
@@ -99,6 +102,45 @@ pub fn overlap(first: &KeyPattern, second: &KeyPattern) -> Option<String> {
         at += 1;
     }
     None
+}
+
+/// Whether a key of the pattern may match a glob that a client has sent. Keys that the pattern
+/// excludes count as its own; in doubt the answer is yes.
+pub fn may_match(pattern: &KeyPattern, glob: &Glob) -> bool {
+    // Most globs begin with letters and end with a star.
+    if let Some(decided) = glob.decides(pattern.literal_prefix().as_bytes()) {
+        return decided;
+    }
+    if !glob.is_ascii() {
+        // The alphabet has few of the characters that are not.
+        return true;
+    }
+    let alphabet = alphabet(pattern, pattern);
+    let start = (State::START, Walk::new(glob));
+    let mut seen = HashSet::from([start.clone()]);
+    let mut queue = vec![start];
+    let mut at = 0;
+    while let Some((state, walk)) = queue.get(at).cloned() {
+        if queue.len() > MAX_PLACES_OF_GLOB || state.accepts(pattern) && walk.accepts(glob) {
+            return true;
+        }
+        for &character in &alphabet {
+            let mut buffer = [0; 4];
+            let bytes = character.encode_utf8(&mut buffer).bytes();
+            let walk = bytes.fold(walk.clone(), |walk, byte| walk.step(glob, byte));
+            if walk.is_lost() {
+                continue;
+            }
+            for state in state.step(pattern, character).into_iter().flatten() {
+                let next = (state, walk.clone());
+                if seen.insert(next.clone()) {
+                    queue.push(next);
+                }
+            }
+        }
+        at += 1;
+    }
+    false
 }
 
 enum Precedence {
@@ -417,6 +459,50 @@ pub(super) mod tests {
         }
         states.iter().any(|state| state.accepts(pattern))
             && !pattern.exclude().iter().any(|glob| glob.matches(key.as_bytes()))
+    }
+
+    #[test]
+    fn a_glob_that_no_key_can_match_is_known() {
+        let check = |pattern: &str, glob: &str, expected| {
+            let pattern = KeyPattern::parse(pattern).unwrap();
+            let glob = Glob::new(glob.as_bytes());
+            assert_eq!(may_match(&pattern, &glob), expected, "{pattern:?} {glob:?}");
+        };
+        check("apikey:{id:uuid}", "*", true);
+        check("apikey:{id:uuid}", "apikey:*", true);
+        check("apikey:{id:uuid}", "apikey:6f1c*", true);
+        check("apikey:{id:uuid}", "apikey:6x1c*", false);
+        check("apikey:{id:uuid}", "apikey:index", false);
+        check("apikey:{id:uuid}", "usage:*", false);
+        check("apikey:{id:uuid}", "*key*-*", true);
+        check("apikey:{id:uuid}", "*:index", false);
+        check("usage:{id:int}:{day:date}", "usage:*:2026-*", true);
+        check("usage:{id:int}:{day:date}", "usage:*:2026-13-*", false);
+        check("usage:{id:int}", "usage:[a-f]*", false);
+        check("name:{n:text}", "name:ü", true);
+        check("name:{n:text}", "name:[^a]", true);
+        check("name:{n:text}", "", false);
+        check("name:{n:text}", "nam", false);
+        check("name:{n:text}", "name:", false);
+        check("name:{n:text}", "na*", true);
+        check("name:{n:text}", "name:a*", true);
+        check("{n:text}", "a*", true);
+        check("{n:text}", "*", true);
+        // More ways than are looked at: in doubt, yes.
+        check("n:{n:text}", "*a*b*c*d*e*f*g*h*i*j*k*l*m*n*o*p*q*r*s*t*u*v*w*x*y*z*?", true);
+    }
+
+    proptest! {
+        #[test]
+        fn a_glob_that_matches_a_key_of_the_pattern_may_match(
+            key in "[a-c]{0,3}:[a-cé]{1,4}", glob in "[a-c:*?é]{0,6}|([a-c:]|\\[[\\^]?a-b\\]|[*]){0,6}"
+        ) {
+            let pattern = KeyPattern::parse("{one:text}:{two:text}").unwrap();
+            let glob = Glob::new(glob.as_bytes());
+            if pattern.matches(key.as_bytes()) && glob.matches(key.as_bytes()) {
+                prop_assert!(may_match(&pattern, &glob));
+            }
+        }
     }
 
     fn claim_of(first: &str, second: &str) -> Claim {

@@ -43,6 +43,14 @@ pub enum CaptureKind {
     Slug,
 }
 
+/// A piece of a key pattern.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Piece<'a> {
+    Literal(&'a str),
+    /// By its place among the captures.
+    Capture(usize),
+}
+
 /// A parsed key pattern with the globs of the keys that it leaves alone.
 #[derive(Clone, PartialEq, Eq)]
 pub struct KeyPattern {
@@ -270,6 +278,14 @@ impl KeyPattern {
         key
     }
 
+    /// What a key consists of, from its beginning to its end.
+    pub fn pieces(&self) -> impl Iterator<Item = Piece<'_>> {
+        self.parts.iter().map(|part| match part {
+            Part::Literal(literal) => Piece::Literal(literal),
+            Part::Capture(capture) => Piece::Capture(capture.index),
+        })
+    }
+
     /// The pattern as it was written.
     pub fn as_str(&self) -> &str {
         &self.text
@@ -294,7 +310,7 @@ impl KeyPattern {
         &self.parts
     }
 
-    pub(super) fn exclude(&self) -> &[Glob] {
+    pub fn exclude(&self) -> &[Glob] {
         &self.exclude
     }
 

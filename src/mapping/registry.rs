@@ -162,6 +162,14 @@ impl Registry {
         Some(MappedKey { mapping: Arc::clone(mapping), key: key.clone(), captures })
     }
 
+    /// A mapping that may have keys which begin like this; in doubt there is one.
+    pub fn that_may_hold(&self, beginning: &[u8]) -> Option<&Arc<Mapping>> {
+        self.mappings.iter().find(|mapping| {
+            let prefix = mapping.pattern.literal_prefix().as_bytes();
+            prefix.starts_with(beginning) || beginning.starts_with(prefix)
+        })
+    }
+
     /// All mappings, in the order in which they were given.
     pub fn mappings(&self) -> &[Arc<Mapping>] {
         &self.mappings

@@ -11,7 +11,8 @@ pub struct TableShape {
     /// In the table's order, without dropped and system columns.
     pub columns: Vec<ColumnShape>,
     /// Column lists of the indexes that make rows unique and that `ON CONFLICT` can use: valid,
-    /// immediate, without expressions, not partial.
+    /// immediate, without expressions, not partial. Those first that give the rows in the order of the
+    /// columns' own comparison, ascending.
     pub unique_indexes: Vec<Vec<String>>,
     /// What the connected user may do with the table.
     pub privileges: Privileges,

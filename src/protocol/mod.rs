@@ -6,4 +6,4 @@ pub mod reply;
 pub mod request;
 pub mod scan;
 
-pub use reply::{Reply, Version};
+pub use reply::{Bulks, Reply, Version};

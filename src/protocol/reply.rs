@@ -26,12 +26,45 @@ pub enum Reply {
     /// A missing array: `*-1` in RESP2, `_` in RESP3.
     NilArray,
     Array(Vec<Reply>),
+    /// An array of bulk strings that are written already, for those that are very many.
+    Written(Bulks),
     /// A map in RESP3, a flat array in RESP2.
     Map(Vec<(Reply, Reply)>),
     /// A set in RESP3, an array in RESP2.
     Set(Vec<Reply>),
     /// An array of pairs in RESP3, a flat array in RESP2.
     Pairs(Vec<(Reply, Reply)>),
+}
+
+/// Bulk strings as they go over the wire.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Bulks {
+    count: usize,
+    bytes: usize,
+    full: Vec<Bytes>,
+    last: BytesMut,
+}
+
+/// Bulk strings are gathered in pieces of this size: what has been written is not moved again.
+const PIECE_BYTES: usize = 64 << 10;
+
+// === impl Bulks ===
+
+impl Bulks {
+    pub fn push(&mut self, bytes: &[u8]) {
+        let before = self.last.len();
+        write_bulk(&mut self.last, bytes);
+        self.count += 1;
+        self.bytes += self.last.len() - before;
+        if self.last.len() >= PIECE_BYTES {
+            self.full.push(std::mem::take(&mut self.last).freeze());
+        }
+    }
+
+    /// What they take on the wire.
+    pub fn size(&self) -> usize {
+        self.bytes
+    }
 }
 
 // === impl Reply ===
@@ -90,6 +123,12 @@ impl Reply {
             Self::Array(elements) => {
                 write_count(out, b'*', elements.len());
                 elements.iter().for_each(|element| element.write(version, out));
+            }
+            Self::Written(bulks) => {
+                out.reserve(bulks.bytes + 32);
+                write_count(out, b'*', bulks.count);
+                bulks.full.iter().for_each(|piece| out.put_slice(piece));
+                out.put_slice(&bulks.last);
             }
             Self::Map(entries) => {
                 match version {
@@ -188,6 +227,20 @@ mod tests {
             reply.write(version, &mut out);
             assert_eq!(out[6..].escape_ascii().to_string(), expected.escape_default().to_string());
         }
+    }
+
+    #[test]
+    fn bulk_strings_written_before_are_an_array() {
+        let mut bulks = Bulks::default();
+        check(&Reply::Written(bulks.clone()), "*0\r\n", "*0\r\n");
+        let text = "x".repeat(1000);
+        let mut expected = "*200\r\n".to_owned();
+        for _ in 0..200 {
+            bulks.push(text.as_bytes());
+            expected.push_str(&format!("$1000\r\n{text}\r\n"));
+        }
+        assert_eq!(bulks.size(), 200 * 1009);
+        check(&Reply::Written(bulks), &expected, &expected);
     }
 
     #[test]

@@ -16,7 +16,9 @@ use tokio::net::tcp::OwnedWriteHalf;
 
 use super::expect::{Delivery, Expected, Inspected};
 use super::pin::Pin;
+use super::queued::Queued;
 use super::roster::{Entry, Standing};
+use crate::engine::Watched;
 use crate::protocol::{Reply, Version};
 use crate::upstream::lane::Owner;
 
@@ -40,6 +42,8 @@ pub(super) struct Client {
     /// Mapped writes under way, and the worker that they are with.
     pub(super) writes: Cell<u32>,
     pub(super) writer: Cell<usize>,
+    /// What an EXEC that the engine runs does to the connection, and its slot.
+    pub(super) exec_effects: RefCell<Option<(u32, Vec<Queued>)>>,
     fate: Cell<Fate>,
     /// A client with more than that many bytes waiting is closed.
     most_output_bytes: usize,
@@ -54,6 +58,8 @@ pub(super) struct Session {
     pub(super) replies: Replies,
     /// A connection of its own in the upstream, while there is state in it.
     pub(super) pin: Option<Pin>,
+    /// WATCH on mapped keys.
+    pub(super) watched: Option<Arc<Watched>>,
 }
 
 /// CLIENT REPLY.
@@ -98,6 +104,7 @@ impl Client {
             authenticated,
             replies: Replies::On,
             pin: None,
+            watched: None,
         };
         Rc::new(Self {
             owner,
@@ -112,6 +119,7 @@ impl Client {
             on_scripts_lane: Cell::new(false),
             writes: Cell::new(0),
             writer: Cell::new(0),
+            exec_effects: RefCell::default(),
             fate: Cell::new(Fate::Stays),
             most_output_bytes,
         })

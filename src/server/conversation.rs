@@ -30,6 +30,7 @@ use crate::command::Command;
 use crate::protocol::Reply;
 use crate::protocol::inline::{encode_request, split};
 use crate::protocol::request::{ProtocolError, RequestLimits, Scanned, Scanner};
+use crate::upstream::Lane;
 
 /// Bytes read ahead of a client whose requests have to wait.
 const READ_AHEAD_BYTES: usize = 64 << 10;
@@ -389,6 +390,7 @@ impl Talk {
             }
             Way::Apart(Apart::Mapped(command)) => self.mapped(command, request),
             Way::Apart(Apart::Pinned(command)) => self.pinned(command, request),
+            Way::Apart(Apart::Survey(command)) => self.survey(command, request),
             Way::Apart(Apart::Local(command)) => self.local(command, request),
             Way::Apart(Apart::Alone(command)) => self.wait_in_redis(command.name, request),
             Way::Apart(Apart::Script) => {
@@ -459,10 +461,10 @@ impl Talk {
         self.append(bytes, count, joins);
     }
 
-    /// Appends requests whose replies are expected already.
-    pub(super) fn append(&self, bytes: &[u8], count: u32, joins: bool) {
+    /// The connection that the client's requests go over now.
+    pub(super) fn lane(&self) -> Rc<Lane<EventLoop>> {
         let session = self.client.session.borrow();
-        let lane = match &session.pin {
+        match &session.pin {
             Some(pin) => Rc::clone(&pin.lane),
             None => {
                 let carries = if self.client.on_scripts_lane.get() {
@@ -472,8 +474,12 @@ impl Talk {
                 };
                 self.event_loop.shared_lane(session.database, session.version, carries)
             }
-        };
-        drop(session);
+        }
+    }
+
+    /// Appends requests whose replies are expected already.
+    pub(super) fn append(&self, bytes: &[u8], count: u32, joins: bool) {
+        let lane = self.lane();
         if lane.append(self.client.owner, bytes, count, joins) {
             if !lane.has_room(self.client.owner) {
                 self.client.without_room.set(true);

@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 use super::Shared;
 use super::client::Client;
 use super::conversation::Talk;
+use super::errand::{Errands, errand_of, failure_of};
 use super::expect::{Inspected, Inspection};
 use super::info;
 use super::roster::Entry;
@@ -22,7 +23,7 @@ use super::spare_input::SpareInputs;
 use super::tracking::with_target;
 use crate::config::RedisUrl;
 use crate::engine::route::proves;
-use crate::engine::{Mailbox, Operation};
+use crate::engine::{Mail, Mailbox, Operation, Told};
 use crate::protocol::{Reply, Version};
 use crate::tasks::Tasks;
 use crate::upstream::lane::{LaneSettings, Owner, ReadBuffer, Receiver};
@@ -52,6 +53,7 @@ pub(super) struct EventLoop {
     kept: RefCell<HashMap<LaneKey, Vec<Rc<Lane<Self>>>>>,
     /// Private lanes, also those that are kept.
     private: RefCell<Vec<Weak<Lane<Self>>>>,
+    pub(super) errands: Errands,
 }
 
 /// Requests of one database and protocol version share a lane.
@@ -88,6 +90,7 @@ impl EventLoop {
             lanes: RefCell::default(),
             kept: RefCell::default(),
             private: RefCell::default(),
+            errands: Errands::default(),
         })
     }
 
@@ -99,8 +102,25 @@ impl EventLoop {
     pub(super) async fn deliver_answers(&self) {
         let mut told: Vec<Rc<Client>> = Vec::new();
         loop {
-            for answer in self.mailbox.take().await {
+            for mail in self.mailbox.take().await {
+                let mut answer = match mail {
+                    Mail::Answer(answer) => answer,
+                    Mail::Errand(errand) => {
+                        self.run_errand(errand);
+                        continue;
+                    }
+                    Mail::GiveBack(number) => {
+                        self.let_go(number);
+                        continue;
+                    }
+                };
                 let Some(client) = self.client(answer.owner) else { continue };
+                let of_exec =
+                    client.exec_effects.borrow_mut().take_if(|(slot, _)| *slot == answer.slot);
+                if let Some((_, effects)) = of_exec {
+                    let talk = Talk::new(self.me(), Rc::clone(&client));
+                    answer.reply = talk.finish_transaction(answer.reply.to_vec(), effects).into();
+                }
                 client.fill(answer.slot, answer.reply);
                 if !told.last().is_some_and(|last| Rc::ptr_eq(last, &client)) {
                     told.push(client);
@@ -137,7 +157,8 @@ impl EventLoop {
     // --- clients ---
 
     pub(super) fn enter(&self, entry: Arc<Entry>, socket: OwnedWriteHalf) -> Rc<Client> {
-        let generation = self.generation.get().wrapping_add(1);
+        // The highest bit is that of errands.
+        let generation = self.generation.get().wrapping_add(1) & (u32::MAX >> 1);
         self.generation.set(generation);
         let mut clients = self.clients.borrow_mut();
         let place = clients.vacant_entry();
@@ -152,7 +173,7 @@ impl EventLoop {
         self.shared.roster.leave(client.entry.id);
         self.left.notify_one();
         if let Some(pin) = client.session.borrow_mut().pin.take() {
-            pin.lane.close();
+            pin.close();
         }
     }
 
@@ -202,15 +223,25 @@ impl EventLoop {
 
     /// A connection for this client alone: one that was kept, or a new one.
     pub(super) fn private_lane(&self, client: &Client, database: u16) -> Rc<Lane<Self>> {
-        let key = (database, client.version());
+        self.private_lane_of(Some(client.owner), database, client.version())
+    }
+
+    /// The same, for nobody yet where there is no owner.
+    pub(super) fn private_lane_of(
+        &self,
+        owner: Option<Owner>,
+        database: u16,
+        version: Version,
+    ) -> Rc<Lane<Self>> {
+        let key = (database, version);
         while let Some(lane) = self.kept.borrow_mut().get_mut(&key).and_then(Vec::pop) {
             if lane.is_open() {
-                lane.give_to(Some(client.owner));
+                lane.give_to(owner);
                 return lane;
             }
         }
         let settings = self.lane_settings(key.0, key.1);
-        let lane = Lane::private(settings, self.me(), Rc::clone(&self.read_buffer), client.owner);
+        let lane = Lane::private(settings, self.me(), Rc::clone(&self.read_buffer), owner);
         let mut private = self.private.borrow_mut();
         if private.len() == private.capacity() {
             // Before it grows: most of them may be gone.
@@ -255,6 +286,7 @@ impl EventLoop {
             version,
             connect_timeout_ms: upstream.connect_timeout_ms,
             silence_timeout_ms: upstream.silence_timeout_ms,
+            asks_run_id: self.shared.engine.maps_database(database),
             reconnect_min_ms: upstream.reconnect_min_ms,
             reconnect_max_ms: upstream.reconnect_max_ms,
         }
@@ -289,6 +321,29 @@ impl EventLoop {
             }
             Inspection::Redirection(target) => {
                 client.fill(slot, Bytes::from(with_target(reply, target)));
+            }
+            Inspection::Multi => {
+                if reply.first() == Some(&b'+') {
+                    Talk::new(self.me(), Rc::clone(client)).opened();
+                }
+                client.fill(slot, Bytes::from(reply));
+            }
+            Inspection::Queued => {
+                if reply.first() == Some(&b'-')
+                    && let Some(pin) = &mut client.session.borrow_mut().pin
+                {
+                    pin.queue_failed |= pin.multi;
+                }
+                client.fill(slot, Bytes::from(reply));
+            }
+            Inspection::Watch(keys, watched) => {
+                if reply.first() == Some(&b'+') {
+                    let talk = Talk::new(self.me(), Rc::clone(client));
+                    let told = Told::new(talk.reply_to(slot));
+                    self.shared.engine.watch(keys, watched, told);
+                    return;
+                }
+                client.fill(slot, Bytes::from(reply));
             }
             Inspection::Exec(effects) => {
                 let talk = Talk::new(self.me(), Rc::clone(client));
@@ -335,6 +390,11 @@ fn place_of(owner: Owner) -> usize {
 
 impl Receiver for EventLoop {
     fn deliver(&self, owner: Owner, bytes: &[u8], ended: u32) {
+        if let Some(number) = errand_of(owner) {
+            // Whole frames, one by one, as it is a private lane.
+            self.errand_replied(number, bytes);
+            return;
+        }
         let Some(client) = self.client(owner) else { return };
         if let Some(inspected) = client.deliver(bytes, ended) {
             self.look_at(&client, inspected);
@@ -363,6 +423,10 @@ impl Receiver for EventLoop {
     }
 
     fn failed(&self, owner: Owner, requests: u32, error: &UpstreamError) {
+        if errand_of(owner).is_some() {
+            self.errand_failed(owner, failure_of(error));
+            return;
+        }
         let Some(client) = self.client(owner) else { return };
         let mut reply = BytesMut::new();
         upstream_failed(error).write(client.version(), &mut reply);
@@ -390,6 +454,8 @@ impl Receiver for EventLoop {
     fn lane_lost(&self, owner: Owner, error: &UpstreamError) {
         let Some(client) = self.client(owner) else { return };
         let Some(pin) = client.session.borrow_mut().pin.take() else { return };
+        // Of two lanes the other one.
+        pin.close();
         client.entry.end_wait();
         client.entry.lose_connection();
         if pin.has_state() {

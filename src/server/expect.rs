@@ -9,12 +9,14 @@
 //! - The first element is never complete: complete ones leave at once.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::queued::Queued;
 use crate::command::Proof;
-use crate::engine::Operation;
+use crate::engine::{Operation, Watched};
+use crate::mapping::MappedKey;
 
 /// One client's requests under way.
 #[derive(Debug, Default)]
@@ -52,6 +54,12 @@ pub(super) enum Inspection {
     Redirection(u64),
     /// EXEC: what it does to the connection.
     Exec(Vec<Queued>),
+    /// MULTI: whether Redis queues what follows.
+    Multi,
+    /// A command between MULTI and EXEC: whether Redis has queued it.
+    Queued,
+    /// WATCH of unmapped keys: mapped ones are to be watched, too.
+    Watch(Vec<MappedKey>, Arc<Watched>),
 }
 
 /// What has to be done about a reply that was looked at; its slot is waiting.

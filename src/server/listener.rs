@@ -195,6 +195,7 @@ fn run_loop(shared: Arc<Shared>, tasks: &Tasks, mut arrivals: mpsc::UnboundedRec
         if tokio::time::timeout(FAREWELL, farewell).await.is_err() {
             tracing::info!("clients that were still waiting for replies were closed");
         }
+        event_loop.drop_errands();
     });
 }
 

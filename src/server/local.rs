@@ -1,5 +1,5 @@
 //! Commands about the connection itself: AUTH, HELLO, SELECT, RESET, QUIT, and those of a cluster's
-//! connections, of which there are none. (CLIENT has a file of its own.)
+//! connections, of which there are none. (CLIENT and RESPGRES have files of their own.)
 
 use std::sync::atomic::Ordering;
 
@@ -44,6 +44,7 @@ impl Talk {
         let in_multi = self.client.session.borrow().pin.as_ref().is_some_and(|pin| pin.multi);
         match command.name {
             "client" => self.client_command(command, request),
+            "respgres" => self.about_respgres(request),
             "reset" => self.reset(),
             "quit" => {
                 self.client.answer(&Reply::OK);
@@ -281,9 +282,10 @@ impl Talk {
         }
         let mut session = self.client.session.borrow_mut();
         if let Some(pin) = session.pin.take() {
-            pin.lane.close();
+            pin.close();
             self.client.entry.lose_connection();
         }
+        session.watched = None;
         session.version = Version::Resp2;
         session.database = 0;
         session.replies = Replies::On;

@@ -12,12 +12,12 @@ use bytes::Bytes;
 use super::conversation::{Flow, Request, Talk};
 use super::expect::Inspection;
 use crate::command::{Command, Mapped};
-use crate::engine::ReplyTo;
 use crate::engine::route::MappedRoute;
+use crate::engine::{Loan, Over, ReplyTo, Runner, Told};
 use crate::protocol::Reply;
 
 /// Stands for a worker where what is under way is no write of any.
-const NO_WRITER: usize = usize::MAX;
+pub(super) const NO_WRITER: usize = usize::MAX;
 
 // === impl Talk ===
 
@@ -25,11 +25,9 @@ impl Talk {
     /// Hands over a request that touches a mapped key; its arity has been checked.
     pub(super) fn mapped(&self, command: &'static Command, request: &Request<'_>) -> Flow {
         if self.client.session.borrow().pin.as_ref().is_some_and(|pin| pin.multi) {
-            self.refuse(&Reply::Error(format!(
-                "ERR {} on a mapped key is not supported inside MULTI yet",
-                command.name.to_ascii_uppercase()
-            )));
-            return Flow::Done;
+            let flow = self.queue_mapped(command, request);
+            self.client.show_standing();
+            return flow;
         }
         let client = &self.client;
         if matches!(command.mapped, Mapped::Write(_)) {
@@ -40,16 +38,15 @@ impl Talk {
             return Flow::Wait;
         }
         let bytes = Bytes::copy_from_slice(request.bytes);
-        let arguments =
+        let arguments: Vec<Bytes> =
             request.scanner.arguments().iter().map(|range| bytes.slice(range.clone())).collect();
-        let reply_to = ReplyTo {
-            mailbox: Arc::clone(&self.event_loop.mailbox),
-            owner: client.owner,
-            slot: 0,
-            version: client.version(),
-        };
         let engine = &self.event_loop.shared.engine;
-        match engine.route_mapped(command, arguments, reply_to) {
+        match engine.route_mapped(command, &bytes, arguments, self.reply_to(0)) {
+            MappedRoute::AskRedis(_, mut operation) if !engine.believes(self.lane().run_id()) => {
+                let muted = client.take_muted();
+                operation.reply_to.slot = client.expected.borrow_mut().slot(muted);
+                engine.read(*operation);
+            }
             MappedRoute::AskRedis(proof, operation) => {
                 let muted = client.take_muted();
                 let inspection = Inspection::Read(proof, operation);
@@ -81,8 +78,41 @@ impl Talk {
                 operation.reply_to.slot = client.expected.borrow_mut().slot(muted);
                 engine.write(*operation);
             }
+            MappedRoute::Lend(lent) => {
+                // It runs over another connection: not before, and not while, the client's other
+                // requests do.
+                if !self.drained() {
+                    return Flow::Wait;
+                }
+                client.writer.set(NO_WRITER);
+                client.writes.set(1);
+                let muted = client.take_muted();
+                let slot = client.expected.borrow_mut().slot(muted);
+                let over = Over::Spare { database: engine.database(), version: client.version() };
+                engine.lend(Loan {
+                    requests: vec![*lent],
+                    transaction: false,
+                    watched: None,
+                    spoils: false,
+                    runner: Runner::new(Arc::clone(&self.event_loop.mailbox), over),
+                    told: Told::new(self.reply_to(slot)),
+                });
+            }
+            MappedRoute::Watch { keys, others } => {
+                return self.watch_mapped(request.argument(0), keys, &others);
+            }
             MappedRoute::Refuse(text) => self.refuse(&Reply::Error(text)),
         }
         Flow::Done
+    }
+
+    /// Where the reply to a request of this client's goes.
+    pub(super) fn reply_to(&self, slot: u32) -> ReplyTo {
+        ReplyTo {
+            mailbox: Arc::clone(&self.event_loop.mailbox),
+            owner: self.client.owner,
+            slot,
+            version: self.client.version(),
+        }
     }
 }

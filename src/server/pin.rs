@@ -8,20 +8,27 @@ use bytes::BytesMut;
 
 use super::conversation::{Flow, Request, Talk};
 use super::event_loop::EventLoop;
-use super::expect::Inspection;
 use super::queued::Queued;
 use super::roster::Standing;
 use super::subscription::Subscriptions;
+use super::takeover::Kept;
 use crate::command::{Command, Path};
 use crate::protocol::{Reply, Version};
 use crate::upstream::Lane;
 
 pub(super) struct Pin {
     pub(super) lane: Rc<Lane<EventLoop>>,
+    /// The lane with the client's watch, while `lane` has its queue, and whether it is spoiled; see
+    /// `takeover`.
+    pub(super) watch_lane: Option<(Rc<Lane<EventLoop>>, bool)>,
+    /// Copies of what was queued since MULTI, where keys are mapped.
+    pub(super) kept: Option<Kept>,
     /// Between MULTI and EXEC or DISCARD.
     pub(super) multi: bool,
     /// A command of the transaction was refused: EXEC has to fail.
     pub(super) aborted: bool,
+    /// Redis has refused to queue a command, as far as its replies were looked at: its EXEC fails.
+    pub(super) queue_failed: bool,
     /// Commands sent since MULTI that Redis queues, unless it refuses them.
     pub(super) queued: usize,
     /// What EXEC is going to do to the connection.
@@ -46,8 +53,11 @@ impl Pin {
     pub(super) fn new(lane: Rc<Lane<EventLoop>>) -> Self {
         Self {
             lane,
+            watch_lane: None,
+            kept: None,
             multi: false,
             aborted: false,
+            queue_failed: false,
             queued: 0,
             effects: Vec::new(),
             queued_database: None,
@@ -75,13 +85,40 @@ impl Pin {
         self.tracking.filter(|&target| target != 0)
     }
 
-    fn end_transaction(&mut self) {
+    /// Closes its connections.
+    pub(super) fn close(&self) {
+        self.lane.close();
+        if let Some((lane, _)) = &self.watch_lane {
+            lane.close();
+        }
+    }
+
+    pub(super) fn end_transaction(&mut self) {
+        self.kept = None;
         self.multi = false;
         self.aborted = false;
+        self.queue_failed = false;
         self.watching = false;
         self.queued = 0;
         self.effects.clear();
         self.queued_database = None;
+    }
+
+    /// Whether a mapped key is in the transaction.
+    pub(super) fn has_mapped_keys(&self) -> bool {
+        self.kept.as_ref().is_some_and(|kept| kept.mapped)
+    }
+
+    /// Why no mapped key can be in the transaction, nor be watched in it.
+    pub(super) fn why_not_taken_over(&self) -> Option<&'static str> {
+        if self.tracking.is_some() {
+            // Redis would not remember what is read over another lane.
+            return Some("a client that tracks cannot use mapped keys in a transaction");
+        }
+        (self.watching && self.watch_lane.is_none()).then_some(
+            "a client that subscribes, or that others redirect to, cannot watch keys and use mapped \
+             ones in one transaction",
+        )
     }
 
     /// Whether the connection may be given back once nothing is under way on it.
@@ -202,6 +239,9 @@ impl Talk {
         if !self.may_forward() {
             return Flow::Wait;
         }
+        if let Some(flow) = self.queue_kept(request) {
+            return flow;
+        }
         self.forward_run(request.bytes, 1);
         if let Some(pin) = &mut self.client.session.borrow_mut().pin
             && pin.multi
@@ -212,7 +252,7 @@ impl Talk {
     }
 
     /// Gets a connection of its own for the client; false when requests are under way elsewhere.
-    fn pin(&self) -> bool {
+    pub(super) fn pin(&self) -> bool {
         let database = self.client.session.borrow().database;
         self.pin_in(database)
     }
@@ -352,86 +392,6 @@ impl Talk {
             drop(session);
             self.client.leave_when_told();
         }
-        Flow::Done
-    }
-
-    fn transaction(&self, command: &'static Command, request: &Request<'_>) -> Flow {
-        let (in_multi, aborted) = {
-            let session = self.client.session.borrow();
-            session.pin.as_ref().map_or((false, false), |pin| (pin.multi, pin.aborted))
-        };
-        if !command.arity_ok(request.count()) {
-            if in_multi && command.name == "exec" {
-                // As in Redis, this is EXEC all the same.
-                return self.end_aborted(&command.arity_error().replacen("ERR", ":", 1));
-            }
-            self.refuse(&Reply::Error(command.arity_error()));
-            return Flow::Done;
-        }
-        match command.name {
-            "multi" if !in_multi => self.with_pin(request, |pin| pin.multi = true),
-            "watch" if !in_multi => self.with_pin(request, |pin| pin.watching = true),
-            "unwatch" if !in_multi => self.ending(request, |pin| pin.watching = false),
-            "exec" if in_multi && aborted => self.end_aborted(" previous errors."),
-            "exec" if in_multi => self.exec(request),
-            "discard" if in_multi => self.ending(request, Pin::end_transaction),
-            // Refused, and not queued.
-            "multi" | "watch" if in_multi => {
-                if !self.may_forward() {
-                    return Flow::Wait;
-                }
-                self.forward_run(request.bytes, 1);
-                Flow::Done
-            }
-            _ => self.forward_apart(request),
-        }
-    }
-
-    fn exec(&self, request: &Request<'_>) -> Flow {
-        let effects = match &mut self.client.session.borrow_mut().pin {
-            Some(pin) => std::mem::take(&mut pin.effects),
-            None => Vec::new(),
-        };
-        if effects.is_empty() {
-            return self.ending(request, Pin::end_transaction);
-        }
-        let muted = self.client.take_muted();
-        self.client.expected.borrow_mut().inspect(Inspection::Exec(effects), muted);
-        self.append(request.bytes, 1, false);
-        if let Some(pin) = &mut self.client.session.borrow_mut().pin {
-            pin.end_transaction();
-        }
-        self.drained();
-        Flow::Done
-    }
-
-    /// Forwards a request that ends a state of the client's own connection, if it has one.
-    fn ending(&self, request: &Request<'_>, change: impl FnOnce(&mut Pin)) -> Flow {
-        if !self.may_forward() {
-            return Flow::Wait;
-        }
-        self.forward_run(request.bytes, 1);
-        if let Some(pin) = &mut self.client.session.borrow_mut().pin {
-            change(pin);
-        }
-        // The next request, on a shared lane, may only go when this one is answered.
-        self.drained();
-        Flow::Done
-    }
-
-    /// Ends a transaction of which a command was refused, without a word from Redis.
-    fn end_aborted(&self, why: &str) -> Flow {
-        if !self.drained() {
-            return Flow::Wait;
-        }
-        if let Some(pin) = &mut self.client.session.borrow_mut().pin {
-            pin.end_transaction();
-            // Redis forgets the queued commands and the watched keys with the connection.
-            pin.spoiled = true;
-        }
-        self.give_back_lane();
-        let text = format!("EXECABORT Transaction discarded because of{why}");
-        self.client.answer(&Reply::Error(text));
         Flow::Done
     }
 }

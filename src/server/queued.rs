@@ -11,7 +11,11 @@ use bytes::{Bytes, BytesMut};
 
 use super::conversation::{Flow, Request, Talk};
 use super::info;
+use super::pin::Pin;
+use super::takeover::SELECTS;
 use crate::command::Command;
+use crate::engine::Lent;
+use crate::protocol::Reply;
 use crate::protocol::request::{Scanned, Scanner};
 use crate::protocol::scan::{ReplyScanner, Step};
 
@@ -45,6 +49,14 @@ impl Talk {
         if !self.may_forward() {
             return Flow::Wait;
         }
+        let selects = matches!(effect, Effect::Select(_));
+        if selects && self.client.session.borrow().pin.as_ref().is_some_and(Pin::has_mapped_keys) {
+            self.refuse(&Reply::err(SELECTS));
+            return Flow::Done;
+        }
+        if !self.keep(Lent::harmless(Bytes::copy_from_slice(bytes))) {
+            return Flow::Done;
+        }
         if let Some(pin) = &mut self.client.session.borrow_mut().pin {
             if let Effect::Select(database) = effect {
                 pin.queued_database = Some(database);
@@ -52,7 +64,7 @@ impl Talk {
             pin.effects.push((pin.queued, effect));
             pin.queued += 1;
         }
-        self.forward_run(bytes, 1);
+        self.send_to_queue(bytes);
         self.client.show_standing();
         Flow::Done
     }

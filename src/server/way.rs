@@ -26,6 +26,8 @@ pub(super) enum Apart {
     Alone(&'static Command),
     /// Forwarded over the lane of the scripts.
     Script,
+    /// It is about many keys, of both stores.
+    Survey(&'static Command),
     Info,
     Tell(Reply),
     /// An HTTP request: closed without a reply.
@@ -98,8 +100,19 @@ impl Talk {
                 Touch::Reserved => return reserved(),
             }
         }
+        if !may_be_mapped
+            && engine.has_mappings()
+            && let Some(refusal) = engine.reaches_into_mapped_database(command, count, argument)
+        {
+            return tell(refusal);
+        }
         let pinned = session.pin.is_some();
-        match command.path {
+        let path = match command.path {
+            Path::Keyspace if !may_be_mapped => Path::Forward,
+            path => path,
+        };
+        match path {
+            Path::Keyspace => Way::Apart(Apart::Survey(command)),
             Path::Forward | Path::Script if !pinned && self.writes_paused.get() => {
                 Way::Apart(Apart::Alone(command))
             }
@@ -124,14 +137,19 @@ impl Talk {
             Path::Info => Way::Forward,
             Path::Flush => {
                 let everywhere = command.name != "flushdb";
-                let cache_only = self.event_loop.shared.upstream.flush == Flush::Cache;
-                let allowed = cache_only && command.name != "swapdb";
                 let touches = engine.has_mappings() && (everywhere || may_be_mapped);
-                if touches && !allowed {
-                    return tell(format!(
-                        "ERR {} is refused while mappings exist; see upstream.flush in the configuration",
-                        command.name.to_ascii_uppercase()
-                    ));
+                match self.event_loop.shared.upstream.flush {
+                    _ if !touches => {}
+                    Flush::Cache if command.name != "swapdb" => {}
+                    Flush::Truncate if command.name != "swapdb" => {
+                        return Way::Apart(Apart::Survey(command));
+                    }
+                    Flush::Refuse | Flush::Cache | Flush::Truncate => {
+                        return tell(format!(
+                            "ERR {} is refused while mappings exist; see upstream.flush in the configuration",
+                            command.name.to_ascii_uppercase()
+                        ));
+                    }
                 }
                 if pinned { Way::Apart(Apart::Pinned(command)) } else { Way::Forward }
             }

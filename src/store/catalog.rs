@@ -70,7 +70,15 @@ const UNIQUE_INDEXES: &str = "
                  order by k.n)
     from pg_catalog.pg_index as i
     where i.indrelid = $1::bigint::oid and i.indisunique and i.indisvalid and i.indimmediate
-      and i.indpred is null and i.indexprs is null";
+      and i.indpred is null and i.indexprs is null
+    order by 0 = all (i.indoption::int2[]) and not exists (
+                 select from unnest(i.indkey::int2[], i.indcollation::oid[], i.indclass::oid[])
+                             as k(number, collation_oid, class)
+                 join pg_catalog.pg_attribute as a
+                   on a.attrelid = i.indrelid and a.attnum = k.number
+                 join pg_catalog.pg_opclass as o on o.oid = k.class
+                 where k.collation_oid <> a.attcollation or not o.opcdefault) desc,
+             i.indexrelid";
 
 const CONSTRAINT_COLUMNS: &str = "
     select array(select a.attname::text

@@ -242,7 +242,7 @@ pub(super) fn names(layout: &Layout, others: &str) -> String {
 /// The clock is read in the outer query, so after a row was locked, and also when none is found. Elements
 /// that were not locked need none of their own. `offset 0` keeps the planner from turning a join round: to
 /// look in the keys for each row of the table seems cheap while the table is small.
-fn statement(layout: &Layout, lock: RowLock) -> String {
+pub(super) fn statement(layout: &Layout, lock: RowLock) -> String {
     let (table, columns) = (layout.table().quoted(), element_columns(layout));
     let (name, type_name) = layout
         .element()

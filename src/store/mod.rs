@@ -1,4 +1,4 @@
-//! Postgres, the system of record of mapped keys: sessions, rows, the catalog, the schema.
+//! Postgres, the system of record of mapped keys: sessions, rows, keys, the catalog, the schema.
 //!
 //! A session is one connection that its worker owns. There is no pool: a pool pings on every
 //! release, which costs two to three round trips a statement. The sessions of one worker follow one
@@ -7,18 +7,23 @@
 pub mod catalog;
 mod element_read;
 mod element_write;
+mod empty;
 mod error;
 mod exchange;
+mod keys;
 pub mod migrate;
+pub mod outbox;
 mod read;
 mod row_write;
 pub mod schema;
 mod session;
 mod statement;
+mod swept;
 mod write;
 
 pub use element_read::Want;
 pub use error::StoreError;
-pub use read::{ReadRows, Reading, RowLock, StoredRow};
+pub use keys::{CountedPage, KeyPage, KeyValues, TableSize};
+pub use read::{ReadRows, Reading, RowLock, StoredRow, select_statement};
 pub use session::Session;
 pub use write::Change;

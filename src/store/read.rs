@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 
-use super::element_read::{ElementIntake, Want, element_reading};
+use super::element_read::{ElementIntake, Want, element_reading, statement as element_statement};
 use super::error::StoreError;
 use super::exchange::{COMMIT, Exchange};
 use super::session::Session;
@@ -334,6 +334,14 @@ pub(super) fn equals(place: usize, column: &str, other: &str) -> String {
 /// `k0, k1, …`
 pub(super) fn key_aliases(layout: &Layout) -> String {
     (0..layout.keys().len()).map(|place| format!("k{place}")).collect::<Vec<_>>().join(", ")
+}
+
+/// The statement that reads rows of a mapping, as people may be shown it.
+pub fn select_statement(layout: &Layout) -> String {
+    match layout.element() {
+        Some(_) => element_statement(layout, RowLock::None),
+        None => statement(layout, RowLock::None),
+    }
 }
 
 /// The expiry of `u.key` in `respgres.expiry`, for the mapping of a parameter. A query of its own for each

@@ -2,7 +2,7 @@
 //!
 //! Invariants
 //! - READ COMMITTED: a statement sees what was committed before it began, so what is read after a
-//!   lock was granted is what the lock's last holder left.
+//!   lock was granted is what the lock's last holder left. (A snapshot takes no locks.)
 //! - Text forms do not depend on the server's configuration: see `SETTINGS`.
 //! - Statements look rows up by the key index, whatever the planner knows of the table: a plan made
 //!   while the table was small would stay after it has grown.
@@ -16,7 +16,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor};
 
 use super::error::StoreError;
-use super::exchange::Prepared;
+use super::exchange::{Exchange, Prepared};
 use super::write::ColumnSets;
 use crate::config;
 
@@ -34,6 +34,9 @@ pub(super) const STATEMENT_CACHE: usize = 512;
 
 /// How much longer than the server we wait for the server to give up a statement.
 const GRACE: Duration = Duration::from_secs(1);
+
+const READ_COMMITTED: &str = "read committed";
+const SNAPSHOT: &str = "repeatable read read only";
 
 /// One connection to Postgres.
 #[derive(Debug)]
@@ -112,7 +115,11 @@ impl Session {
 
     /// The commands that begin a transaction.
     pub(super) fn opening(&self) -> Vec<String> {
-        let begin = "begin isolation level read committed".to_owned();
+        self.opening_in(READ_COMMITTED)
+    }
+
+    fn opening_in(&self, mode: &str) -> Vec<String> {
+        let begin = format!("begin isolation level {mode}");
         let hurry =
             self.hurry_ms.map(|limit_ms| format!("set local statement_timeout = {limit_ms}"));
         std::iter::once(begin).chain(hurry).collect()
@@ -127,6 +134,15 @@ impl Session {
     /// `Timeout` when a lock was not granted in time; no transaction is open then.
     pub async fn begin_locked(&mut self, locks: &[i64]) -> Result<(), StoreError> {
         self.begin_reading(locks, &[]).await.map(drop)
+    }
+
+    /// Begins a transaction that only reads, all of it as of one moment.
+    ///
+    /// # Errors
+    /// Those of the statement, see [`StoreError`]; no transaction is open then.
+    pub async fn begin_snapshot(&mut self) -> Result<(), StoreError> {
+        let opening = self.opening_in(SNAPSHOT);
+        self.exchange(&Exchange { opening, ..Exchange::default() }, |_, _| Ok(())).await
     }
 
     /// After the table has changed, statements that were prepared for its old shape fail; to be

@@ -19,7 +19,8 @@ use redis_protocol::resp2::decode::decode_bytes;
 use redis_protocol::resp2::types::BytesFrame;
 use tokio::io::AsyncWriteExt;
 
-use super::link::{Link, UpstreamError, read_frame};
+use super::link::{Link, Questions, UpstreamError, read_frame};
+use super::run::RunId;
 use super::scripts::{Call, Script};
 use crate::config::RedisUrl;
 use crate::protocol::Version;
@@ -80,6 +81,18 @@ impl Control {
         Ok(replies)
     }
 
+    /// The run of the upstream that the calls to come will reach; opens the connection if there is none.
+    /// `None`: it does not tell.
+    ///
+    /// # Errors
+    /// When the upstream is out of reach.
+    pub async fn run_id(&mut self) -> Result<Option<RunId>, UpstreamError> {
+        if let Some(connection) = &self.connection {
+            return Ok(connection.link.run_id);
+        }
+        self.talk(async |connection| Ok(connection.link.run_id)).await
+    }
+
     /// Runs scripts in order, before all later calls, without waiting. An upstream out of reach is
     /// noticed by the next call.
     pub async fn post(&mut self, calls: &[Call]) {
@@ -97,13 +110,29 @@ impl Control {
     /// # Errors
     /// When the upstream is out of reach; the command may or may not have run.
     pub async fn command(&mut self, words: &[Bytes]) -> Result<Frame, UpstreamError> {
-        let mut replies = self
-            .talk(async |connection| {
-                encode_request(words, &mut connection.out);
-                connection.flush().await?;
-                connection.receive(1).await
-            })
-            .await?;
+        let mut replies = self.commands(&[words]).await?;
+        Ok(replies.remove(0))
+    }
+
+    /// Runs commands in order, each once.
+    ///
+    /// # Errors
+    /// As `command`.
+    pub async fn commands(&mut self, commands: &[&[Bytes]]) -> Result<Vec<Frame>, UpstreamError> {
+        self.talk(async |connection| connection.run(commands).await).await
+    }
+
+    /// Runs one command that takes Redis long.
+    ///
+    /// # Errors
+    /// As `command`.
+    pub async fn long_command(
+        &mut self,
+        words: &[Bytes],
+        timeout_ms: u64,
+    ) -> Result<Frame, UpstreamError> {
+        let run = async |connection: &mut Connection| connection.run(&[words]).await;
+        let mut replies = self.talk_within(timeout_ms, run).await?;
         Ok(replies.remove(0))
     }
 
@@ -120,7 +149,14 @@ impl Control {
         &mut self,
         exchange: impl AsyncFnOnce(&mut Connection) -> Result<T, UpstreamError>,
     ) -> Result<T, UpstreamError> {
-        let timeout_ms = self.settings.request_timeout_ms;
+        self.talk_within(self.settings.request_timeout_ms, exchange).await
+    }
+
+    async fn talk_within<T>(
+        &mut self,
+        timeout_ms: u64,
+        exchange: impl AsyncFnOnce(&mut Connection) -> Result<T, UpstreamError>,
+    ) -> Result<T, UpstreamError> {
         let kept = self.connection.take();
         let (done, connection) = with_timeout(timeout_ms, async {
             let mut connection = match kept {
@@ -158,6 +194,7 @@ impl Connection {
             settings.database,
             Version::Resp2,
             settings.connect_timeout_ms,
+            Questions { id: false, run_id: true },
         )
         .await?;
         let mut connection = Self {
@@ -195,6 +232,14 @@ impl Connection {
             encode_request(&words, &mut self.out);
         }
         self.flush().await
+    }
+
+    async fn run(&mut self, commands: &[&[Bytes]]) -> Result<Vec<Frame>, UpstreamError> {
+        for words in commands {
+            encode_request(words, &mut self.out);
+        }
+        self.flush().await?;
+        self.receive(commands.len()).await
     }
 
     async fn flush(&mut self) -> Result<(), UpstreamError> {

@@ -25,7 +25,8 @@ use bytes::BytesMut;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::sync::Notify;
 
-use super::link::{Link, LinkReader, LinkWriter, UpstreamError};
+use super::link::{Link, LinkReader, LinkWriter, Questions, UpstreamError};
+use super::run::RunId;
 use super::silence::Silence;
 use crate::config::RedisUrl;
 use crate::protocol::Version;
@@ -74,6 +75,8 @@ pub struct LaneSettings {
     pub version: Version,
     pub connect_timeout_ms: u64,
     pub silence_timeout_ms: u64,
+    /// Whether it matters which run of the upstream answers.
+    pub asks_run_id: bool,
     pub reconnect_min_ms: u64,
     pub reconnect_max_ms: u64,
 }
@@ -90,6 +93,7 @@ pub struct Lane<R: Receiver> {
     finishing: Cell<bool>,
     /// A private connection's CLIENT ID in the upstream; 0 until it is known.
     upstream_id: Arc<AtomicU64>,
+    run_id: Cell<Option<RunId>>,
     out: RefCell<Vec<u8>>,
     pending: RefCell<VecDeque<Pending>>,
     without_room: RefCell<Vec<Owner>>,
@@ -131,14 +135,14 @@ impl<R: Receiver> Lane<R> {
         Self::new(settings, receiver, read_buffer, None, false)
     }
 
-    /// A lane for one client at a time.
+    /// A lane for one client at a time; for nobody yet where there is no owner.
     pub fn private(
         settings: LaneSettings,
         receiver: Rc<R>,
         read_buffer: ReadBuffer,
-        owner: Owner,
+        owner: Option<Owner>,
     ) -> Rc<Self> {
-        Self::new(settings, receiver, read_buffer, Some(owner), true)
+        Self::new(settings, receiver, read_buffer, owner, true)
     }
 
     fn new(
@@ -157,6 +161,7 @@ impl<R: Receiver> Lane<R> {
             accounted: Cell::new(true),
             finishing: Cell::new(false),
             upstream_id: Arc::default(),
+            run_id: Cell::default(),
             out: RefCell::default(),
             pending: RefCell::default(),
             without_room: RefCell::default(),
@@ -202,6 +207,12 @@ impl<R: Receiver> Lane<R> {
     /// A private connection's CLIENT ID in the upstream; 0 until it is known.
     pub fn upstream_id(&self) -> &Arc<AtomicU64> {
         &self.upstream_id
+    }
+
+    /// The run of the upstream that answers what is appended now; `None` while there is no connection, and
+    /// when it was not asked or does not tell.
+    pub fn run_id(&self) -> Option<RunId> {
+        self.run_id.get().filter(|_| self.state.get() == State::Ready)
     }
 
     /// Why the lane is down.
@@ -339,6 +350,7 @@ impl<R: Receiver> Lane<R> {
                     }
                     pause_ms = self.settings.reconnect_min_ms;
                     self.upstream_id.store(link.id, Ordering::Release);
+                    self.run_id.set(link.run_id);
                     self.silence.forgive();
                     self.set_state(State::Ready);
                     if self.last_error.take().is_some() {
@@ -406,12 +418,10 @@ impl<R: Receiver> Lane<R> {
     }
 
     async fn open(&self) -> Result<Link, UpstreamError> {
-        let LaneSettings { address, database, version, connect_timeout_ms, .. } = &self.settings;
-        if self.is_private {
-            Link::open_numbered(address, *database, *version, *connect_timeout_ms).await
-        } else {
-            Link::open(address, *database, *version, *connect_timeout_ms).await
-        }
+        let LaneSettings { address, database, version, connect_timeout_ms, asks_run_id, .. } =
+            &self.settings;
+        let questions = Questions { id: self.is_private, run_id: *asks_run_id };
+        Link::open(address, *database, *version, *connect_timeout_ms, questions).await
     }
 
     fn fail_pending(&self, error: &UpstreamError) {

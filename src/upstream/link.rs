@@ -12,6 +12,7 @@ use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpStream, UnixStream, tcp, unix};
 
+use super::run::RunId;
 use crate::config::RedisUrl;
 use crate::config::url::Endpoint;
 use crate::protocol::Version;
@@ -46,6 +47,16 @@ pub struct Link {
     pub writer: LinkWriter,
     /// The connection's CLIENT ID in the upstream; 0 when it was not asked, or does not tell.
     pub id: u64,
+    /// `None` when it was not asked, or does not tell: then nobody knows what data it has.
+    pub run_id: Option<RunId>,
+}
+
+/// What the upstream is asked once it has let us in.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Questions {
+    /// The connection's number.
+    pub id: bool,
+    pub run_id: bool,
 }
 
 #[derive(Debug)]
@@ -63,7 +74,7 @@ pub enum LinkWriter {
 // === impl Link ===
 
 impl Link {
-    /// Connects, authenticates, and selects the protocol version and the database.
+    /// Connects, authenticates, selects the protocol version and the database, and asks.
     ///
     /// # Errors
     /// When the upstream is out of reach within `timeout_ms` or refuses a step.
@@ -72,29 +83,7 @@ impl Link {
         database: u16,
         version: Version,
         timeout_ms: u64,
-    ) -> Result<Self, UpstreamError> {
-        Self::open_with(address, database, version, timeout_ms, "PING").await
-    }
-
-    /// As `open`; the connection's number is asked for too.
-    ///
-    /// # Errors
-    /// As `open`.
-    pub async fn open_numbered(
-        address: &RedisUrl,
-        database: u16,
-        version: Version,
-        timeout_ms: u64,
-    ) -> Result<Self, UpstreamError> {
-        Self::open_with(address, database, version, timeout_ms, "CLIENT ID").await
-    }
-
-    async fn open_with(
-        address: &RedisUrl,
-        database: u16,
-        version: Version,
-        timeout_ms: u64,
-        last_step: &str,
+        questions: Questions,
     ) -> Result<Self, UpstreamError> {
         let opening = async {
             let mut link =
@@ -102,7 +91,7 @@ impl Link {
                     address: address.endpoint.to_string(),
                     cause: error.to_string(),
                 })?;
-            link.shake_hands(address, database, version, last_step).await?;
+            link.shake_hands(address, database, version, questions).await?;
             Ok(link)
         };
         tokio::time::timeout(Duration::from_millis(timeout_ms), opening)
@@ -125,6 +114,10 @@ impl Link {
         matches!(asked, Ok(Ok(_)))
     }
 
+    fn new(reader: LinkReader, writer: LinkWriter) -> Self {
+        Self { reader, writer, id: 0, run_id: None }
+    }
+
     async fn connect(address: &RedisUrl) -> io::Result<Self> {
         Ok(match &address.endpoint {
             Endpoint::Tcp(host, port) => {
@@ -135,11 +128,11 @@ impl Link {
                     &TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 3),
                 )?;
                 let (reader, writer) = stream.into_split();
-                Self { reader: LinkReader::Tcp(reader), writer: LinkWriter::Tcp(writer), id: 0 }
+                Self::new(LinkReader::Tcp(reader), LinkWriter::Tcp(writer))
             }
             Endpoint::Unix(path) => {
                 let (reader, writer) = UnixStream::connect(path).await?.into_split();
-                Self { reader: LinkReader::Unix(reader), writer: LinkWriter::Unix(writer), id: 0 }
+                Self::new(LinkReader::Unix(reader), LinkWriter::Unix(writer))
             }
         })
     }
@@ -149,7 +142,7 @@ impl Link {
         address: &RedisUrl,
         database: u16,
         version: Version,
-        last_step: &str,
+        questions: Questions,
     ) -> Result<(), UpstreamError> {
         let select = database.to_string();
         let mut steps: Vec<Vec<&str>> = Vec::new();
@@ -164,21 +157,32 @@ impl Link {
         if database != 0 {
             steps.push(vec!["SELECT", &select]);
         }
-        // Makes sure that somebody answers, and is willing to: NOAUTH, max clients reached.
-        steps.push(last_step.split(' ').collect());
+        let settled = steps.len();
+        if questions.id {
+            steps.push(vec!["CLIENT", "ID"]);
+        }
+        if questions.run_id {
+            steps.push(vec!["INFO", "server"]);
+        }
+        if steps.len() == settled {
+            // Makes sure that somebody answers, and is willing to: NOAUTH, max clients reached.
+            steps.push(vec!["PING"]);
+        }
         let mut requests = BytesMut::new();
         for step in &steps {
             encode_request(step, &mut requests);
         }
         self.writer.write_all(&requests).await.map_err(lost)?;
         let mut buffer = BytesMut::with_capacity(4096);
-        for step in 1..=steps.len() {
+        for step in 0..steps.len() {
             let reply = read_frame(&mut self.reader, &mut buffer).await?;
-            let text = String::from_utf8_lossy(&reply[1..]).trim_end().to_owned();
+            let text = || String::from_utf8_lossy(&reply[1..]).trim_end().to_owned();
             match reply[0] {
-                b'-' if step == steps.len() && is_alive(&text) => {}
-                b'-' => return Err(UpstreamError::Refused(text)),
-                b':' => self.id = text.parse().unwrap_or(0),
+                b'-' if step >= settled && is_alive(&text()) => {}
+                b'-' => return Err(UpstreamError::Refused(text())),
+                b':' => self.id = text().parse().unwrap_or(0),
+                // A verbatim string in RESP3.
+                b'$' | b'=' => self.run_id = RunId::of_info(&reply),
                 _ => {}
             }
         }

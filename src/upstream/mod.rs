@@ -4,9 +4,11 @@
 pub mod control;
 pub mod lane;
 pub mod link;
+pub mod run;
 pub mod scripts;
 pub mod silence;
 
 pub use control::Control;
 pub use lane::{Lane, Receiver};
 pub use link::UpstreamError;
+pub use run::RunId;

@@ -1,5 +1,5 @@
 //! The scripts of the cache protocol, each one atomic step in Redis, and the names of the keys
-//! that they keep beside a client's key.
+//! that they keep beside a client's key; and where unfinished SCANs are remembered.
 //!
 //! The value of a key K is in K itself. Beside it stand its mark (who is filling or writing it, or
 //! that it is known to be absent) and, while a writer is between `begin` and `end`, the value moved
@@ -11,6 +11,11 @@ use bytes::{BufMut, Bytes, BytesMut};
 pub const RESERVED_PREFIX: &[u8] = b"respgres:";
 const MARK_PREFIX: &[u8] = b"respgres:m:";
 const ASIDE_PREFIX: &[u8] = b"respgres:a:";
+const LENT_PREFIX: &[u8] = b"respgres:l:";
+const DRAWER_PREFIX: &[u8] = b"respgres:s:";
+
+/// How many keys hold the places of unfinished SCANs: see `lua/remember.lua`.
+pub const DRAWERS: u64 = 4;
 
 /// A step of the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +25,10 @@ pub enum Script {
     Miss,
     Fill,
     Unlease,
+    Undo,
+    Inval,
+    Sweep,
+    Remember,
 }
 
 /// One call of a script.
@@ -37,7 +46,17 @@ pub struct Token(Bytes);
 // === impl Script ===
 
 impl Script {
-    pub const ALL: [Self; 5] = [Self::Begin, Self::End, Self::Miss, Self::Fill, Self::Unlease];
+    pub const ALL: [Self; 9] = [
+        Self::Begin,
+        Self::End,
+        Self::Miss,
+        Self::Fill,
+        Self::Unlease,
+        Self::Undo,
+        Self::Inval,
+        Self::Sweep,
+        Self::Remember,
+    ];
 
     pub fn text(self) -> &'static str {
         match self {
@@ -46,6 +65,10 @@ impl Script {
             Self::Miss => include_str!("lua/miss.lua"),
             Self::Fill => include_str!("lua/fill.lua"),
             Self::Unlease => include_str!("lua/unlease.lua"),
+            Self::Undo => include_str!("lua/undo.lua"),
+            Self::Inval => include_str!("lua/inval.lua"),
+            Self::Sweep => include_str!("lua/sweep.lua"),
+            Self::Remember => include_str!("lua/remember.lua"),
         }
     }
 }
@@ -84,6 +107,12 @@ impl Token {
     }
 }
 
+/// The client's key that one of our own keys belongs to.
+pub fn owner_of(name: &Bytes) -> Option<Bytes> {
+    let prefix = [MARK_PREFIX, ASIDE_PREFIX].into_iter().find(|prefix| name.starts_with(prefix))?;
+    Some(name.slice(prefix.len()..))
+}
+
 /// The key of `key`'s mark.
 pub fn mark_of(key: &[u8]) -> Bytes {
     prefixed(MARK_PREFIX, key)
@@ -92,6 +121,17 @@ pub fn mark_of(key: &[u8]) -> Bytes {
 /// The key that holds `key`'s value while a writer is under way.
 pub fn aside_of(key: &[u8]) -> Bytes {
     prefixed(ASIDE_PREFIX, key)
+}
+
+/// The key that holds `key`'s cached copy while the true value is lent to a command that only reads;
+/// within one atomic step.
+pub fn aside_of_lent(key: &[u8]) -> Bytes {
+    prefixed(LENT_PREFIX, key)
+}
+
+/// The key that holds places of unfinished SCANs, by its number.
+pub fn drawer(number: u64) -> Bytes {
+    prefixed(DRAWER_PREFIX, (number % DRAWERS).to_string().as_bytes())
 }
 
 fn prefixed(prefix: &[u8], key: &[u8]) -> Bytes {

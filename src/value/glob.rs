@@ -1,4 +1,4 @@
-//! Redis' glob patterns: which keys a mapping leaves alone.
+//! Redis' glob patterns: which keys a mapping leaves alone, and which keys a client lists.
 //!
 //! A glob means what it means to `KEYS` and `SCAN … MATCH` of Redis 7.0 (`stringmatchlen` in
 //! util.c): `*`, `?`, `[abc]`, `[^a-z]`, `\x`. Matching goes back to the last `*` only, so its
@@ -64,6 +64,28 @@ impl Glob {
         Self { tokens }
     }
 
+    /// What becomes of texts that begin like this: all match, none does, or `None`: it depends on the rest.
+    pub(crate) fn decides(&self, beginning: &[u8]) -> Option<bool> {
+        for (at, token) in self.tokens.iter().enumerate() {
+            match (token, beginning.get(at)) {
+                (Token::Star, _) if at + 1 == self.tokens.len() => return Some(true),
+                (Token::Byte(expected), Some(byte)) if expected == byte => {}
+                (Token::Byte(_), Some(_)) => return Some(false),
+                _ => return None,
+            }
+        }
+        None
+    }
+
+    /// Whether it names no byte that is not ASCII.
+    pub(crate) fn is_ascii(&self) -> bool {
+        self.tokens.iter().all(|token| match token {
+            Token::Star | Token::Any => true,
+            Token::Byte(byte) => byte.is_ascii(),
+            Token::Class { ranges, .. } => ranges.iter().all(|&(low, high)| low >= 0 && high >= 0),
+        })
+    }
+
     /// Whether the whole of `text` matches. As in Redis, an empty text is matched by the empty
     /// glob alone, not even by `*`.
     pub fn matches(&self, text: &[u8]) -> bool {
@@ -121,6 +143,11 @@ impl Walk {
         let mut walk = Self { places, started: true };
         walk.settle(glob);
         walk
+    }
+
+    /// Whether no text that begins like this matches.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.places.is_empty()
     }
 
     pub(crate) fn accepts(&self, glob: &Glob) -> bool {

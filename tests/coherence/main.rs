@@ -152,6 +152,48 @@ async fn copies_and_marks_that_are_lost_break_no_promise() {
     stack.stop_expecting(&[]).await;
 }
 
+/// Redis dies and comes back: empty, or with the snapshot of a second ago.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_comes_back_empty_or_old_breaks_no_promise() {
+    let mut stack = Stack::with_mappings(MAPPING).await;
+    // A second proxy may reach Redis while the first writes past it, and show the older value until the
+    // outbox has been worked off.
+    let scene = Scene::new(vec![stack.address()], Size::from_environment(SHORT));
+    let end = Duration::from_secs(scene.size.seconds);
+    let redis = &mut stack.redis;
+    let mut restarts = 0;
+    let restart = async |scene: &Scene| {
+        while scene.elapsed() + LIFE < end {
+            tokio::time::sleep(LIFE / 2).await;
+            if restarts % 2 == 0 {
+                redis.say("SAVE").await;
+            }
+            tokio::time::sleep(LIFE / 4).await;
+            redis.restart().await;
+            restarts += 1;
+        }
+    };
+    let record = scene.play(restart).await;
+    judge(&record);
+    assert!(restarts > 1, "{restarts} restarts");
+    let mut client = stack.client().await;
+    stack::wait_until("Redis is believed again and every value has been read", async || {
+        for key in 0..scene.size.keys {
+            let read = if form(key) == Form::Set { "SMEMBERS" } else { "HGETALL" };
+            client.command(&[read, &key_name(key)]).await;
+        }
+        let has_copy = async |wanted| {
+            let names = (0..scene.size.keys).filter(|key| form(*key) == wanted).map(key_name);
+            let exists = std::iter::once("EXISTS".to_owned()).chain(names).collect::<Vec<_>>();
+            stack.redis.say(&exists.join(" ")).await != Value::Integer(0)
+        };
+        has_copy(Form::Hash).await && has_copy(Form::Entries).await && has_copy(Form::Set).await
+    })
+    .await;
+    assert_copies_equal_rows(&stack, scene.size.keys).await;
+    stack.stop_allowing(&["upstream lost"], &["upstream", "failed"]).await;
+}
+
 /// SIGKILL every few seconds until shortly before the end; gives the number of kills.
 async fn kill_repeatedly(scene: &Scene, proxy: &mut Proxy) -> u32 {
     let end = Duration::from_secs(scene.size.seconds);

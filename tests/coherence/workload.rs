@@ -3,7 +3,7 @@
 //! Half of the keys are deleted now and then, and only their register is observed; the others are
 //! never deleted, and their counter is observed too. Each version is written to two fields at
 //! once, so that a torn hash is found as well. A third of the keys are hashes with one row each, a third
-//! hashes with one row a field, a third sets (see `members`).
+//! hashes with one row a field, a third sets (see `members`). Every eighth request is a script.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -75,6 +75,15 @@ pub(crate) struct Worker {
     /// Pairs of members that it has added or seen, by key.
     pub(crate) pairs: HashMap<u32, VecDeque<Version>>,
     pub(crate) record: Record,
+}
+
+/// The same request as a script, which Redis runs on lent values.
+fn in_script<'a>(arguments: &[&'a str]) -> Vec<&'a str> {
+    let [name, key, rest @ ..] = arguments else { panic!("{arguments:?} has no key") };
+    let writes = ["HSET", "HINCRBY", "DEL", "SADD", "SREM"].contains(name);
+    let script = "return redis.call(ARGV[1], KEYS[1], unpack(ARGV, 2))";
+    let eval = if writes { "EVAL" } else { "EVAL_RO" };
+    [&[eval, script, "1", key, name], rest].concat()
 }
 
 /// Marsaglia's xorshift: good enough to choose keys, and without a dependency.
@@ -404,6 +413,8 @@ impl Worker {
             Some(connection) => connection,
             None => self.connect().await,
         };
+        let script = (self.random.below(8) == 0).then(|| in_script(arguments));
+        let arguments = script.as_deref().unwrap_or(arguments);
         let start_ns = self.scene.now_ns();
         let reply = connection.try_command(arguments).await;
         let end_ns = self.scene.now_ns();

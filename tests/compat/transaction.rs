@@ -278,7 +278,7 @@ async fn a_client_that_leaves_takes_its_transaction_along() {
 }
 
 #[tokio::test]
-async fn a_mapped_key_in_a_transaction_is_refused_and_ends_it() {
+async fn what_is_refused_for_a_mapped_key_ends_the_transaction() {
     let stack = Stack::with_mappings(
         "[[mapping]]\nname = \"people\"\nkey = \"person:{id:int}\"\ntable = \"people\"\n[mapping.columns]\nname = \"name\"\n",
     )
@@ -290,8 +290,8 @@ async fn a_mapped_key_in_a_transaction_is_refused_and_ends_it() {
         +OK
         > SET k 1
         +QUEUED
-        > HGET person:1 name
-        -ERR HGET on a mapped key is not supported inside MULTI yet
+        > HTTL person:1 FIELDS 1 name
+        -ERR 'httl' is refused for keys of mapping 'people': expiry and conditions of single fields are not mapped
         > EXEC
         -EXECABORT Transaction discarded because of previous errors.
         > EXISTS k

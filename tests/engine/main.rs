@@ -11,6 +11,7 @@ mod elements;
 mod expiry;
 mod outage;
 mod panics;
+mod restart;
 #[path = "../stack/mod.rs"]
 mod stack;
 mod tables;

@@ -7,7 +7,7 @@ use respgres::command::{
     Command, Flags, Guarded, Keys, Mapped, Need, Path, Proof, Read, Write, lookup,
 };
 use respgres::config::{Config, RedisUrl};
-use respgres::engine::{Engine, EngineSettings, Mailbox, Operation, ReplyTo};
+use respgres::engine::{Engine, EngineSettings, Mail, Mailbox, Operation, ReplyTo};
 use respgres::mapping::registry::plan;
 use respgres::mapping::shape::TableName;
 use respgres::mapping::{Layout, Mapping, Registry};
@@ -81,10 +81,16 @@ async fn house() -> House {
         connect_timeout_ms: 1000,
         request_timeout_ms: 5000,
     };
-    let settings = EngineSettings { postgres: config.postgres, control, lease_ms: 10_000, plans };
+    let settings = EngineSettings {
+        postgres: config.postgres,
+        control,
+        lease_ms: 10_000,
+        plans,
+        reply_most_bytes: 1 << 20,
+    };
     let engine = Engine::new(Registry::new(vec![Arc::new(mapping)]), &settings);
     let tasks = Tasks::new();
-    engine.start(&settings, &tasks);
+    engine.start(&settings, &tasks).expect("there is a thread");
     House { engine, mailbox: Arc::default(), tasks, _redis: redis }
 }
 
@@ -101,7 +107,10 @@ impl House {
     async fn answers(&self, count: usize) -> Vec<String> {
         let mut answers = Vec::new();
         while answers.len() < count {
-            answers.extend(self.mailbox.take().await);
+            answers.extend(self.mailbox.take().await.into_iter().map(|mail| match mail {
+                Mail::Answer(answer) => answer,
+                other => panic!("nobody has asked for {other:?}"),
+            }));
         }
         answers.sort_by_key(|answer| answer.slot);
         let slots: Vec<u32> = answers.iter().map(|answer| answer.slot).collect();

@@ -15,7 +15,6 @@ pub const SLACK: Duration = Duration::from_secs(2);
 pub struct Difference {
     compared: Vec<Compared>,
     different: Vec<Different>,
-    out_of_scope: Vec<OutOfScope>,
     unmapped_hashes: UnmappedHashes,
 }
 
@@ -49,15 +48,6 @@ struct Different {
 
 #[derive(serde::Deserialize)]
 #[serde(deny_unknown_fields)]
-struct OutOfScope {
-    commands: Vec<String>,
-    patterns: Vec<String>,
-    except: Vec<String>,
-    reason: String,
-}
-
-#[derive(serde::Deserialize)]
-#[serde(deny_unknown_fields)]
 struct UnmappedHashes {
     keys: Vec<String>,
 }
@@ -71,7 +61,6 @@ pub struct Report {
     /// Of these, errors (the same on both sides).
     pub errors: usize,
     pub different: usize,
-    pub out_of_scope: usize,
     pub scan_steps: usize,
     pub faults: Vec<String>,
 }
@@ -86,7 +75,6 @@ impl Difference {
         let mut report = Report::default();
         let mut used_compared = vec![0; self.compared.len()];
         let mut used_different = vec![0; self.different.len()];
-        let mut used_out_of_scope = vec![0; self.out_of_scope.len()];
         assert_eq!((traffic.len(), traffic.len()), (plain.answers.len(), actual.answers.len()));
         for (number, recorded) in traffic.iter().enumerate() {
             let answers = (&plain.answers[number], &actual.answers[number]);
@@ -103,14 +91,7 @@ impl Difference {
                     lines(&got.reply),
                 ));
             };
-            if let Some(at) = self.out_of_scope.iter().position(|entry| entry.covers(recorded)) {
-                used_out_of_scope[at] += 1;
-                if !matches!(got.reply, Value::Array(_)) {
-                    fault("not answered with an array");
-                }
-                report.out_of_scope += 1;
-            } else if let Some(at) = self.different.iter().position(|entry| entry.covers(recorded))
-            {
+            if let Some(at) = self.different.iter().position(|entry| entry.covers(recorded)) {
                 if got.reply.is_error() {
                     fault("an error");
                 }
@@ -136,10 +117,8 @@ impl Difference {
         };
         let compared = self.compared.iter().map(|entry| &entry.reason).collect();
         let different = self.different.iter().map(|entry| &entry.reason).collect();
-        let out_of_scope = self.out_of_scope.iter().map(|entry| &entry.reason).collect();
         report.faults.extend(reasons(&used_compared, compared));
         report.faults.extend(reasons(&used_different, different));
-        report.faults.extend(reasons(&used_out_of_scope, out_of_scope));
         report
     }
 
@@ -158,18 +137,6 @@ impl Compared {
 impl Different {
     fn covers(&self, recorded: &Recorded) -> bool {
         self.commands.contains(&recorded.name()) && is_any(&self.keys, first_key(recorded))
-    }
-}
-
-impl OutOfScope {
-    fn covers(&self, recorded: &Recorded) -> bool {
-        let pattern = match recorded.name().as_str() {
-            "keys" => recorded.argument(1),
-            _ => recorded.argument(3),
-        };
-        self.commands.contains(&recorded.name())
-            && is_any(&self.patterns, pattern)
-            && !is_any(&self.except, pattern)
     }
 }
 

@@ -156,12 +156,11 @@ fn compare(name: &str, traffic: &[Recorded], plain: &Replay, actual: &Replay) {
     let report = Difference::load().compare(traffic, plain, actual);
     eprintln!(
         "{name}: {} commands compared ({} of them by a rule of difference.toml, {} errors among \
-         them), {} differ by nature, {} out of scope, {} later steps of a SCAN; {:?} beside {:?}",
+         them), {} differ by nature, {} later steps of a SCAN; {:?} beside {:?}",
         report.compared,
         report.by_rule,
         report.errors,
         report.different,
-        report.out_of_scope,
         report.scan_steps,
         actual.took,
         plain.took,

@@ -230,11 +230,15 @@ impl<'r> World<'r> {
             text = text.replace(from, to);
         }
         let parts: &[Naming] = match message.script {
-            Script::Begin | Script::End => {
+            Script::Begin | Script::End | Script::Inval | Script::Sweep => {
                 &[<[u8]>::to_vec, |key| mark_of(key).to_vec(), |key| aside_of(key).to_vec()]
             }
             Script::Miss | Script::Fill => &[<[u8]>::to_vec, |key| mark_of(key).to_vec()],
             Script::Unlease => &[|key| mark_of(key).to_vec()],
+            // About keys that are not mapped.
+            Script::Undo => &[<[u8]>::to_vec],
+            // It is about no key.
+            Script::Remember => &[],
         };
         let keys: Vec<Vec<u8>> = message
             .keys

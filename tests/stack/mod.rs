@@ -204,6 +204,13 @@ impl Stack {
     }
 }
 
+impl Stack {
+    /// As [`Proxy::stop_allowing`].
+    pub async fn stop_allowing(mut self, announced: &[&str], allowed: &[&str]) {
+        self.proxy.stop_allowing(announced, allowed).await;
+    }
+}
+
 impl Server for Stack {
     fn address(&self) -> String {
         self.proxy.address()

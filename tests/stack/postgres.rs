@@ -90,6 +90,12 @@ impl Cluster {
         }
     }
 
+    /// What Postgres has logged since it was started.
+    pub fn log(&self) -> Vec<String> {
+        let process = self.process.lock().expect("no panic while held");
+        process.as_ref().map(Process::log).unwrap_or_default()
+    }
+
     /// What psql takes for its host: the directory of the socket.
     pub fn host(&self) -> String {
         self.directory.path().display().to_string()

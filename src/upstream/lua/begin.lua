@@ -1,6 +1,7 @@
 #!lua flags=allow-oom
 -- A through-writer is about to commit: nobody may read or fill these keys from now on.
--- KEYS: value, mark, aside; and so on for each key. ARGV: mark of the writer, lease in ms.
+-- KEYS: value, mark, aside; and so on for each key. ARGV: mark of the writer, lease in ms, and 'drop'
+-- where the values are not to be believed: they are not kept aside then.
 -- Answers the time in ms, then the numbers (from 0) of the keys that are dirty; if there is one,
 -- nothing was begun.
 local time = redis.call('TIME')
@@ -16,7 +17,9 @@ if #answer > 1 then
 end
 for i = 1, #KEYS, 3 do
   redis.call('DEL', KEYS[i + 2])
-  if redis.call('EXISTS', KEYS[i]) == 1 then
+  if ARGV[3] == 'drop' then
+    redis.call('UNLINK', KEYS[i])
+  elseif redis.call('EXISTS', KEYS[i]) == 1 then
     redis.call('RENAME', KEYS[i], KEYS[i + 2])
     redis.call('PEXPIRE', KEYS[i + 2], ARGV[2])
   end

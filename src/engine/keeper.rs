@@ -1,0 +1,346 @@
+//! The keeper: makes sure that what Redis says of mapped keys can be believed (see `trust`), and drops
+//! copies of rows that were changed past Redis (COHERENCE, "Outbox" and "Restart and failover of Redis").
+//!
+//! Redis is believed in one run only. When the keeper meets another one, it goes through all keys first
+//! and drops what may be an old copy; one proxy does that for all, and records the run in
+//! `respgres.control`. Then, and whenever there is something in it, it works off the outbox.
+//!
+//! Until then every mapped key is read from Postgres, and writes do not keep the old values aside: a
+//! value that is renamed there and back while the keeper goes through the keys could escape it.
+//!
+//! Absent on purpose: deleting what has no end and no row. Copies have an end; that is a value which
+//! somebody has put into Redis before its keys were mapped, and which is nowhere else.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::{Instant, sleep};
+
+use super::EngineSettings;
+use super::tables::Tables;
+use super::through::connected;
+use super::trust::{Attempt, Trust};
+use crate::mapping::{MappedKey, Registry};
+use crate::store::outbox::OutboxRow;
+use crate::store::{RowLock, Session, StoreError};
+use crate::tasks::Tasks;
+use crate::upstream::control::{Control, Frame};
+use crate::upstream::scripts::{Call, Script, aside_of, mark_of, owner_of};
+use crate::upstream::{RunId, UpstreamError};
+
+/// How often a Redis that is believed is asked for a sign of life, and the outbox is looked into though
+/// nobody was woken.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// How long the keeper waits before it tries again to get Redis back, or the outbox worked off.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// A trouble that lasts so long is worth a warning. Those who meet it log theirs.
+const LASTING: Duration = Duration::from_secs(2);
+
+/// Keys that Redis is asked for at once.
+const SCAN_COUNT: &str = "1000";
+
+/// Outbox rows that are worked off at once.
+const ROWS: i64 = 1000;
+
+#[derive(Debug)]
+pub(super) struct Keeper {
+    settings: EngineSettings,
+    trust: Arc<Trust>,
+    registry: Arc<Registry>,
+    tables: Arc<Tables>,
+    session: Option<Session>,
+    control: Control,
+    /// Since when something is wrong, and whether a warning has said so.
+    trouble: Option<(Instant, bool)>,
+}
+
+/// Why the keeper could not do its work now.
+#[derive(Debug, thiserror::Error)]
+enum Trouble {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Upstream(#[from] UpstreamError),
+    #[error("the upstream Redis does not say which run it is: respgres' user may not run INFO")]
+    NoRunId,
+    #[error("Redis was lost again")]
+    LostAgain,
+}
+
+// === impl Keeper ===
+
+impl Keeper {
+    pub(super) fn new(
+        settings: &EngineSettings,
+        trust: Arc<Trust>,
+        registry: Arc<Registry>,
+        tables: Arc<Tables>,
+    ) -> Self {
+        Self {
+            control: Control::new(settings.control.clone()),
+            settings: settings.clone(),
+            trust,
+            registry,
+            tables,
+            session: None,
+            trouble: None,
+        }
+    }
+
+    /// Keeps watch until it is asked to stop.
+    pub(super) async fn run(mut self, tasks: &Tasks) {
+        tokio::select! {
+            () = self.keep_watch() => {}
+            () = tasks.stopping() => {}
+        }
+        if let Some(session) = self.session.take() {
+            session.close().await;
+        }
+    }
+
+    async fn keep_watch(&mut self) {
+        loop {
+            let done =
+                if self.trust.believes_any() { self.look().await } else { self.come_back().await };
+            match done {
+                Ok(()) => {
+                    self.trouble = None;
+                    tokio::select! {
+                        () = self.trust.changed() => {}
+                        () = sleep(LOOK) => {}
+                    }
+                }
+                Err(trouble) => {
+                    self.tell(&trouble);
+                    if matches!(trouble, Trouble::Upstream(_)) && !self.trust.is_out() {
+                        self.trust.lose();
+                    }
+                    sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Tells the log once that something is wrong, and once more if it stays so.
+    fn tell(&mut self, trouble: &Trouble) {
+        let is_first = self.trouble.is_none();
+        let (since, warned) = self.trouble.get_or_insert_with(|| (Instant::now(), false));
+        let what = match trouble {
+            Trouble::Store(_) => "changes past Redis are not looked for",
+            _ => "mapped keys are read from Postgres alone",
+        };
+        if !*warned && since.elapsed() >= LASTING {
+            *warned = true;
+            tracing::warn!(error = %trouble, "{what}");
+        } else if is_first {
+            tracing::info!(error = %trouble, "{what}");
+        }
+    }
+
+    /// While Redis is believed: is it still the same one, and does it answer?
+    async fn look(&mut self) -> Result<(), Trouble> {
+        let answer = self.control.command(&[Bytes::from_static(b"PING")]).await;
+        if let Err(UpstreamError::Lost(_)) = answer {
+            // The connection may have died alone.
+            self.control.command(&[Bytes::from_static(b"PING")]).await?;
+        } else {
+            answer?;
+        }
+        let run = self.control.run_id().await?;
+        if !self.trust.covers(run) {
+            return self.come_back().await;
+        }
+        self.work_off_the_outbox().await
+    }
+
+    /// Makes Redis believable again.
+    async fn come_back(&mut self) -> Result<(), Trouble> {
+        let run = self.control.run_id().await?.ok_or(Trouble::NoRunId)?;
+        let attempt = self.trust.begin_again();
+        while !self.trust.is_free_of_bypasses() {
+            self.trust.changed().await;
+        }
+        self.make_sure_of(run).await?;
+        self.work_off_the_outbox().await?;
+        self.believe(run, attempt).await
+    }
+
+    async fn believe(&mut self, run: RunId, attempt: Attempt) -> Result<(), Trouble> {
+        // All of that was done over connections to the run that it was meant for.
+        if self.control.run_id().await? != Some(run) || !self.trust.believe(run, attempt) {
+            return Err(Trouble::LostAgain);
+        }
+        if self.trouble.take().is_some() {
+            tracing::info!("mapped keys are read from Redis again");
+        }
+        Ok(())
+    }
+
+    // --- another run ---
+
+    /// Goes through the keys of a run that nobody has gone through yet.
+    async fn make_sure_of(&mut self, run: RunId) -> Result<(), Trouble> {
+        let text = run.to_string();
+        loop {
+            let session = connected(&mut self.session, &self.settings).await?;
+            if session.swept_run().await?.is_some_and(|swept| swept == text) {
+                return Ok(());
+            }
+            if session.try_lock_sweep().await? {
+                break;
+            }
+            sleep(PAUSE).await;
+        }
+        let done = self.sweep_under_lock(&text).await;
+        let session = connected(&mut self.session, &self.settings).await?;
+        session.unlock_sweep().await?;
+        done
+    }
+
+    async fn sweep_under_lock(&mut self, run: &str) -> Result<(), Trouble> {
+        let session = connected(&mut self.session, &self.settings).await?;
+        match session.swept_run().await? {
+            Some(swept) if swept == run => return Ok(()),
+            Some(_) => {
+                let since = Instant::now();
+                let (seen, kept) = self.sweep().await?;
+                let seconds = since.elapsed().as_secs_f64();
+                tracing::info!(
+                    seen,
+                    kept,
+                    seconds,
+                    "Redis has started anew or another one has its place: copies of mapped keys in it were dropped"
+                );
+            }
+            // The first start of all: there were no copies before.
+            None => {}
+        }
+        let session = connected(&mut self.session, &self.settings).await?;
+        session.record_swept_run(run).await?;
+        Ok(())
+    }
+
+    /// Drops what may be an old copy; how many mapped keys were seen, and kept.
+    async fn sweep(&mut self) -> Result<(usize, usize), Trouble> {
+        let (mut seen, mut kept) = (0, 0);
+        let mut cursor = Bytes::from_static(b"0");
+        loop {
+            let words = [
+                Bytes::from_static(b"SCAN"),
+                cursor,
+                Bytes::from_static(b"COUNT"),
+                Bytes::from_static(SCAN_COUNT.as_bytes()),
+            ];
+            let (next, names) = page(self.control.command(&words).await?)?;
+            let mut mapped: HashSet<Bytes, ahash::RandomState> = HashSet::default();
+            for name in names {
+                let key = owner_of(&name).unwrap_or(name);
+                if self.registry.find(&key).is_some() {
+                    mapped.insert(key);
+                }
+            }
+            if !mapped.is_empty() {
+                let mapped: Vec<Bytes> = mapped.into_iter().collect();
+                seen += mapped.len();
+                let endless = numbers(self.call(Script::Sweep, &mapped).await?)?;
+                let endless: Vec<Bytes> =
+                    endless.into_iter().map(|at| mapped[at].clone()).collect();
+                kept += self.drop_those_with_rows(&endless).await?;
+            }
+            if next == "0" {
+                return Ok((seen, kept));
+            }
+            cursor = next;
+        }
+    }
+
+    /// Drops the keys that Postgres has; how many it has not.
+    async fn drop_those_with_rows(&mut self, keys: &[Bytes]) -> Result<usize, Trouble> {
+        let keys: Vec<MappedKey> =
+            keys.iter().filter_map(|key| self.registry.mapped_key(key)).collect();
+        let mut with_rows = Vec::new();
+        for key in &keys {
+            let Some(mapping) = self.tables.current(&key.mapping) else {
+                with_rows.push(key.key.clone());
+                continue;
+            };
+            let session = connected(&mut self.session, &self.settings).await?;
+            let read = session.read(&mapping, &[key], RowLock::None).await?;
+            if read.rows.first().is_some_and(|row| row.present) {
+                with_rows.push(key.key.clone());
+            }
+        }
+        if !with_rows.is_empty() {
+            self.call(Script::Inval, &with_rows).await?;
+        }
+        Ok(keys.len() - with_rows.len())
+    }
+
+    // --- the outbox ---
+
+    /// Drops the copies of all keys that are in the outbox, but for dirty ones.
+    async fn work_off_the_outbox(&mut self) -> Result<(), Trouble> {
+        let mut after = i64::MIN;
+        loop {
+            let session = connected(&mut self.session, &self.settings).await?;
+            let rows = session.read_outbox(after, ROWS).await?;
+            let Some(last) = rows.last() else { return Ok(()) };
+            after = last.id;
+            let keys: Vec<Bytes> = rows.iter().map(|row| Bytes::from(row.key.clone())).collect();
+            let dirty = numbers(self.call(Script::Inval, &keys).await?)?;
+            let done = |(at, row): (usize, &OutboxRow)| (!dirty.contains(&at)).then_some(row.id);
+            let done: Vec<i64> = rows.iter().enumerate().filter_map(done).collect();
+            let session = connected(&mut self.session, &self.settings).await?;
+            session.delete_from_outbox(&done).await?;
+        }
+    }
+
+    async fn call(&mut self, script: Script, keys: &[Bytes]) -> Result<Frame, UpstreamError> {
+        let names = keys.iter().flat_map(|key| [key.clone(), mark_of(key), aside_of(key)]);
+        let call = Call { script, keys: names.collect(), arguments: Vec::new() };
+        let mut replies = self.control.call(&[call]).await?;
+        replies.pop().ok_or_else(odd)
+    }
+}
+
+// === what Redis says ===
+
+/// A page of SCAN: the next cursor, and names.
+fn page(reply: Frame) -> Result<(Bytes, Vec<Bytes>), UpstreamError> {
+    let Frame::Array(parts) = reply else { return Err(refused_or_odd(reply)) };
+    let mut parts = parts.into_iter();
+    let (Some(Frame::BulkString(cursor)), Some(Frame::Array(names))) = (parts.next(), parts.next())
+    else {
+        return Err(odd());
+    };
+    let name = |frame| match frame {
+        Frame::BulkString(name) => Ok(name),
+        _ => Err(odd()),
+    };
+    Ok((cursor, names.into_iter().map(name).collect::<Result<_, _>>()?))
+}
+
+/// An array of places.
+fn numbers(reply: Frame) -> Result<Vec<usize>, UpstreamError> {
+    let Frame::Array(parts) = reply else { return Err(refused_or_odd(reply)) };
+    let number = |frame| match frame {
+        Frame::Integer(number) => usize::try_from(number).map_err(|_| odd()),
+        _ => Err(odd()),
+    };
+    parts.into_iter().map(number).collect()
+}
+
+fn refused_or_odd(reply: Frame) -> UpstreamError {
+    match reply {
+        Frame::Error(text) => UpstreamError::Refused(text.to_string()),
+        _ => odd(),
+    }
+}
+
+fn odd() -> UpstreamError {
+    UpstreamError::Protocol("an odd answer to a step of the keeper".into())
+}

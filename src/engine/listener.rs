@@ -1,0 +1,32 @@
+//! Wakes the keeper when something has come into the outbox: within milliseconds, while without it the
+//! keeper looks now and then.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::trust::Trust;
+use crate::config;
+use crate::store::outbox::Listener;
+use crate::tasks::Tasks;
+
+/// How long a listener that was cut off waits before it tries again.
+const PAUSE: Duration = Duration::from_millis(500);
+
+pub(super) async fn listen(postgres: config::Postgres, trust: Arc<Trust>, tasks: Tasks) {
+    let listening = async {
+        loop {
+            if let Ok(mut listener) = Listener::connect(&postgres).await {
+                // What came before is not told any more.
+                trust.poke();
+                while listener.next().await.is_ok() {
+                    trust.poke();
+                }
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    };
+    tokio::select! {
+        () = listening => {}
+        () = tasks.stopping() => {}
+    }
+}

@@ -1,0 +1,205 @@
+//! One request of a loan: which of its keys are mapped, and whether Redis may run it at all.
+
+use bytes::Bytes;
+
+use crate::command::{Command, Keys, Mapped, Path};
+use crate::engine::Engine;
+use crate::mapping::MappedKey;
+use crate::value::number::parse_i64;
+
+/// A request that Redis is to run on lent values.
+#[derive(Clone, Debug)]
+pub struct Lent {
+    /// `None`: it is not known which.
+    pub(super) command: Option<&'static Command>,
+    /// As it came.
+    pub bytes: Bytes,
+    pub(super) keys: Vec<MappedKey>,
+    /// Keys that are not mapped.
+    pub(super) others: Vec<Bytes>,
+    pub(super) only_reads: bool,
+    /// It would wait inside Redis, if it were not in a transaction.
+    pub(super) may_wait: bool,
+}
+
+// === impl Lent ===
+
+impl Lent {
+    /// A request of which only the bytes are known: it may do anything, but for mapped keys.
+    pub fn unknown(bytes: Bytes) -> Self {
+        Self {
+            command: None,
+            bytes,
+            keys: Vec::new(),
+            others: Vec::new(),
+            only_reads: false,
+            may_wait: false,
+        }
+    }
+
+    /// A request that changes no key.
+    pub fn harmless(bytes: Bytes) -> Self {
+        Self { only_reads: true, ..Self::unknown(bytes) }
+    }
+
+    /// What it takes in memory.
+    pub fn size(&self) -> usize {
+        let keys = self.keys.len() * size_of::<MappedKey>();
+        size_of::<Self>() + self.bytes.len() + keys + self.others.len() * size_of::<Bytes>()
+    }
+
+    pub fn has_mapped_keys(&self) -> bool {
+        !self.keys.is_empty()
+    }
+
+    /// Whether it may change anything but mapped keys.
+    pub(super) fn reaches_others(&self) -> bool {
+        self.leaves_traces() || !(self.only_reads || self.others.is_empty())
+    }
+
+    /// Whether it may change anything but the keys that it names: what names none may publish, for
+    /// one, and so may scripts.
+    pub(super) fn leaves_traces(&self) -> bool {
+        let is_script = self.command.is_some_and(|command| command.path == Path::Script);
+        let names_none = self.keys.is_empty() && self.others.is_empty();
+        !self.only_reads && (names_none || is_script)
+    }
+
+    /// What a client is told of a key that the request would make something else of than its mapping
+    /// holds.
+    pub(super) fn would_leave(&self, key: &MappedKey, kind: &str) -> String {
+        let name = self.command.map_or("", |command| command.name);
+        let holds = key.mapping.holds().name();
+        format!(
+            "ERR '{name}' is refused for keys of mapping '{}': it would leave a {kind} where the \
+             mapping holds a {holds}; nothing was written",
+            key.mapping.name
+        )
+    }
+
+    /// What a client is told of a request that would have to wait for a mapped key.
+    pub(super) fn would_wait(&self) -> String {
+        let name = self.command.map_or("", |command| command.name);
+        let mapping = self.keys.first().map_or("", |key| key.mapping.name.as_str());
+        format!(
+            "ERR '{name}' is refused for keys of mapping '{mapping}': it would wait, and what it \
+             waits for can never be there"
+        )
+    }
+}
+
+// === impl Engine ===
+
+impl Engine {
+    /// A request for a loan.
+    ///
+    /// # Errors
+    /// What to tell the client, if Redis must not run it on mapped keys.
+    pub fn lent_request<'a>(
+        &self,
+        command: &'static Command,
+        bytes: &Bytes,
+        count: usize,
+        argument: impl Fn(usize) -> &'a [u8],
+    ) -> Result<Lent, String> {
+        let (mut keys, mut others): (Vec<MappedKey>, Vec<Bytes>) = (Vec::new(), Vec::new());
+        command.for_each_key(count, &argument, |at| {
+            let key = bytes.slice_ref(argument(at));
+            match self.registry().mapped_key(&key) {
+                Some(key) => keys.push(key),
+                None => others.push(key),
+            }
+        });
+        let may_wait = command.is_blocking(count, &argument);
+        let lent = Lent {
+            command: Some(command),
+            bytes: bytes.clone(),
+            keys,
+            others,
+            only_reads: command.only_reads(),
+            may_wait,
+        };
+        let looks_up = self.looks_up_mapped_keys(command, count, &argument);
+        if lent.keys.is_empty() && looks_up.is_none() {
+            return Ok(lent);
+        }
+        let mapping = lent.keys.first().map(|key| key.mapping.name.clone()).or(looks_up.clone());
+        let refuse = |why: &str| Err(command.refused(&mapping.unwrap_or_default(), why));
+        if looks_up.is_some() {
+            return refuse("its BY or GET could look up mapped keys");
+        }
+        if command.name == "copy" && self.copies_elsewhere(count, &argument) {
+            return refuse("keys of other databases are not mapped");
+        }
+        match command.mapped {
+            Mapped::Refused(why) => refuse(why),
+            _ => Ok(lent),
+        }
+    }
+
+    /// Why a request of a client in another database must not be run, for it would put something where
+    /// a mapped key is.
+    pub fn reaches_into_mapped_database<'a>(
+        &self,
+        command: &Command,
+        count: usize,
+        argument: impl Fn(usize) -> &'a [u8],
+    ) -> Option<String> {
+        let is_mapped = |at: usize| parse_i64(argument(at)) == Some(i64::from(self.database()));
+        let key = match command.name {
+            "move" if count == 3 && is_mapped(2) => argument(1),
+            "copy" => {
+                let names_it =
+                    |&at: &usize| argument(at).eq_ignore_ascii_case(b"db") && is_mapped(at + 1);
+                (3..count.saturating_sub(1)).find(names_it).map(|_| argument(2))?
+            }
+            _ => return None,
+        };
+        let mapping = self.registry().find(key)?;
+        Some(command.refused(&mapping.name, "it comes from another database"))
+    }
+
+    /// The mapping of which a SORT could look up keys that it does not name.
+    pub(in crate::engine) fn looks_up_mapped_keys<'a>(
+        &self,
+        command: &Command,
+        count: usize,
+        argument: impl Fn(usize) -> &'a [u8],
+    ) -> Option<String> {
+        if command.keys != Keys::Sort {
+            return None;
+        }
+        let mut found = None;
+        command.for_each_pattern(count, &argument, |at| {
+            let pattern = argument(at);
+            let star = memchr::memchr(b'*', pattern).unwrap_or(pattern.len());
+            if let Some(mapping) = self.registry().that_may_hold(&pattern[..star]) {
+                found.get_or_insert_with(|| mapping.name.clone());
+            }
+        });
+        found
+    }
+
+    fn copies_elsewhere<'a>(&self, count: usize, argument: impl Fn(usize) -> &'a [u8]) -> bool {
+        let mut elsewhere = false;
+        for at in 3..count.saturating_sub(1) {
+            if argument(at).eq_ignore_ascii_case(b"db") {
+                let database = parse_i64(argument(at + 1));
+                elsewhere |= database.is_some_and(|number| number != i64::from(self.database()));
+            }
+        }
+        elsewhere
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_known_may_reach_anything() {
+        let bytes = Bytes::from_static(b"*1\r\n$4\r\nPING\r\n");
+        assert!(Lent::unknown(bytes.clone()).reaches_others());
+        assert!(!Lent::harmless(bytes).reaches_others());
+    }
+}

@@ -1,0 +1,134 @@
+//! The outbox: keys whose rows were changed past Redis, so that its copies of them have to go
+//! (COHERENCE, "Outbox").
+//!
+//! A row is added in the transaction that changes the key, and deleted once the copy is gone. Any proxy
+//! may do that, several at once.
+
+use std::time::Duration;
+
+use sqlx::Row;
+use sqlx::postgres::PgListener;
+
+use super::error::StoreError;
+use super::session::Session;
+use crate::config;
+use crate::mapping::MappedKey;
+
+/// What NOTIFY wakes the proxies with.
+pub const CHANNEL: &str = "respgres_outbox";
+
+/// A key in the outbox.
+#[derive(Clone, Debug)]
+pub struct OutboxRow {
+    pub id: i64,
+    pub key: Vec<u8>,
+}
+
+// === impl Session ===
+
+impl Session {
+    /// Adds keys, within the transaction begun before; the proxies are woken by its COMMIT.
+    ///
+    /// # Errors
+    /// Those of the statement, see [`StoreError`].
+    pub async fn add_to_outbox(&mut self, keys: &[&MappedKey]) -> Result<(), StoreError> {
+        let names: Vec<&str> = keys.iter().map(|key| key.mapping.name.as_str()).collect();
+        let keys: Vec<&[u8]> = keys.iter().map(|key| &key.key[..]).collect();
+        self.attempt(async |connection| {
+            sqlx::query(
+                "with added as (
+                     insert into respgres.outbox (mapping, key)
+                     select * from unnest($1::text[], $2::bytea[]))
+                 select pg_notify($3, '')",
+            )
+            .bind(names)
+            .bind(keys)
+            .bind(CHANNEL)
+            .execute(connection)
+            .await
+            .map(drop)
+        })
+        .await
+    }
+
+    /// The oldest keys that are there.
+    ///
+    /// # Errors
+    /// Those of the statement, see [`StoreError`].
+    pub async fn read_outbox(
+        &mut self,
+        after: i64,
+        most: i64,
+    ) -> Result<Vec<OutboxRow>, StoreError> {
+        let rows = self
+            .attempt(async |connection| {
+                sqlx::query(
+                    "select id, key from respgres.outbox where id > $1 order by id limit $2",
+                )
+                .bind(after)
+                .bind(most)
+                .fetch_all(connection)
+                .await
+            })
+            .await?;
+        let row = |row: &sqlx::postgres::PgRow| {
+            Ok(OutboxRow { id: row.try_get(0)?, key: row.try_get(1)? })
+        };
+        rows.iter()
+            .map(row)
+            .collect::<Result<_, sqlx::Error>>()
+            .map_err(|error| self.failed(&error))
+    }
+
+    /// Takes keys out whose copies are gone.
+    ///
+    /// # Errors
+    /// Those of the statement, see [`StoreError`].
+    pub async fn delete_from_outbox(&mut self, ids: &[i64]) -> Result<(), StoreError> {
+        self.attempt(async |connection| {
+            sqlx::query("delete from respgres.outbox where id = any($1)")
+                .bind(ids)
+                .execute(connection)
+                .await
+                .map(drop)
+        })
+        .await
+    }
+}
+
+/// A connection that is told when something has come into the outbox.
+#[derive(Debug)]
+pub struct Listener(PgListener);
+
+// === impl Listener ===
+
+impl Listener {
+    /// Connects and listens.
+    ///
+    /// # Errors
+    /// `Unreachable` when Postgres is not there within the configured time, or refuses.
+    pub async fn connect(postgres: &config::Postgres) -> Result<Self, StoreError> {
+        let limit = Duration::from_millis(postgres.connect_timeout_ms);
+        let connecting = async {
+            let mut listener = PgListener::connect(&postgres.url).await?;
+            listener.listen(CHANNEL).await?;
+            Ok(listener)
+        };
+        match tokio::time::timeout(limit, connecting).await {
+            Ok(connected) => connected.map(Self).map_err(|error| StoreError::of(&error)),
+            Err(_) => Err(StoreError::Unreachable(format!("no connection within {limit:?}"))),
+        }
+    }
+
+    /// Completes when something has come.
+    ///
+    /// # Errors
+    /// `Unreachable` when the connection is lost: what came since is not known.
+    pub async fn next(&mut self) -> Result<(), StoreError> {
+        match self.0.try_recv().await {
+            Ok(Some(_)) => Ok(()),
+            Ok(None) => Err(StoreError::Unreachable("the listener's connection was lost".into())),
+            Err(error) => Err(StoreError::of(&error)),
+        }
+    }
+}

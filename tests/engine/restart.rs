@@ -1,0 +1,149 @@
+//! A Redis that comes back with other data, or whose copies somebody has made old: nobody is told what is
+//! not true any more.
+
+use std::time::{Duration, Instant};
+
+use crate::stack::{Client, Stack, Value, wait_until};
+
+const MAPPINGS: &str = r#"
+[[mapping]]
+name = "dual"
+key = "dual:{id:int}"
+table = "dual"
+extra = "extra"
+
+[[mapping]]
+name = "members"
+key = "members:{id:int}"
+kind = "set"
+table = "members"
+member = "member"
+"#;
+
+fn bulk(text: &str) -> Value {
+    Value::Bulk(text.as_bytes().to_vec())
+}
+
+/// Reads until Redis has a copy.
+async fn cache(stack: &Stack, client: &mut Client, read: &str, key: &str) {
+    wait_until("a copy is there", async || {
+        client.say(read).await;
+        stack.redis.say(&format!("EXISTS {key}")).await == Value::Integer(1)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_old_snapshot_is_not_believed() {
+    let mut stack = Stack::with_mappings(MAPPINGS).await;
+    let second = stack.start_second_proxy().await;
+    let (mut client, mut other) = (stack.client().await, Client::connect(&second).await);
+    for number in 1..=3 {
+        client.say(&format!("HSET dual:{number} a old")).await;
+        cache(&stack, &mut client, &format!("HGETALL dual:{number}"), &format!("dual:{number}"))
+            .await;
+    }
+    client.say("SADD members:1 a").await;
+    cache(&stack, &mut client, "SMEMBERS members:1", "members:1").await;
+    stack.redis.say("SET unmapped here").await;
+    assert_eq!(stack.redis.say("SAVE").await, Value::Status("OK".into()));
+    client.say("HSET dual:1 a new").await;
+    client.say("DEL dual:2").await;
+    client.say("SADD members:1 b").await;
+
+    stack.redis.restart().await;
+    assert_eq!(stack.redis.say("HGET dual:1 a").await, bulk("old"), "the snapshot is there");
+    for client in [&mut other, &mut client] {
+        assert_eq!(client.say("HGET dual:1 a").await, bulk("new"));
+        assert_eq!(client.say("EXISTS dual:2").await, Value::Integer(0));
+        assert_eq!(client.say("HGET dual:3 a").await, bulk("old"));
+        assert_eq!(client.say("SCARD members:1").await, Value::Integer(2));
+    }
+    wait_until("old copies are gone", async || {
+        stack.redis.say("EXISTS dual:2").await == Value::Integer(0)
+            && stack.redis.say("HGET dual:1 a").await != bulk("old")
+    })
+    .await;
+    for client in [&mut other, &mut client] {
+        cache(&stack, client, "HGETALL dual:1", "dual:1").await;
+        assert_eq!(client.say("HGET dual:1 a").await, bulk("new"));
+    }
+    assert_eq!(client.say("GET unmapped").await, bulk("here"));
+    stack.stop_allowing(&["upstream lost"], &["mapped keys are read", "upstream down"]).await;
+}
+
+#[tokio::test]
+async fn a_write_while_an_old_snapshot_is_gone_through_is_not_undone() {
+    let mut stack = Stack::with_mappings(MAPPINGS).await;
+    let mut client = stack.client().await;
+    for turn in 0..5 {
+        client.say("HSET dual:1 n 0").await;
+        cache(&stack, &mut client, "HGETALL dual:1", "dual:1").await;
+        stack.redis.say("SAVE").await;
+        client.say("HSET dual:1 n 10").await;
+        stack.redis.restart().await;
+        // The writer may be the first to meet the other Redis.
+        for increment in 1..=20 {
+            assert_eq!(
+                client.say("HINCRBY dual:1 n 1").await,
+                Value::Integer(10 + increment),
+                "{turn}"
+            );
+            assert_eq!(client.say("HGET dual:1 n").await, bulk(&(10 + increment).to_string()));
+        }
+    }
+    stack.stop_allowing(&["upstream lost"], &["mapped keys are read", "upstream down"]).await;
+}
+
+#[tokio::test]
+async fn what_only_redis_has_is_not_dropped() {
+    let mut stack = Stack::with_mappings(MAPPINGS).await;
+    let mut client = stack.client().await;
+    client.say("HSET dual:1 a 1").await;
+    cache(&stack, &mut client, "HGETALL dual:1", "dual:1").await;
+    stack.redis.say("PERSIST dual:1").await;
+    stack.redis.say("HSET dual:2 a from-before").await;
+    stack.redis.say("SAVE").await;
+    client.say("HSET dual:1 a 2").await;
+    stack.redis.restart().await;
+    assert_eq!(client.say("HGET dual:1 a").await, bulk("2"));
+    wait_until("what has a row is gone", async || {
+        stack.redis.say("HGET dual:1 a").await != bulk("1")
+    })
+    .await;
+    assert_eq!(stack.redis.say("HGET dual:2 a").await, bulk("from-before"));
+    wait_until("Redis is believed", async || {
+        client.say("HGET dual:2 a").await == bulk("from-before")
+    })
+    .await;
+    stack.stop_allowing(&["upstream lost"], &["mapped keys are read", "upstream down"]).await;
+}
+
+#[tokio::test]
+async fn a_change_in_the_outbox_is_seen_soon() {
+    let stack = Stack::with_mappings(MAPPINGS).await;
+    let mut client = stack.client().await;
+    client.say("HSET dual:1 a 0").await;
+    let mut slowest = Duration::ZERO;
+    for value in 1..=50 {
+        cache(&stack, &mut client, "HGETALL dual:1", "dual:1").await;
+        let statements = format!(
+            "begin; update dual set extra = jsonb_build_object('a', '{value}');
+             insert into respgres.outbox (mapping, key) values ('dual', 'dual:1');
+             notify respgres_outbox; commit"
+        );
+        stack.sql_execute(&statements).await;
+        let start = Instant::now();
+        let expected = bulk(&value.to_string());
+        while client.say("HGET dual:1 a").await != expected {
+            assert!(start.elapsed() < Duration::from_secs(5), "{value} is never seen");
+        }
+        slowest = slowest.max(start.elapsed());
+    }
+    assert!(slowest < Duration::from_millis(400), "{slowest:?}: only the clock woke it");
+    wait_until("the outbox is empty", async || {
+        stack.sql_i64("select count(*) from respgres.outbox").await == 0
+    })
+    .await;
+    stack.stop_expecting(&[]).await;
+}
