@@ -1,6 +1,6 @@
 # What there is to do with a checkout. See README.md.
 
-.PHONY: help run test fuzz bench bench-mapped soak check-model check-coherence check-scan conformance client-suites
+.PHONY: help run test fuzz bench bench-mapped soak check-model check-coherence check-scan conformance conformance-mapped client-suites
 
 help:
 	@echo 'make run              respgres over a Redis and a Postgres of its own, to try it out'
@@ -13,6 +13,7 @@ help:
 	@echo 'make check-coherence  two proxies, 200 clients, 60 s, twice; looks for stale reads'
 	@echo 'make check-scan       SCAN while 8 clients write, 60 s for each residence; looks for keys left out'
 	@echo 'make conformance      Redis'"'"' own test suite, beside plain Redis'
+	@echo 'make conformance-mapped  its files on hashes and sets, with these in Postgres, under each strategy'
 	@echo 'make client-suites    test suites of client libraries, beside plain Redis'
 
 run:
@@ -55,6 +56,9 @@ check-scan:
 
 conformance:
 	@scripts/conformance
+
+conformance-mapped:
+	@scripts/conformance-mapped
 
 client-suites:
 	@scripts/client-suites

@@ -57,12 +57,16 @@ start_redis() {
     answers "$port" "${RUNNING[0]}"
 }
 
-# Where there is a Postgres (STORES, of stores.bash), a database of its own goes with it.
+# Where there is a Postgres (STORES, of stores.bash), a database of its own goes with it. Mappings that
+# say nothing else have the strategy STRATEGY, if there is one.
+STRATEGY=''
+DATABASES=0
 start_respgres() {
-    local port=$1 redis_port=$2 log=$3 database=respgres_$2
+    local port=$1 redis_port=$2 log=$3 database=respgres_$((++DATABASES))
     local settings=("RESPGRES__SERVER__LISTEN=127.0.0.1:$port" RESPGRES__SERVER__THREADS=1
         RESPGRES__UPSTREAM__ADMIN_COMMANDS=true
         "RESPGRES__UPSTREAM__URL=redis://127.0.0.1:$redis_port")
+    [[ -z $STRATEGY ]] || settings+=("RESPGRES__DEFAULTS__STRATEGY=$STRATEGY")
     if [[ -n $STORES ]]; then
         "$(postgres_programs)/createdb" -h "$STORES" -U postgres "$database" >"$log" 2>&1 || return 1
         settings+=("RESPGRES__POSTGRES__URL=postgres://postgres@localhost/$database?host=$STORES")

@@ -19,7 +19,7 @@ use crate::engine::tables::Tables;
 use crate::engine::{Engine, EngineSettings};
 use crate::mapping::registry::{Plan, plan};
 use crate::mapping::shape::TableName;
-use crate::mapping::{Layout, Mapping, Registry};
+use crate::mapping::{KeyPattern, Layout, Mapping, Registry};
 use crate::server::{Alarm, Roster, Server, ServerError, Shared, Users};
 use crate::store::{Session, StoreError};
 use crate::tasks::Tasks;
@@ -97,7 +97,8 @@ pub fn run(setup: Setup) -> Result<(), AppError> {
         let settings = engine_settings(&setup)?;
         let mappings = mappings(&setup).await?;
         let mapped = mappings.len();
-        let engine = Arc::new(Engine::new(Registry::new(mappings), &settings));
+        let registry = Registry::new(mappings, redis_only(&setup.plans));
+        let engine = Arc::new(Engine::new(registry, &settings));
         let redis_version = ask_redis_version(&settings.control).await;
         let config = setup.config;
         let shared = Arc::new(Shared {
@@ -115,6 +116,9 @@ pub fn run(setup: Setup) -> Result<(), AppError> {
         });
         let (workers, loops) = (Tasks::new(), Tasks::new());
         engine.start(&settings, &workers)?;
+        // Without Redis mapped keys are read from Postgres: that is no reason not to begin.
+        let patience = Duration::from_millis(settings.control.connect_timeout_ms);
+        let _ = tokio::time::timeout(patience, engine.settled()).await;
         let threads = event_loops(config.server.threads);
         let server = Server::start(&shared, &config.server.listen, threads, &loops)?;
         tracing::info!(address = %server.address, threads, mapped, "listening");
@@ -161,7 +165,8 @@ pub fn explain(setup: &Setup, key: String) -> Result<Explanation, AppError> {
             let session = session.insert(Session::connect(&settings.postgres).await?);
             mappings = bind(session, &setup.plans).await?;
         }
-        let (registry, tables) = (Registry::new(mappings), Tables::new(&settings.plans));
+        let (registry, tables) =
+            (Registry::new(mappings, redis_only(&setup.plans)), Tables::new(&settings.plans));
         let explainer = Explainer { settings: &settings, registry: &registry, tables: &tables };
         let mut control = Control::new(settings.control.clone());
         let told = explainer.explain(&Bytes::from(key), &mut session, &mut control).await;
@@ -216,6 +221,12 @@ async fn mappings(setup: &Setup) -> Result<Vec<Arc<Mapping>>, AppError> {
     let mappings = bind(&mut session, &setup.plans).await?;
     session.close().await;
     Ok(mappings)
+}
+
+/// The patterns of the mappings that have none.
+fn redis_only(plans: &[Plan]) -> Vec<KeyPattern> {
+    let plans = plans.iter().filter(|plan| plan.config.strategy == Strategy::RedisOnly);
+    plans.map(|plan| plan.pattern.clone()).collect()
 }
 
 async fn bind(session: &mut Session, plans: &[Plan]) -> Result<Vec<Arc<Mapping>>, AppError> {

@@ -26,7 +26,7 @@ fn main() -> ExitCode {
             Ok(())
         }
         Verb::Explain { file, key } => explain(&file.config, key),
-        Verb::Schema { file, apply } => schema(&file.config, apply),
+        Verb::Schema { file, triggers, apply } => schema(&file.config, triggers, apply),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -62,10 +62,13 @@ fn explain(path: &Path, key: String) -> Result<(), String> {
     Ok(())
 }
 
-fn schema(path: &Path, apply: bool) -> Result<(), String> {
+fn schema(path: &Path, triggers: bool, apply: bool) -> Result<(), String> {
     let setup = Setup::load(path).map_err(|problems| problems.to_string())?;
-    let statements: Vec<String> =
+    let mut statements: Vec<String> =
         setup.plans.iter().map(store::schema::create_statements).collect();
+    if triggers {
+        statements.extend(setup.plans.iter().map(store::triggers::trigger_statements));
+    }
     let statements = statements.join("\n");
     if !apply {
         print!("{statements}");
@@ -73,6 +76,7 @@ fn schema(path: &Path, apply: bool) -> Result<(), String> {
     }
     app::apply_schema(&setup, &statements)
         .map_err(|error| format!("the tables were not made: {error}"))?;
-    println!("the tables of {} mappings are there", setup.plans.len());
+    let what = if triggers { "tables and triggers" } else { "tables" };
+    println!("the {what} of {} mappings are there", setup.plans.len());
     Ok(())
 }

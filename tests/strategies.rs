@@ -5,7 +5,7 @@
 
 mod stack;
 
-use stack::{Client, Random, Redis, Server, Stack, Value};
+use stack::{Client, Random, Redis, Server, Stack, Value, talk};
 
 const REQUESTS: usize = 1500;
 
@@ -394,4 +394,54 @@ async fn each_strategy_keeps_values_where_it_says() {
         assert!(!stack.address().is_empty());
         stack.stop_expecting(&[]).await;
     }
+}
+
+#[tokio::test]
+async fn keys_of_a_redis_only_mapping_stay_out_of_a_less_specific_one() {
+    let mappings = r#"
+        [[mapping]]
+        name = "things"
+        key = "thing:{name:text}"
+        table = "things"
+        extra = "extra"
+        [[mapping]]
+        name = "drafts"
+        key = "thing:draft:{name:text}"
+        exclude = ["thing:draft:final"]
+        table = "drafts"
+        extra = "extra"
+        strategy = "redis_only"
+        [[mapping]]
+        name = "total"
+        key = "thing:total"
+        kind = "set"
+        table = "totals"
+        member = "member"
+        strategy = "redis_only"
+    "#;
+    let stack = Stack::with_mappings(mappings).await;
+    talk(
+        &stack,
+        "
+        > HSET thing:a f 1
+        :1
+        > HSET thing:draft:a f 1
+        :1
+        > HSET thing:draft:final f 1
+        :1
+        > HSET thing:total:a f 1
+        :1
+        > SET thing:total 5
+        +OK
+        > INCR thing:total
+        :6
+        > EVAL \"return redis.call('hset', KEYS[1], 'f', 2)\" 1 thing:draft:b
+        :1
+        ",
+    )
+    .await;
+    let names = "select string_agg(name, ' ' order by name) from things";
+    assert_eq!(stack.sql_text(names).await, "a draft:final total:a");
+    assert_eq!(stack.sql_i64("select count(*) from drafts").await, 0);
+    stack.stop_expecting(&[]).await;
 }

@@ -45,6 +45,11 @@ pub enum Verb {
     Schema {
         #[command(flatten)]
         file: ConfigFile,
+        /// Also the triggers that tell respgres when others change the tables by SQL: cached copies of what
+        /// they change are dropped within milliseconds. Each such statement then writes the keys of its rows
+        /// into `respgres.outbox`.
+        #[arg(long)]
+        triggers: bool,
         /// Run the SQL on the configured database, and respgres' own migrations.
         #[arg(long)]
         apply: bool,

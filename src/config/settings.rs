@@ -129,8 +129,8 @@ pub(super) static SECTIONS: &[Section] = &[
             Slot::Text(|c, v| { c.upstream.flush = words::flush(v)?; Ok(()) }),
             "FLUSHALL, FLUSHDB and SWAPDB while there are mappings. `refuse`: an error. `cache`: they \
              empty the upstream alone, and mapped keys come back from Postgres. `truncate`: FLUSHALL and \
-             FLUSHDB empty the mapped tables too; the user needs the right to TRUNCATE them. SWAPDB is \
-             always refused."),
+             FLUSHDB empty the mapped tables too; the user needs the right to TRUNCATE them. SWAPDB of \
+             the database with mappings is always refused."),
         row("admin_commands", Default("false"), Slot::Flag(|c, v| c.upstream.admin_commands = v),
             "Whether clients may run what changes or stops the Redis server as a whole; if not, they are \
              told `-NOPERM` as by a Redis that denies it to its user. That is all that Redis flags as \

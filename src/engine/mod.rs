@@ -82,8 +82,8 @@ pub struct Engine {
 // === impl Engine ===
 
 impl Engine {
-    /// An engine whose queues nobody serves yet; see `start`. `registry` holds the mappings that
-    /// have a side in Postgres (all but `redis_only` ones).
+    /// An engine whose queues nobody serves yet; see `start`. The mappings of `registry` are those
+    /// that have a side in Postgres (all but `redis_only` ones).
     pub fn new(registry: Registry, settings: &EngineSettings) -> Self {
         let queues = |count: usize| (0..count.max(1)).map(|_| Arc::default()).collect();
         Self {
@@ -129,7 +129,9 @@ impl Engine {
         let digester = loan::watch::Digester::default();
         for _ in 0..LENDERS {
             let (tables, queue) = (Arc::clone(&tables), Arc::clone(&self.loans));
-            let worker = Lender::new(settings, self.trust(), tables, digester.clone(), queue);
+            let registry = Arc::clone(&self.registry);
+            let digester = digester.clone();
+            let worker = Lender::new(settings, self.trust(), tables, registry, digester, queue);
             let tasks_of_worker = tasks.clone();
             tasks.spawn(async move { worker.run(&tasks_of_worker).await });
         }
@@ -150,6 +152,14 @@ impl Engine {
 
     fn trust(&self) -> Arc<Trust> {
         Arc::clone(&self.trust)
+    }
+
+    /// Completes once what Redis says of mapped keys is believed; at once where none is mapped. May take for
+    /// ever, where Redis or Postgres is out of reach.
+    pub async fn settled(&self) {
+        if self.has_mappings() {
+            self.trust.settled().await;
+        }
     }
 
     /// Whether what this run of Redis says of mapped keys is believed.

@@ -57,8 +57,7 @@ impl Engine {
             return touch;
         }
         command.for_each_key(count, &argument, |at| self.touch_key(argument(at), &mut touch));
-        if touch == Touch::Nothing && self.looks_up_mapped_keys(command, count, argument).is_some()
-        {
+        if touch == Touch::Nothing && self.looks_up_mapped_keys(command, count, argument) {
             touch = Touch::Mapped;
         }
         touch

@@ -25,6 +25,8 @@ pub(super) struct Trust {
     inner: Mutex<Inner>,
     /// Something has changed that the keeper has to know.
     changed: Notify,
+    /// Redis is believed now.
+    settled: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -64,6 +66,17 @@ impl Trust {
 
     pub(super) fn believes_any(&self) -> bool {
         self.believed.load(Ordering::Acquire) != 0
+    }
+
+    /// Completes once Redis is believed.
+    pub(super) async fn settled(&self) {
+        loop {
+            let settled = self.settled.notified();
+            if self.believes_any() {
+                return;
+            }
+            settled.await;
+        }
     }
 
     /// Redis is out of reach: from now on nobody believes it and writes go past it, until the keeper has
@@ -108,6 +121,7 @@ impl Trust {
         let is_good = inner.losses == attempt.losses && inner.bypasses == 0;
         if is_good {
             self.believed.store(run.number(), Ordering::Release);
+            self.settled.notify_waiters();
         }
         is_good
     }

@@ -54,10 +54,21 @@ pub fn order(first: &KeyPattern, second: &KeyPattern) -> Ordering {
     }
 }
 
+/// Whether the first has the better claim to keys that both match, and there may be such keys: in
+/// doubt there are.
+pub(super) fn may_take_from(first: &KeyPattern, second: &KeyPattern) -> bool {
+    may_meet(first, second) && order(first, second).is_lt()
+}
+
+/// Whether some key can begin as both patterns do.
+pub(super) fn may_meet(first: &KeyPattern, second: &KeyPattern) -> bool {
+    let (one, other) = (first.literal_prefix(), second.literal_prefix());
+    one.starts_with(other) || other.starts_with(one)
+}
+
 /// A shortest key that both patterns match.
 pub fn overlap(first: &KeyPattern, second: &KeyPattern) -> Option<String> {
-    let (one, other) = (first.literal_prefix(), second.literal_prefix());
-    if !one.starts_with(other) && !other.starts_with(one) {
+    if !may_meet(first, second) {
         return None;
     }
     let alphabet = alphabet(first, second);

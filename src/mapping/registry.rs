@@ -29,6 +29,9 @@ pub struct Plan {
 #[derive(Debug)]
 pub struct Registry {
     mappings: Vec<Arc<Mapping>>,
+    /// Patterns of `redis_only` mappings that keep keys from one of the others.
+    keeping: Vec<KeyPattern>,
+    /// Of all these patterns, those of `mappings` first.
     tree: PrefixTree,
 }
 
@@ -143,16 +146,27 @@ fn shared_columns(mapping: &config::Mapping, pattern: &KeyPattern, path: &str) -
 impl Registry {
     /// A registry of these mappings. Should two patterns match the same key, the one that has a
     /// literal where they first differ has it. At most 1,000 of them, which the configuration sees to.
-    pub fn new(mappings: Vec<Arc<Mapping>>) -> Self {
-        let patterns: Vec<_> = mappings.iter().map(|mapping| &mapping.pattern).collect();
-        let tree = PrefixTree::new(&patterns);
-        Self { mappings, tree }
+    ///
+    /// `redis_only` are the patterns of mappings that have no side in Postgres. Their keys belong to
+    /// none of the mappings here, also where a less specific one matches them; a pattern that none of
+    /// them could match the keys of costs nothing.
+    pub fn new(mappings: Vec<Arc<Mapping>>, redis_only: Vec<KeyPattern>) -> Self {
+        let takes_from = |pattern: &KeyPattern| {
+            mappings.iter().any(|mapping| overlap::may_take_from(pattern, &mapping.pattern))
+        };
+        let keeping: Vec<_> = redis_only.into_iter().filter(takes_from).collect();
+        let mapped = mappings.iter().map(|mapping| &mapping.pattern);
+        let tree = PrefixTree::new(&mapped.chain(&keeping).collect::<Vec<_>>());
+        Self { mappings, keeping, tree }
     }
 
     /// The mapping that the key belongs to.
     pub fn find(&self, key: &[u8]) -> Option<&Arc<Mapping>> {
-        let pattern = |index: usize| &self.mappings[index].pattern;
-        self.tree.find(key, pattern).map(|index| &self.mappings[index])
+        let pattern = |index: usize| match self.mappings.get(index) {
+            Some(mapping) => &mapping.pattern,
+            None => &self.keeping[index - self.mappings.len()],
+        };
+        self.tree.find(key, pattern).and_then(|index| self.mappings.get(index))
     }
 
     /// The key with its mapping and what its captures hold.
@@ -168,6 +182,13 @@ impl Registry {
             let prefix = mapping.pattern.literal_prefix().as_bytes();
             prefix.starts_with(beginning) || beginning.starts_with(prefix)
         })
+    }
+
+    /// Whether no other mapping, `redis_only` or not, has keys that begin as those of this one do.
+    pub fn is_apart(&self, mapping: &Mapping) -> bool {
+        let others = self.mappings.iter().filter(|other| other.index != mapping.index);
+        let mut others = others.map(|other| &other.pattern).chain(&self.keeping);
+        !others.any(|other| overlap::may_meet(other, &mapping.pattern))
     }
 
     /// All mappings, in the order in which they were given.

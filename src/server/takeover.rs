@@ -181,6 +181,10 @@ impl Talk {
         if !self.may_forward() {
             return Flow::Wait;
         }
+        if let Some(refusal) = lent.not_in_a_transaction() {
+            self.refuse(&refusal);
+            return Flow::Done;
+        }
         if !self.keep(lent) {
             return Flow::Done;
         }

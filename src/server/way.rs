@@ -9,6 +9,7 @@ use crate::config::Flush;
 use crate::engine::route::Touch;
 use crate::protocol::Reply;
 use crate::protocol::request::is_http_probe;
+use crate::value::number::parse_i64;
 
 /// How a request is to be handled.
 pub(super) enum Way {
@@ -136,8 +137,12 @@ impl Talk {
             Path::Info if pinned => Way::Apart(Apart::Pinned(command)),
             Path::Info => Way::Forward,
             Path::Flush => {
-                let everywhere = command.name != "flushdb";
-                let touches = engine.has_mappings() && (everywhere || may_be_mapped);
+                let touched = match command.name {
+                    "flushdb" => may_be_mapped,
+                    "swapdb" => swaps(engine.database(), count, argument),
+                    _ => true,
+                };
+                let touches = engine.has_mappings() && touched;
                 match self.event_loop.shared.upstream.flush {
                     _ if !touches => {}
                     Flush::Cache if command.name != "swapdb" => {}
@@ -174,6 +179,11 @@ impl Talk {
 
 fn tell(text: String) -> Way {
     Way::Apart(Apart::Tell(Reply::Error(text)))
+}
+
+/// Whether SWAPDB exchanges this database for another.
+fn swaps<'a>(database: u16, count: usize, argument: impl Fn(usize) -> &'a [u8]) -> bool {
+    (1..count).any(|at| parse_i64(argument(at)) == Some(i64::from(database)))
 }
 
 fn is_script_debug<'a>(

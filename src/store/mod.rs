@@ -19,6 +19,7 @@ pub mod schema;
 mod session;
 mod statement;
 mod swept;
+pub mod triggers;
 mod write;
 
 pub use element_read::Want;

@@ -20,13 +20,16 @@ use super::exchange::{Exchange, Prepared};
 use super::write::ColumnSets;
 use crate::config;
 
+/// A setting of ours that is on in our sessions: what they write, respgres knows.
+pub(super) const OWN_WRITES: &str = "respgres.own_writes";
+
 const SETTINGS: &str =
     "set time zone 'UTC'; set datestyle = 'ISO, YMD'; set intervalstyle = 'postgres';
     set bytea_output = 'hex'; set extra_float_digits = 1;
     set client_encoding = 'UTF8'; set standard_conforming_strings = on;
     set default_transaction_isolation = 'read committed'; set default_transaction_deferrable = off;
     set enable_seqscan = off; set enable_hashjoin = off; set enable_mergejoin = off; set jit = off;
-    set plan_cache_mode = 'force_generic_plan';
+    set plan_cache_mode = 'force_generic_plan'; set respgres.own_writes = 'on';
     set idle_in_transaction_session_timeout = '15s';";
 
 /// Statements kept prepared: about ten shapes a mapping.

@@ -10,6 +10,7 @@ mod constraints;
 mod elements;
 mod expiry;
 mod outage;
+mod outbox;
 mod panics;
 mod restart;
 #[path = "../stack/mod.rs"]

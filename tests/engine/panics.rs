@@ -88,7 +88,7 @@ async fn house() -> House {
         plans,
         reply_most_bytes: 1 << 20,
     };
-    let engine = Engine::new(Registry::new(vec![Arc::new(mapping)]), &settings);
+    let engine = Engine::new(Registry::new(vec![Arc::new(mapping)], Vec::new()), &settings);
     let tasks = Tasks::new();
     engine.start(&settings, &tasks).expect("there is a thread");
     House { engine, mailbox: Arc::default(), tasks, _redis: redis }

@@ -82,6 +82,45 @@ async fn a_flush_empties_both_stores() {
     stack.stop_expecting(&[]).await;
 }
 
+/// Keys of the other databases are Redis' alone.
+#[tokio::test]
+async fn databases_without_mappings_may_be_swapped() {
+    let stack = stack().await;
+    talk(
+        &stack,
+        r#"
+        > HSET row:1 a 1
+        :1
+        > SELECT 2
+        +OK
+        > SET other 2
+        +OK
+        > SWAPDB 2 3
+        +OK
+        > GET other
+        $-1
+        > SWAPDB 3 2
+        +OK
+        > GET other
+        "2"
+        > SWAPDB 2 0
+        -ERR SWAPDB is refused while mappings exist; see upstream.flush in the configuration
+        > SWAPDB 0 x
+        -ERR SWAPDB is refused while mappings exist; see upstream.flush in the configuration
+        > SWAPDB x 1
+        -ERR invalid first DB index
+        > SELECT 0
+        +OK
+        > SWAPDB 2 3
+        +OK
+        > HGET row:1 a
+        "1"
+        "#,
+    )
+    .await;
+    stack.stop_expecting(&[]).await;
+}
+
 #[tokio::test]
 async fn a_flush_that_one_store_refuses_leaves_the_other() {
     let stack = stack().await;

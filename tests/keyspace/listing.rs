@@ -524,3 +524,32 @@ async fn a_database_whose_mappings_leave_nothing_in_redis_is_counted_at_once() {
     assert!(!told.contains("cmdstat_scan"), "{told}");
     only.stop_expecting(&[]).await;
 }
+
+/// The table of a less specific mapping may have a row for it, which SQL has made.
+#[tokio::test]
+async fn a_key_of_a_redis_only_mapping_is_not_in_the_table_of_another() {
+    let mappings = r#"
+        [[mapping]]
+        name = "numbers"
+        key = "number:{id:int}"
+        table = "numbers"
+        extra = "extra"
+        [[mapping]]
+        name = "seven"
+        key = "number:7"
+        kind = "set"
+        table = "sevens"
+        member = "member"
+        strategy = "redis_only"
+        "#;
+    let stack = Stack::with_mappings(mappings).await;
+    let mut client = stack.client().await;
+    client.say("HSET number:1 a 1").await;
+    stack.sql_execute("insert into numbers (id, extra) select 7, extra from numbers").await;
+    assert_eq!(client.say("DBSIZE").await, Value::Integer(1));
+    assert_eq!(client.say("EXISTS number:7").await, Value::Integer(0));
+    client.say("SET number:7 text").await;
+    assert_eq!(client.say("DBSIZE").await, Value::Integer(2));
+    assert_eq!(keys_of(&client.say("KEYS *").await), set(&["number:1", "number:7"]));
+    stack.stop_expecting(&[]).await;
+}

@@ -216,8 +216,6 @@ async fn what_a_mapping_cannot_hold_is_refused_and_undone() {
         -ERR 'move' is refused for keys of mapping 'things': it would leave Postgres
         > COPY thing:1 plain DB 1
         -ERR 'copy' is refused for keys of mapping 'things': keys of other databases are not mapped
-        > SORT plain BY thing:*->size
-        -ERR 'sort' is refused for keys of mapping 'things': its BY or GET could look up mapped keys
         > HEXPIRE thing:1 5 FIELDS 1 name
         -ERR 'hexpire' is refused for keys of mapping 'things': expiry and conditions of single fields are not mapped
         ",

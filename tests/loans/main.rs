@@ -7,6 +7,7 @@
 
 mod alike;
 mod commands;
+mod lookups;
 mod random;
 mod refusals;
 mod scripts;

@@ -62,7 +62,11 @@ pub struct Report {
     pub errors: usize,
     pub different: usize,
     pub scan_steps: usize,
+    /// Of the errors, how often a command met a key of another type.
+    pub wrong_types: usize,
     pub faults: Vec<String>,
+    /// Rules that no command has met.
+    pub unused: Vec<String>,
 }
 
 impl Difference {
@@ -107,6 +111,9 @@ impl Difference {
                     fault("another reply");
                 }
                 report.errors += usize::from(expected.reply.is_error());
+                let is_wrong_type = matches!(
+                    &got.reply, Value::Error(text) if text.starts_with("WRONGTYPE "));
+                report.wrong_types += usize::from(is_wrong_type);
                 report.by_rule += usize::from(rule.is_some());
                 report.compared += 1;
             }
@@ -117,8 +124,8 @@ impl Difference {
         };
         let compared = self.compared.iter().map(|entry| &entry.reason).collect();
         let different = self.different.iter().map(|entry| &entry.reason).collect();
-        report.faults.extend(reasons(&used_compared, compared));
-        report.faults.extend(reasons(&used_different, different));
+        report.unused.extend(reasons(&used_compared, compared));
+        report.unused.extend(reasons(&used_different, different));
         report
     }
 

@@ -24,12 +24,25 @@ pub struct Replay {
     /// When the replay began, milliseconds since the Unix epoch.
     pub started_ms: i64,
     pub took: Duration,
+    start: Instant,
 }
 
 impl Replay {
     pub async fn with(server: &impl Server, traffic: &[Recorded]) -> Replay {
-        let start = Instant::now();
-        let started_ms = now_ms();
+        Self::since(Instant::now(), now_ms(), server, traffic).await
+    }
+
+    /// A later replay, whose times count from the start of this one.
+    pub async fn then(&self, server: &impl Server, traffic: &[Recorded]) -> Replay {
+        Self::since(self.start, self.started_ms, server, traffic).await
+    }
+
+    async fn since(
+        start: Instant,
+        started_ms: i64,
+        server: &impl Server,
+        traffic: &[Recorded],
+    ) -> Replay {
         let mut connections: BTreeMap<u64, Client> = BTreeMap::new();
         let mut answers = Vec::with_capacity(traffic.len());
         for batch in traffic.chunk_by(is_one_write) {
@@ -49,7 +62,7 @@ impl Replay {
                 replies.into_iter().map(|reply| reply.map(|reply| Answer { reply, after })),
             );
         }
-        Replay { answers, started_ms, took: start.elapsed() }
+        Replay { answers, started_ms, took: start.elapsed(), start }
     }
 }
 

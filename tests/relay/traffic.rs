@@ -7,10 +7,11 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 
 use flate2::read::GzDecoder;
+use respgres::command::{Command, lookup};
 use serde_json::Value;
 
 /// One command as it was recorded.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Recorded {
     pub connection: u64,
     pub command: Vec<Vec<u8>>,
@@ -22,6 +23,11 @@ impl Recorded {
     /// The command's name in lower case.
     pub fn name(&self) -> String {
         String::from_utf8_lossy(&self.command[0]).to_ascii_lowercase()
+    }
+
+    /// Whether it changes nothing.
+    pub fn only_reads(&self) -> bool {
+        lookup(&self.command[0]).is_some_and(Command::only_reads)
     }
 
     pub fn argument(&self, at: usize) -> &[u8] {

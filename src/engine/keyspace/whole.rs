@@ -163,15 +163,9 @@ impl Surveyor {
             CaptureKind::Int => matches!(type_name, "bigint" | "integer"),
             _ => false,
         };
-        let prefix = mapping.pattern.literal_prefix();
-        let is_near = |other: &Arc<Mapping>| {
-            let other_prefix = other.pattern.literal_prefix();
-            let shares = other_prefix.starts_with(prefix) || prefix.starts_with(other_prefix);
-            other.index != mapping.index && shares
-        };
         kinds.zip(types).all(holds_only)
             && mapping.pattern.exclude().is_empty()
-            && !self.registry.mappings().iter().any(is_near)
+            && self.registry.is_apart(mapping)
     }
 
     // --- RANDOMKEY ---

@@ -25,7 +25,7 @@ use crate::engine::through::{connected, set_aside};
 use crate::engine::transaction::{Failure, Touched};
 use crate::engine::trust::Trust;
 use crate::engine::{EngineSettings, patience};
-use crate::mapping::MappedKey;
+use crate::mapping::{MappedKey, Registry};
 use crate::protocol::Reply;
 use crate::store::{RowLock, Session, StoreError};
 use crate::tasks::Tasks;
@@ -42,6 +42,7 @@ pub(in crate::engine) struct Lender {
     pub(super) settings: EngineSettings,
     pub(super) trust: Arc<Trust>,
     pub(super) tables: Arc<Tables>,
+    pub(super) registry: Arc<Registry>,
     pub(super) digester: Digester,
     pub(super) session: Option<Session>,
     pub(super) control: Control,
@@ -58,6 +59,7 @@ impl Lender {
         settings: &EngineSettings,
         trust: Arc<Trust>,
         tables: Arc<Tables>,
+        registry: Arc<Registry>,
         digester: Digester,
         queue: Arc<Queue<Job>>,
     ) -> Self {
@@ -66,6 +68,7 @@ impl Lender {
             settings: settings.clone(),
             trust,
             tables,
+            registry,
             digester,
             session: None,
             transacts: false,
@@ -273,12 +276,13 @@ impl Lender {
     pub(super) fn keys_of<'a>(
         &self,
         loan: &'a Loan,
+        looked_up: &'a [MappedKey],
         watched: &'a [(MappedKey, Digest)],
     ) -> Result<Keys<'a>, StoreError> {
         let mut known: HashSet<&[u8], ahash::RandomState> = HashSet::default();
         let mut touched: Vec<Touched<'a>> = Vec::new();
         let mut lent = 0;
-        let named = loan.requests.iter().flat_map(|request| &request.keys);
+        let named = loan.requests.iter().flat_map(|request| &request.keys).chain(looked_up);
         let watched = watched.iter().map(|(key, _)| key);
         for (key, is_lent) in named.map(|key| (key, true)).chain(watched.map(|key| (key, false))) {
             if known.insert(&key.key) {

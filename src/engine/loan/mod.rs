@@ -27,6 +27,7 @@
 
 mod answer;
 mod lender;
+mod lookup;
 mod read;
 mod request;
 mod step;

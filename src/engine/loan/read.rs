@@ -26,7 +26,11 @@ use crate::value::Draft;
 
 impl Lender {
     pub(super) async fn lend_to_read(&mut self, loan: &Loan) -> Result<Answer, Failure> {
-        let mut keys = self.keys_of(loan, &[]).map_err(Failure::Store)?;
+        let looked_up = match self.look_up(loan).await? {
+            Ok(keys) => keys,
+            Err(refusal) => return Ok(Answer::Reply(refusal)),
+        };
+        let mut keys = self.keys_of(loan, &looked_up, &[]).map_err(Failure::Store)?;
         let session = connected(&mut self.session, &self.settings).await.map_err(Failure::Store)?;
         session.begin_snapshot().await.map_err(Failure::Store)?;
         let from = Instant::now();
@@ -51,6 +55,7 @@ impl Lender {
         for Touched { key, draft, .. } in &keys.touched {
             lend_draft(&mut step, key, draft, shift);
         }
+        loan.ask_what_is_sorted(&mut step);
         for request in &loan.requests {
             step.request(&request.bytes);
         }
@@ -66,6 +71,11 @@ impl Lender {
         };
         match step.outcome(&replies).map_err(odd)? {
             Outcome::Ran(elements) => {
+                let lent = keys.touched.iter().map(|touched| touched.key);
+                let sorted = &elements[..step.clients().start];
+                if !self.has_lent_all(loan, sorted, lent).map_err(odd)? {
+                    return Err(Failure::Store(StoreError::Raced));
+                }
                 let reply = answer(loan, &elements[step.clients()]);
                 Ok(waits_in_vain(loan, &reply).map_or(reply, Answer::Reply))
             }

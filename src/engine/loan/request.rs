@@ -2,9 +2,11 @@
 
 use bytes::Bytes;
 
+use super::lookup::Lookups;
 use crate::command::{Command, Keys, Mapped, Path};
 use crate::engine::Engine;
 use crate::mapping::MappedKey;
+use crate::protocol::Reply;
 use crate::value::number::parse_i64;
 
 /// A request that Redis is to run on lent values.
@@ -20,6 +22,8 @@ pub struct Lent {
     pub(super) only_reads: bool,
     /// It would wait inside Redis, if it were not in a transaction.
     pub(super) may_wait: bool,
+    /// It may look up mapped keys that it does not name.
+    pub(super) lookups: Option<Lookups>,
 }
 
 // === impl Lent ===
@@ -34,6 +38,7 @@ impl Lent {
             others: Vec::new(),
             only_reads: false,
             may_wait: false,
+            lookups: None,
         }
     }
 
@@ -46,6 +51,15 @@ impl Lent {
     pub fn size(&self) -> usize {
         let keys = self.keys.len() * size_of::<MappedKey>();
         size_of::<Self>() + self.bytes.len() + keys + self.others.len() * size_of::<Bytes>()
+    }
+
+    /// What a client is told of a request that cannot be one of a transaction.
+    pub fn not_in_a_transaction(&self) -> Option<Reply> {
+        self.lookups.as_ref().map(|_| {
+            Reply::err(
+                "SORT with a BY or GET that could look up mapped keys cannot be in a transaction",
+            )
+        })
     }
 
     pub fn has_mapped_keys(&self) -> bool {
@@ -111,23 +125,24 @@ impl Engine {
             }
         });
         let may_wait = command.is_blocking(count, &argument);
+        let (lookups, looked_up_in) = self.lookups(command, bytes, count, &argument);
+        // SORT that stores nothing; to Redis it is a writing command all the same.
+        let only_sorts = command.keys == Keys::Sort && keys.len() + others.len() == 1;
         let lent = Lent {
             command: Some(command),
             bytes: bytes.clone(),
             keys,
             others,
-            only_reads: command.only_reads(),
+            only_reads: command.only_reads() || only_sorts,
             may_wait,
+            lookups,
         };
-        let looks_up = self.looks_up_mapped_keys(command, count, &argument);
-        if lent.keys.is_empty() && looks_up.is_none() {
-            return Ok(lent);
+        if let (Some(_), false) = (&lent.lookups, only_sorts) {
+            let why = "with STORE its BY or GET must not look up mapped keys";
+            return Err(command.refused(&looked_up_in, why));
         }
-        let mapping = lent.keys.first().map(|key| key.mapping.name.clone()).or(looks_up.clone());
-        let refuse = |why: &str| Err(command.refused(&mapping.unwrap_or_default(), why));
-        if looks_up.is_some() {
-            return refuse("its BY or GET could look up mapped keys");
-        }
+        let Some(key) = lent.keys.first() else { return Ok(lent) };
+        let refuse = |why: &str| Err(command.refused(&key.mapping.name, why));
         if command.name == "copy" && self.copies_elsewhere(count, &argument) {
             return refuse("keys of other databases are not mapped");
         }
@@ -159,25 +174,38 @@ impl Engine {
         Some(command.refused(&mapping.name, "it comes from another database"))
     }
 
-    /// The mapping of which a SORT could look up keys that it does not name.
+    /// Whether a SORT could look up mapped keys that it does not name.
     pub(in crate::engine) fn looks_up_mapped_keys<'a>(
         &self,
         command: &Command,
         count: usize,
         argument: impl Fn(usize) -> &'a [u8],
-    ) -> Option<String> {
-        if command.keys != Keys::Sort {
-            return None;
-        }
-        let mut found = None;
+    ) -> bool {
+        let mut found = false;
         command.for_each_pattern(count, &argument, |at| {
-            let pattern = argument(at);
-            let star = memchr::memchr(b'*', pattern).unwrap_or(pattern.len());
-            if let Some(mapping) = self.registry().that_may_hold(&pattern[..star]) {
-                found.get_or_insert_with(|| mapping.name.clone());
-            }
+            found |= self.mapping_looked_up_in(argument(at)).is_some();
         });
         found
+    }
+
+    /// What a SORT could look up, and the name of a mapping that the keys may belong to.
+    fn lookups<'a>(
+        &self,
+        command: &Command,
+        bytes: &Bytes,
+        count: usize,
+        argument: impl Fn(usize) -> &'a [u8],
+    ) -> (Option<Lookups>, String) {
+        let (mut patterns, mut mapping) = (Vec::new(), None);
+        command.for_each_pattern(count, &argument, |at| {
+            if let Some(name) = self.mapping_looked_up_in(argument(at)) {
+                patterns.push(bytes.slice_ref(argument(at)));
+                mapping.get_or_insert(name);
+            }
+        });
+        let lookups =
+            mapping.is_some().then(|| Lookups::new(bytes.slice_ref(argument(1)), patterns));
+        (lookups, mapping.unwrap_or_default().to_owned())
     }
 
     fn copies_elsewhere<'a>(&self, count: usize, argument: impl Fn(usize) -> &'a [u8]) -> bool {

@@ -126,6 +126,11 @@ impl Step {
         self.push(&[&b"RENAME"[..], &aside_of_lent(key), key]);
     }
 
+    /// A request of ours; one reply.
+    pub(super) fn ask(&mut self, words: &[Bytes]) {
+        self.push(words);
+    }
+
     /// A request of the client's, as it came.
     pub(super) fn request(&mut self, bytes: &[u8]) {
         if self.clients.is_empty() {
@@ -209,10 +214,10 @@ impl Returned {
         let mut fields = Fields::default();
         while let Some(field) = values.next() {
             let value = match kind {
-                ValueKind::Hash => bulk(&values.next().ok_or(Odd)?)?.ok_or(Odd)?,
+                ValueKind::Hash => text_of(&values.next().ok_or(Odd)?)?,
                 ValueKind::Set => Bytes::new(),
             };
-            fields.insert(bulk(&field)?.ok_or(Odd)?, value);
+            fields.insert(text_of(&field)?, value);
         }
         let expires_at_ms = Some(integer(expires_at)?).filter(|&at_ms| at_ms >= 0);
         Ok(Self::Value { fields, expires_at_ms })
@@ -241,6 +246,11 @@ pub(super) fn elements(reply: &Bytes) -> Result<Vec<Bytes>, Odd> {
         at += length;
     }
     Ok(elements)
+}
+
+/// The bytes of a bulk string that is not nil.
+pub(super) fn text_of(reply: &Bytes) -> Result<Bytes, Odd> {
+    bulk(reply)?.ok_or(Odd)
 }
 
 /// A bulk string's bytes; `None` for nil.
