@@ -7,7 +7,7 @@ help:
 	@echo 'make test             format, lints, all tests'
 	@echo 'make fuzz             10 million odd requests for the protocol scanner'
 	@echo 'make bench            pass-through beside direct Redis and other proxies; writes docs/performance.md'
-	@echo 'make bench-mapped     mapped writes beside one SQL statement a write'
+	@echo 'make bench-mapped     mapped keys beside SQL statements and Redis; writes docs/performance-mapped.md'
 	@echo 'make soak             30 minutes of clients that come, go and die; looks for leaks'
 	@echo 'make check-model      the cache protocol as a model: every order of its steps, with faults'
 	@echo 'make check-coherence  two proxies, 200 clients, 60 s, twice; looks for stale reads'
@@ -32,7 +32,7 @@ bench:
 
 bench-mapped:
 	@scripts/tools
-	cargo bench --locked --bench mapped
+	cargo bench --locked --bench mapped -- --write docs/performance-mapped.md
 
 soak:
 	@scripts/tools

@@ -513,19 +513,50 @@ async fn elements_are_looked_up_by_their_keys_however_many_there_are() {
         (0..500).map(|number| (house.key(number), wanted.clone())).collect();
     // Plans are made while there is hardly anything.
     house.execute("vacuum analyze members").await;
-    for _ in 0..2 {
+    for members in [0, 100_000] {
+        let many =
+            format!("insert into members select n, 'm' from generate_series(1, {members}) as n");
+        house.execute(&many).await;
         house.begin(&asked).await;
         house.session.rollback().await.unwrap();
         let keys: Vec<Want<'_>> =
             asked.iter().map(|(key, needs)| Want { key, needs, whole_up_to: 10 }).collect();
         house.session.read_parts(&house.mapping, &keys, RowLock::None).await.unwrap();
-        house.execute("insert into members select n, 'm' from generate_series(1, 100000) as n on conflict do nothing").await;
     }
     house.session.apply("select pg_stat_force_next_flush()").await.unwrap();
     let read =
         "select sum(idx_tup_read)::bigint from pg_stat_user_indexes where relname = 'members'";
     let read = house.count(read).await;
     assert!((500..20_000).contains(&read), "{read}");
+}
+
+#[tokio::test]
+async fn elements_are_changed_by_their_keys_however_many_there_are() {
+    let mut house = House::new(Kind::Set).await;
+    // Plans are made while there is nothing.
+    house.execute("vacuum analyze members").await;
+    let fields = ["a", "b"].map(|member| (Bytes::from(member), Bytes::new()));
+    let record =
+        Record { kind: ValueKind::Set, fields: fields.into_iter().collect(), ..Record::default() };
+    for members in [0, 100_000] {
+        let many =
+            format!("insert into members select n, 'a' from generate_series(2, {members}) as n");
+        house.execute(&many).await;
+        for request in ["SREM k a", "DEL k"] {
+            let request = words(request);
+            let asked = [(house.key(1), needs([need(&request)]))];
+            house.session.begin_locked(&[asked[0].0.lock()]).await.unwrap();
+            let rows = [StoredRow { present: true, record: Some(record.clone()) }];
+            let mut draft = Draft::new(ValueKind::Set, rows[0].record.clone());
+            run(&request, &mut draft, 0);
+            house.finish(&asked, &rows, &[draft]).await;
+        }
+    }
+    house.session.apply("select pg_stat_force_next_flush()").await.unwrap();
+    let read =
+        "select sum(idx_tup_read)::bigint from pg_stat_user_indexes where relname = 'members'";
+    let read = house.count(read).await;
+    assert!(read < 1000, "{read}");
 }
 
 #[tokio::test]

@@ -8,11 +8,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use respgres::command::Needs;
 use respgres::config::{self, FieldColumn, Kind, Strategy};
 use respgres::mapping::registry::Plan;
 use respgres::mapping::shape::TableName;
 use respgres::mapping::{KeyPattern, Layout, MappedKey, Mapping};
-use respgres::store::{Change, RowLock, Session, StoreError, StoredRow, schema};
+use respgres::store::{Change, Reading, RowLock, Session, StoreError, StoredRow, Want, schema};
 use respgres::value::{Draft, Record, ValueKind};
 use sqlx::{AssertSqlSafe, Executor, PgConnection};
 use stack::Cluster;
@@ -32,6 +33,10 @@ const FIELDS: [(&str, &str); 8] = [
     ("raw", "raw"),
     ("code", "code"),
 ];
+
+/// Ends all sessions of respgres; how many.
+const TERMINATE: &str = "select count(pg_terminate_backend(pid)) from pg_stat_activity
+    where application_name = 'respgres' and datname = current_database()";
 
 /// A database with the table, a session on it, and a connection of an SQL user.
 struct House {
@@ -389,29 +394,94 @@ async fn a_writers_lock_is_seen_by_the_probe_and_stops_other_writers() {
     let mut other = house.another_session().await;
     let locks = [i64::MIN, -5, 7, i64::MAX];
     house.session.begin_locked(&[-5, i64::MAX]).await.unwrap();
-    assert_eq!(other.begin_probed(&locks).await.unwrap(), [true, false, true, false]);
-    other.commit().await.unwrap();
+    let (free, _) = other.read_probed(&locks, &[]).await.unwrap();
+    assert_eq!(free, [true, false, true, false]);
     house.session.commit().await.unwrap();
-    assert_eq!(other.begin_probed(&locks).await.unwrap(), [true; 4]);
-    // What was probed free stays free of writers until the reader's transaction ends.
-    let waiting = house.session.begin_locked(&[7]);
+    let (free, _) = other.read_probed(&locks, &[]).await.unwrap();
+    assert_eq!(free, [true; 4]);
+    // The probe's locks have gone with its transaction.
+    house.session.begin_locked(&[7]).await.unwrap();
+    let waiting = other.begin_locked(&[7]);
     let waits = tokio::time::timeout(std::time::Duration::from_millis(100), waiting).await;
-    assert!(waits.is_err(), "the probe's lock is not held");
-    assert!(house.session.is_broken(), "a call that was given up leaves its session broken");
-    other.commit().await.unwrap();
-    let mut third = house.another_session().await;
-    house.session = house.another_session().await;
-    third.begin_locked(&[7]).await.unwrap();
-    third.rollback().await.unwrap();
+    assert!(waits.is_err(), "the writer's lock is not held");
+    assert!(other.is_broken(), "a call that was given up leaves its session broken");
+    house.session.rollback().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_probed_lock_is_held_until_the_rows_are_read() {
+    let mut house = House::new().await;
+    let mut other = house.another_session().await;
+    let key = house.key(1);
+    let needs = Needs { whole: true, ..Needs::default() };
+    let mapping = Arc::clone(&house.mapping);
+    let want = Want { key: &key, needs: &needs, whole_up_to: 0 };
+    let readings = [Reading { mapping: &mapping, wants: vec![want] }];
+    let locks = [key.lock()];
+    other.read_probed(&locks, &readings).await.unwrap();
+    house.execute("begin; lock table things in access exclusive mode").await;
+    let probing = other.read_probed(&locks, &readings);
+    let looking = async {
+        let waiting = "select count(*) from pg_locks where not granted";
+        while house.text(waiting).await.as_deref() != Some("1") {
+            tokio::task::yield_now().await;
+        }
+        let taken = format!("select pg_try_advisory_xact_lock({})", key.lock());
+        assert_eq!(house.text(&taken).await.as_deref(), Some("false"), "the probe is not held");
+        house.execute("commit").await;
+    };
+    let (probed, ()) = tokio::join!(probing, looking);
+    assert_eq!(probed.unwrap().0, [true]);
+}
+
+#[tokio::test]
+async fn what_is_written_with_commit_is_committed_or_was_not_written() {
+    let mut house = House::new().await;
+    house.set(1, &[("code", "a")]).await;
+    let draft = |code: &'static str| {
+        let mut draft = Draft::new(ValueKind::Hash, None);
+        draft.set("code".into(), code.into());
+        draft
+    };
+    let key = house.key(2);
+    let mapping = Arc::clone(&house.mapping);
+    for (code, present, expected) in
+        [("a", false, "Refused"), ("b", true, "Raced"), ("b", false, ""), ("c", false, "Raced")]
+    {
+        let draft = draft(code);
+        let change = [Change { key: &key, present, draft: &draft }];
+        house.session.begin_locked(&[key.lock()]).await.unwrap();
+        let written = house.session.write_and_commit(&[(&mapping, &change)]).await;
+        let told = written.map_or_else(|error| format!("{error:?}"), |()| String::new());
+        assert!(told.starts_with(expected) && told.is_empty() == expected.is_empty(), "{told}");
+    }
+    assert_eq!(house.fields(2).await, pairs(&[("isActive", "true"), ("code", "b")]));
+    // It is COMMIT that fails.
+    house
+        .execute(
+            "alter table things add constraint late unique (name) deferrable initially deferred",
+        )
+        .await;
+    house.set(1, &[("name", "taken")]).await;
+    let mut draft = Draft::new(ValueKind::Hash, house.read(2).await.record);
+    draft.set("name".into(), "taken".into());
+    let change = [Change { key: &key, present: true, draft: &draft }];
+    house.session.begin_locked(&[key.lock()]).await.unwrap();
+    let written = house.session.write_and_commit(&[(&mapping, &change)]).await;
+    assert!(matches!(written, Err(StoreError::Refused { .. })), "{written:?}");
+    house.set(2, &[("name", "free")]).await;
+    // Nobody knows what becomes of what was sent over a connection that is lost.
+    house.session.begin_locked(&[key.lock()]).await.unwrap();
+    house.text(TERMINATE).await;
+    let written = house.session.write_and_commit(&[(&mapping, &change)]).await;
+    assert!(matches!(written, Err(StoreError::InDoubt(_))), "{written:?}");
 }
 
 #[tokio::test]
 async fn a_connection_lost_while_committing_leaves_doubt() {
     let mut house = House::new().await;
     house.session.begin_locked(&[1]).await.unwrap();
-    let sql = "select count(pg_terminate_backend(pid)) from pg_stat_activity
-               where application_name = 'respgres' and datname = current_database()";
-    assert_eq!(house.text(sql).await.as_deref(), Some("1"));
+    assert_eq!(house.text(TERMINATE).await.as_deref(), Some("1"));
     let doubt = house.session.commit().await;
     assert!(matches!(doubt, Err(StoreError::InDoubt(_))), "{doubt:?}");
     assert!(house.session.is_broken());
@@ -698,4 +768,40 @@ async fn many_proxies_may_migrate_at_once() {
     let url = cluster.url(&database).replace("postgres@", "poor@");
     let mut poor = Session::connect(&postgres(url)).await.unwrap();
     poor.migrate().await.unwrap();
+}
+
+#[tokio::test]
+async fn rows_are_found_by_their_keys_however_many_there_are() {
+    let mut house = House::new().await;
+    // Plans are made while there is nothing.
+    house.execute("vacuum analyze things").await;
+    let key = house.key(1);
+    let mapping = Arc::clone(&house.mapping);
+    let fields = [("name".into(), "a".into())].into_iter().collect();
+    let record = Record { fields, ..Record::default() };
+    for rows in [0, 100_000] {
+        let many = format!(
+            "insert into things (id) select gen_random_uuid() from generate_series(1, {rows})"
+        );
+        house.execute(&many).await;
+        house.read(1).await;
+        for deleted in [false, true] {
+            let mut draft = Draft::new(ValueKind::Hash, Some(record.clone()));
+            if deleted {
+                assert!(draft.delete())
+            } else {
+                put(&mut draft, "name", "b")
+            }
+            let change = Change { key: &key, present: true, draft: &draft };
+            house.session.begin_locked(&[key.lock()]).await.unwrap();
+            let written = house.session.write(&mapping, &[change]).await;
+            // There is no row to be changed.
+            assert_eq!(matches!(written, Err(StoreError::Raced)), !deleted, "{written:?}");
+            house.session.rollback().await.unwrap();
+        }
+    }
+    house.session.apply("select pg_stat_force_next_flush()").await.unwrap();
+    let read = "select sum(idx_tup_read) from pg_stat_user_indexes where relname = 'things'";
+    let read: i64 = house.text(read).await.unwrap().parse().unwrap();
+    assert!(read < 1000, "{read}");
 }

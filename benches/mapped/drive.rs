@@ -9,20 +9,22 @@ use sqlx::{AssertSqlSafe, Connection as _, Executor, PgConnection, PgPool, Postg
 use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 
-use crate::cache;
 use crate::rig::Failure;
 use crate::rig::client::Client;
 use crate::table::{COUNTER, HOT, ROWS, TRIPLES};
 use crate::workload::{Operation, Way};
+use crate::{cache, relay, set};
 
 /// Before anything counts: connections are made, statements prepared, caches warm.
-const WARM_UP: Duration = Duration::from_millis(500);
+const WARM_UP: Duration = Duration::from_millis(300);
 
 /// Where the requests go.
 #[derive(Clone)]
 pub(crate) struct Servers {
     pub(crate) respgres_port: u16,
     pub(crate) redis_port: u16,
+    /// The respgres with the relay app's mappings.
+    pub(crate) relay_port: u16,
     pub(crate) pool: PgPool,
     pub(crate) postgres_url: String,
 }
@@ -36,8 +38,13 @@ enum Sender {
 }
 
 /// What one client measured, or all.
+#[derive(Default)]
 pub(crate) struct Share {
+    /// Of requests; of a replay's pipelines.
     pub(crate) latencies_us: Vec<u32>,
+    /// Requests answered in the time that counts.
+    pub(crate) counted: u64,
+    /// All that were answered.
     pub(crate) acknowledged: u64,
 }
 
@@ -46,6 +53,8 @@ struct Choice {
     random: u32,
     /// For misses: a key that nobody has asked for since it was dropped from the cache.
     uncached: u32,
+    /// How many requests this client has sent before.
+    number: usize,
 }
 
 /// All clients' latencies.
@@ -66,15 +75,16 @@ pub(crate) async fn run(
     let barrier = Arc::new(Barrier::new(clients as usize));
     let mut driving = JoinSet::new();
     for number in 0..clients {
-        let sender = Sender::connect(way, servers).await?;
+        let sender = Sender::connect(operation, way, servers).await?;
         let cursor = Arc::clone(&cursor);
         let barrier = Arc::clone(&barrier);
         driving.spawn(drive(sender, operation, seed + number, cursor, barrier, length));
     }
-    let mut sum = Share { latencies_us: Vec::new(), acknowledged: 0 };
+    let mut sum = Share::default();
     while let Some(share) = driving.join_next().await {
         let share = share??;
         sum.latencies_us.extend(share.latencies_us);
+        sum.counted += share.counted;
         sum.acknowledged += share.acknowledged;
     }
     // It ends before the clients only when it fails.
@@ -92,8 +102,10 @@ async fn drive(
     barrier: Arc<Barrier>,
     length: Duration,
 ) -> Result<Share, Failure> {
-    let mut share = Share { latencies_us: Vec::new(), acknowledged: 0 };
+    let mut share = Share::default();
     let mut random = u64::from(seed) << 17 | 0x9e37_79b9;
+    // Clients that replay do not say the same at the same time.
+    let mut number = seed as usize * 97;
     barrier.wait().await;
     let from = Instant::now() + WARM_UP;
     let to = from + length;
@@ -106,11 +118,13 @@ async fn drive(
         random ^= random >> 7;
         random ^= random << 17;
         let uncached = cache::uncached_id(cursor.fetch_add(1, Ordering::Relaxed));
-        let choice = Choice { random: (random >> 32) as u32, uncached };
-        sender.send(operation, &choice).await?;
+        let choice = Choice { random: (random >> 32) as u32, uncached, number };
+        number += 1;
+        let requests = sender.send(operation, &choice).await?;
         let end = Instant::now();
-        share.acknowledged += 1;
+        share.acknowledged += u64::from(requests);
         if end >= from && end < to {
+            share.counted += u64::from(requests);
             let latency_us = (end - start).as_micros();
             share.latencies_us.push(u32::try_from(latency_us).unwrap_or(u32::MAX));
         }
@@ -118,11 +132,12 @@ async fn drive(
 }
 
 impl Sender {
-    async fn connect(way: Way, servers: &Servers) -> Result<Self, Failure> {
+    async fn connect(operation: Operation, way: Way, servers: &Servers) -> Result<Self, Failure> {
         let redis = |port, prefix| async move {
             Ok::<_, Failure>(Self::Redis(Client::connect(port).await?, prefix))
         };
         match way {
+            Way::Mapped if operation == Operation::Replay => redis(servers.relay_port, "").await,
             Way::Mapped => redis(servers.respgres_port, cache::MAPPED).await,
             Way::PassThrough => redis(servers.respgres_port, cache::UNMAPPED).await,
             Way::Direct => redis(servers.redis_port, cache::UNMAPPED).await,
@@ -134,12 +149,19 @@ impl Sender {
         }
     }
 
-    async fn send(&mut self, operation: Operation, choice: &Choice) -> Result<(), Failure> {
+    /// The number of requests that were answered.
+    async fn send(&mut self, operation: Operation, choice: &Choice) -> Result<u32, Failure> {
         match self {
-            Self::Redis(client, prefix) => command(client, prefix, operation, choice).await,
-            Self::Pool(pool) => statement(&*pool, operation, choice).await,
-            Self::Connection(connection) => statement(&mut **connection, operation, choice).await,
+            Self::Redis(client, _) if operation == Operation::Replay => {
+                let pipeline = &relay::TRAFFIC[choice.number % relay::TRAFFIC.len()];
+                client.pipeline(&pipeline.bytes, pipeline.requests).await?;
+                return Ok(pipeline.requests);
+            }
+            Self::Redis(client, prefix) => command(client, prefix, operation, choice).await?,
+            Self::Pool(pool) => statement(&*pool, operation, choice).await?,
+            Self::Connection(connection) => statement(&mut **connection, operation, choice).await?,
         }
+        Ok(1)
     }
 }
 
@@ -190,13 +212,32 @@ async fn command(
             }
         }
         Operation::GetAll | Operation::GetAllMiss => {
-            let id = if operation == Operation::GetAll { choice.cached() } else { choice.uncached };
+            let misses = operation == Operation::GetAllMiss && prefix == cache::MAPPED;
+            let id = if misses { choice.uncached } else { choice.cached() };
             let key = format!("{prefix}:{id}");
             match client.call(&["HGETALL", &key].map(str::as_bytes)).await? {
                 BytesFrame::Array(elements) if !elements.is_empty() => {}
                 other => return Err(format!("HGETALL {key} answers {other:?}").into()),
             }
         }
+        Operation::AddMember => {
+            let key = set::key(prefix, set::GROWING + choice.id() % set::SETS);
+            client
+                .call(&["SADD", &key, &set::new_member(choice.random)].map(str::as_bytes))
+                .await?;
+        }
+        Operation::IsMember | Operation::IsMemberThrough => {
+            let (id, members) = match operation {
+                Operation::IsMember => (set::SMALL + choice.id() % set::SETS, set::SMALL_MEMBERS),
+                _ => (set::LARGE, set::LARGE_MEMBERS),
+            };
+            let (key, member) = (set::key(prefix, id), set::member(choice.seed() % members));
+            match client.call(&["SISMEMBER", &key, &member].map(str::as_bytes)).await? {
+                BytesFrame::Integer(1) => {}
+                other => return Err(format!("SISMEMBER {key} {member} is {other:?}").into()),
+            }
+        }
+        Operation::Replay => {}
     }
     Ok(())
 }
@@ -221,6 +262,23 @@ async fn statement<'c>(
             .fetch_one(executor)
             .await?;
         }
+        Operation::AddMember => {
+            sqlx::query(
+                "INSERT INTO baseline_members (id, member) VALUES ($1, $2) ON CONFLICT DO NOTHING",
+            )
+            .bind(i64::from(choice.id() % set::SETS))
+            .bind(set::new_member(choice.random))
+            .execute(executor)
+            .await?;
+        }
+        Operation::IsMemberThrough => {
+            sqlx::query("SELECT 1 FROM bench_members WHERE id = $1 AND member = $2")
+                .bind(i64::from(set::LARGE))
+                .bind(set::member(choice.seed() % set::LARGE_MEMBERS))
+                .fetch_one(executor)
+                .await?;
+        }
+        Operation::Replay | Operation::IsMember => {}
         Operation::GetAll | Operation::Get | Operation::GetAllMiss => {
             sqlx::query(AssertSqlSafe("SELECT * FROM baseline_rows WHERE id = $1"))
                 .bind(i64::from(choice.uncached))

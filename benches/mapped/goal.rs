@@ -30,7 +30,7 @@ const fn goal(
 }
 
 use Bar::{Median, Throughput};
-use Operation::{Get, GetAll, HotIncrement, Set};
+use Operation::{AddMember, Get, GetAll, HotIncrement, IsMember, Set};
 use Way::{Connection, PassThrough, Statement};
 
 #[rustfmt::skip]
@@ -39,8 +39,11 @@ static GOALS: &[Goal] = &[
     goal(4, Set,          &[200],        Statement,   Throughput(4.0)),
     goal(4, HotIncrement, &[200],        Statement,   Throughput(10.0)),
     goal(4, Set,          &[1],          Connection,  Median(1.4)),
+    goal(4, HotIncrement, &[1],          Connection,  Median(1.4)),
+    goal(4, AddMember,    &[1],          Connection,  Median(1.4)),
     goal(4, GetAll,       &[1, 50, 200], PassThrough, Throughput(0.95)),
     goal(4, Get,          &[1, 50, 200], PassThrough, Throughput(0.95)),
+    goal(4, IsMember,     &[1, 50, 200], PassThrough, Throughput(0.95)),
 ];
 
 /// "yes" or "NO" for each goal beside this way, with its issue; a dash when there is none.

@@ -1,9 +1,9 @@
-//! Mapped hashes under load: respgres' combined writes beside one sqlx statement a write.
+//! Mapped hashes and sets under load: respgres' combined writes beside one sqlx statement a write.
 //!
 //! `cargo bench --bench mapped -- --help`. It has a Redis and a Postgres of its own; Postgres runs
 //! with fsync and synchronous_commit on, as in production. Writes of all ways go to tables of the same
 //! shape with 100,000 rows, in interleaved rounds. Reads that the cache answers are compared with reads
-//! of the same hashes under keys that no mapping matches, reads that it cannot answer with one
+//! of the same values under keys that no mapping matches, reads that it cannot answer with one
 //! SELECT each. The goals stand in `goal`.
 //!
 //! At the end the hot counters in Postgres must hold every acknowledged increment, so that nobody
@@ -14,9 +14,12 @@
 mod cache;
 mod drive;
 mod goal;
+mod house;
+mod relay;
 mod report;
 #[path = "../rig/mod.rs"]
 mod rig;
+mod set;
 mod table;
 mod workload;
 
@@ -24,17 +27,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use sqlx::postgres::PgPoolOptions;
 use sqlx::{Executor, PgPool};
 
-use drive::Servers;
-use rig::cluster::Cluster;
-use rig::process::{self, Process};
+use house::House;
 use rig::{Failure, interrupted};
 use workload::{Measurement, Operation, Way, Workload};
-
-/// Connections of the baseline's pool.
-const POOL: u32 = 16;
 
 /// Measures mapped writes and misses against one statement each, and hits against pass-through.
 #[derive(Parser)]
@@ -42,21 +39,24 @@ struct Options {
     /// Rounds; each measures all ways of every workload once.
     #[arg(long, default_value_t = 5)]
     rounds: u32,
-    /// Two rounds of half a second a run, to see that everything works.
+    /// Two rounds of a fifth of a second a run, to see that everything works.
     #[arg(long)]
     quick: bool,
     /// Only workloads whose name contains this, such as `hset` or `c200`.
     #[arg(long)]
     only: Option<String>,
-    /// Seconds of one run, after half a second that does not count.
-    #[arg(long, default_value_t = 2.0)]
+    /// Seconds of one run, after 0.3 that do not count.
+    #[arg(long, default_value_t = 0.8)]
     seconds: f64,
     /// The respgres to measure.
     #[arg(long, default_value = env!("CARGO_BIN_EXE_respgres"))]
     binary: PathBuf,
     /// Seconds after which no further run is started; the table then shows what there is.
-    #[arg(long, default_value_t = 1800)]
+    #[arg(long, default_value_t = 700)]
     limit: u64,
+    /// Write the page here.
+    #[arg(long, value_name = "FILE.md")]
+    write: Option<PathBuf>,
     /// Given by `cargo bench`.
     #[arg(long, hide = true)]
     bench: bool,
@@ -80,25 +80,15 @@ fn main() -> Result<(), Failure> {
 
 async fn measure(options: &Options) -> Result<(), Failure> {
     let (rounds, seconds) =
-        if options.quick { (2, 0.5) } else { (options.rounds, options.seconds) };
+        if options.quick { (2, 0.2) } else { (options.rounds, options.seconds) };
     let wanted = options.only.as_deref().unwrap_or_default();
     let workloads: Vec<Workload> =
         Workload::all().into_iter().filter(|workload| workload.name().contains(wanted)).collect();
     if workloads.is_empty() {
         return Err(format!("no workload's name contains {wanted:?}").into());
     }
-    let directory = tempfile::tempdir()?;
-    let cluster = Cluster::start().await?;
-    let pool = PgPoolOptions::new().max_connections(POOL).connect(cluster.url()).await?;
-    table::create(&pool).await?;
-    let settings = durability(&pool).await?;
-    let (_redis, redis_port) = process::start_redis(directory.path()).await?;
-    let (_respgres, port) = start_respgres(options, &cluster, redis_port, directory.path()).await?;
-    let servers =
-        Servers { respgres_port: port, redis_port, pool, postgres_url: cluster.url().to_owned() };
-    if workloads.iter().any(|workload| workload.operation.is_hit()) {
-        cache::warm(&servers).await?;
-    }
+    let house = House::start(&options.binary).await?;
+    let durability = durability(house.pool()).await?;
 
     let start = Instant::now();
     let length = Duration::from_secs_f64(seconds);
@@ -115,36 +105,20 @@ async fn measure(options: &Options) -> Result<(), Failure> {
                     eprintln!("stopped after {} s: see --limit", options.limit);
                     break 'rounds;
                 }
-                measurements.push(workload.measure(round, way, &servers, length).await?);
+                measurements.push(workload.measure(round, way, &house, length).await?);
             }
         }
     }
     let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("mapped.json");
     report::save(&measurements, &file)?;
     println!("{}", report::table(&workloads, &measurements));
-    println!("Postgres: {settings}. Raw figures: {}", file.display());
-    check_counter(&servers.pool, &measurements).await
-}
-
-async fn start_respgres(
-    options: &Options,
-    cluster: &Cluster,
-    redis_port: u16,
-    directory: &Path,
-) -> Result<(Process, u16), Failure> {
-    let port = process::free_port()?;
-    let text = format!(
-        "[server]\nlisten = \"127.0.0.1:{port}\"\n\n\
-         [upstream]\nurl = \"redis://127.0.0.1:{redis_port}\"\n\n\
-         [postgres]\nurl = \"{}\"\n\n{}",
-        cluster.url(),
-        table::mapping()
-    );
-    let file = directory.join("schema.toml");
-    std::fs::write(&file, &text)?;
-    let file = file.display().to_string();
-    process::run(&options.binary, &["schema", "--config", &file, "--apply"], None)?;
-    Ok((process::start_respgres(&options.binary, &text, port, directory).await?, port))
+    println!("Postgres: {durability}. Raw figures: {}", file.display());
+    if let Some(page) = &options.write {
+        let setting = report::setting(&options.binary, house.pool(), &durability, seconds).await?;
+        std::fs::write(page, report::page(&setting, &workloads, &measurements))?;
+        println!("Written: {}", page.display());
+    }
+    check_counter(house.pool(), &measurements).await
 }
 
 /// # Errors

@@ -1,17 +1,20 @@
-//! The table of medians with its verdicts, and the file of raw figures.
+//! The page: the table of medians with its verdicts; and the file of raw figures.
 
 use std::fmt::Write as _;
 use std::path::Path;
 
+use sqlx::PgPool;
+
 use crate::goal;
-use crate::rig::Failure;
 use crate::rig::figure::{decimal, grouped, median};
+use crate::rig::{Failure, process};
 use crate::workload::{Measurement, Way, Workload};
 
 pub(crate) fn table(workloads: &[Workload], measurements: &[Measurement]) -> String {
     let mut text = String::from(
-        "| workload | way | requests/s | p50 µs | p99 µs | mapped to it | p50 to its | goals |\n\
-         | --- | --- | --- | --- | --- | --- | --- | --- |\n",
+        "| workload | way | requests/s | p50 µs | p99 µs | CPU µs a request | mapped to it | \
+         p50 to its | goals |\n\
+         | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
     );
     for workload in workloads {
         let rows: Vec<&Measurement> = measurements
@@ -22,6 +25,9 @@ pub(crate) fn table(workloads: &[Workload], measurements: &[Measurement]) -> Str
             let of = |figure: fn(&Measurement) -> f64| {
                 median(rows.iter().filter(|one| one.way == way).map(|one| figure(one)))
             };
+            let cpu: [fn(&Measurement) -> f64; 3] =
+                [|one| one.cpu_us[0], |one| one.cpu_us[1], |one| one.cpu_us[2]];
+            let cpu = cpu.map(|figure| grouped(of(figure)));
             // Each round gives its own ratio, because machines drift.
             let mapped_to_it = |figure: fn(&Measurement) -> f64| {
                 if way == Way::Mapped {
@@ -39,12 +45,13 @@ pub(crate) fn table(workloads: &[Workload], measurements: &[Measurement]) -> Str
             // Writing to a String cannot fail.
             let _ = writeln!(
                 text,
-                "| {} | {} | {} | {} | {} | {} | {} | {} |",
+                "| {} | {} | {} | {} | {} | {} | {} | {} | {} |",
                 workload.name(),
                 way.name(),
                 grouped(of(|one| one.per_second)),
                 grouped(of(|one| one.p50_us)),
                 grouped(of(|one| one.p99_us)),
+                cpu.join(" / "),
                 decimal(throughput),
                 decimal(latency),
                 goal::judge(workload, way, throughput, latency),
@@ -57,6 +64,47 @@ pub(crate) fn table(workloads: &[Workload], measurements: &[Measurement]) -> Str
         "\nMedians over {rounds} rounds; ratios are medians of each round's own ratio."
     );
     text
+}
+
+/// Where the figures come from: versions, kernel, cores. No dates, no names of machines.
+pub(crate) async fn setting(
+    respgres: &Path,
+    pool: &PgPool,
+    durability: &str,
+    seconds: f64,
+) -> Result<String, Failure> {
+    let redis = process::run(&process::find_program("redis-server")?, &["--version"], None)?;
+    let redis = redis.split(" sha=").next().unwrap_or_default();
+    let respgres = process::run(respgres, &["--version"], None)?;
+    let postgres: String = sqlx::query_scalar("SHOW server_version").fetch_one(pool).await?;
+    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    Ok(format!(
+        "- {cores} cores, shared by Postgres, Redis, respgres and the clients; Linux {}\n\
+         - {}, {redis}, Postgres {postgres} with {durability}, over a Unix socket\n\
+         - about {seconds} s a run\n",
+        kernel.trim(),
+        respgres.trim(),
+    ))
+}
+
+/// The whole page.
+pub(crate) fn page(setting: &str, workloads: &[Workload], measurements: &[Measurement]) -> String {
+    format!(
+        "# What mapped keys cost\n\n\
+         Written by `make bench-mapped` (`cargo bench --bench mapped -- --write \
+         docs/performance-mapped.md`).\n\n\
+         Hashes and sets in tables, under `dual_write`. Writes are compared with one SQL statement each, \
+         on a pool of 16 connections, and for one client on a connection of its own (\"bare commit\"); \
+         reads that the cache answers with the same reads of keys that no mapping matches \
+         (\"pass-through\"); all with Redis alone. `c` is the number of clients. Every client sends its \
+         next request when the last is answered. The relay replay is an app's recorded traffic in its \
+         pipelines, without the pauses; its latencies are those of a pipeline, and of several clients \
+         each says all of it. CPU is that of respgres / Postgres / Redis. Absolute figures drift where \
+         cores and disks are shared: compare ratios within one run only.\n\n\
+         {setting}\n{}",
+        table(workloads, measurements)
+    )
 }
 
 /// Writes every run's figures as JSON.

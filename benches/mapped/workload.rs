@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::drive::{self, Servers};
+use crate::drive;
+use crate::house::House;
 use crate::rig::Failure;
 use crate::rig::figure::quantile;
 
@@ -18,6 +19,14 @@ pub(crate) enum Operation {
     Get,
     /// HGETALL of a hash that Redis does not have; `SELECT` of the row.
     GetAllMiss,
+    /// SADD of a new member to one of many sets; `INSERT` of the row.
+    AddMember,
+    /// SISMEMBER of a cached set.
+    IsMember,
+    /// SISMEMBER of a set that is too large to be cached; `SELECT` of the row.
+    IsMemberThrough,
+    /// What a real app once said, in its pipelines; of several clients each says it all.
+    Replay,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -50,18 +59,24 @@ pub(crate) struct Measurement {
     pub(crate) per_second: f64,
     pub(crate) p50_us: f64,
     pub(crate) p99_us: f64,
+    /// A request, of respgres, Postgres and Redis.
+    pub(crate) cpu_us: [f64; 3],
     /// All operations that were answered, also those before and after the time that counts.
     pub(crate) acknowledged: u64,
 }
 
 impl Operation {
-    const ALL: [Self; 5] =
-        [Self::Set, Self::HotIncrement, Self::GetAll, Self::Get, Self::GetAllMiss];
-
-    /// Whether it wants hashes in the cache.
-    pub(crate) fn is_hit(self) -> bool {
-        matches!(self, Self::GetAll | Self::Get)
-    }
+    const ALL: [Self; 9] = [
+        Self::Set,
+        Self::HotIncrement,
+        Self::GetAll,
+        Self::Get,
+        Self::GetAllMiss,
+        Self::AddMember,
+        Self::IsMember,
+        Self::IsMemberThrough,
+        Self::Replay,
+    ];
 
     fn name(self) -> &'static str {
         match self {
@@ -70,6 +85,10 @@ impl Operation {
             Self::GetAll => "hgetall hit",
             Self::Get => "hget hit",
             Self::GetAllMiss => "hgetall miss",
+            Self::AddMember => "sadd",
+            Self::IsMember => "sismember hit",
+            Self::IsMemberThrough => "sismember through",
+            Self::Replay => "relay replay",
         }
     }
 }
@@ -103,15 +122,19 @@ impl Workload {
     pub(crate) fn ways(&self) -> Vec<Way> {
         let mut ways = vec![Way::Mapped];
         match self.operation {
-            Operation::Set | Operation::HotIncrement => {
+            Operation::Set | Operation::HotIncrement | Operation::AddMember => {
                 ways.push(Way::Statement);
                 if self.clients == 1 {
                     ways.push(Way::Connection);
                 }
                 ways.push(Way::Direct);
             }
-            Operation::GetAll | Operation::Get => ways.extend([Way::PassThrough, Way::Direct]),
-            Operation::GetAllMiss => ways.push(Way::Statement),
+            Operation::GetAll | Operation::Get | Operation::IsMember | Operation::Replay => {
+                ways.extend([Way::PassThrough, Way::Direct]);
+            }
+            Operation::GetAllMiss | Operation::IsMemberThrough => {
+                ways.extend([Way::Statement, Way::Direct]);
+            }
         }
         ways
     }
@@ -120,13 +143,18 @@ impl Workload {
         &self,
         round: u32,
         way: Way,
-        servers: &Servers,
+        house: &House,
         length: Duration,
     ) -> Result<Measurement, Failure> {
         let seed = round * 1000;
+        let servers = &house.servers;
+        let before = house.cpu_seconds()?;
         let run = drive::run(self.operation, self.clients, way, servers, length, seed);
         let share =
             run.await.map_err(|error| format!("{} ({}): {error}", self.name(), way.name()))?;
+        let after = house.cpu_seconds()?;
+        let cpu_us =
+            std::array::from_fn(|at| (after[at] - before[at]) * 1e6 / share.acknowledged as f64);
         let mut latencies_us = share.latencies_us;
         latencies_us.sort_unstable();
         Ok(Measurement {
@@ -134,9 +162,10 @@ impl Workload {
             operation: self.operation,
             clients: self.clients,
             way,
-            per_second: latencies_us.len() as f64 / length.as_secs_f64(),
+            per_second: share.counted as f64 / length.as_secs_f64(),
             p50_us: quantile(&latencies_us, 0.5),
             p99_us: quantile(&latencies_us, 0.99),
+            cpu_us,
             acknowledged: share.acknowledged,
         })
     }

@@ -47,6 +47,21 @@ impl Client {
     }
 }
 
+impl Client {
+    /// Sends requests in one write and waits for all replies, errors among them.
+    pub(crate) async fn pipeline(&mut self, requests: &[u8], count: u32) -> Result<(), Failure> {
+        self.stream.write_all(requests).await?;
+        for _ in 0..count {
+            while decode_bytes_mut(&mut self.input)?.is_none() {
+                if self.stream.read_buf(&mut self.input).await? == 0 {
+                    return Err("the server closed the connection".into());
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Appends the request in its form with lengths.
 pub(crate) fn encode(arguments: &[&[u8]], output: &mut Vec<u8>) {
     output.extend_from_slice(format!("*{}\r\n", arguments.len()).as_bytes());

@@ -9,7 +9,7 @@ use super::process::{self, Process, Program, Stop};
 /// A running cluster with the empty database `bench`; dropped, it is stopped and its files go.
 pub(crate) struct Cluster {
     // Before the directory, so that the server is gone when its files are removed.
-    _process: Process,
+    process: Process,
     _directory: tempfile::TempDir,
     url: String,
 }
@@ -47,7 +47,12 @@ impl Cluster {
         let arguments = ["-h", &socket, "-p", &port_text, "-U", "postgres", "bench"];
         create_database(&programs.join("createdb"), &arguments).await?;
         let url = format!("postgres://postgres@localhost:{port}/bench?host={socket}");
-        Ok(Self { _process: process, _directory: directory, url })
+        Ok(Self { process, _directory: directory, url })
+    }
+
+    /// Of the server and all its sessions.
+    pub(crate) fn cpu_seconds(&self) -> Result<f64, Failure> {
+        self.process.family_cpu_seconds()
     }
 
     /// Over the Unix socket.

@@ -119,6 +119,21 @@ impl Process {
         Ok(ticks as f64 / 100.0)
     }
 
+    /// The same with all that its children, living and ended, have used: a server that forks.
+    pub(crate) fn family_cpu_seconds(&self) -> Result<f64, Failure> {
+        let pid = self.pid().to_string();
+        let own = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        let mut ticks = cpu_ticks(&own).unwrap_or(0) + ended_children_ticks(&own).unwrap_or(0);
+        for entry in std::fs::read_dir("/proc")? {
+            // A process may end while its directory is read.
+            let Ok(stat) = std::fs::read_to_string(entry?.path().join("stat")) else { continue };
+            if parent(&stat) == Some(&pid) {
+                ticks += cpu_ticks(&stat).unwrap_or(0);
+            }
+        }
+        Ok(ticks as f64 / 100.0)
+    }
+
     /// Resident memory, MB of 1024 * 1024 bytes.
     pub(crate) fn resident_mb(&self) -> Result<f64, Failure> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
@@ -272,6 +287,19 @@ pub(crate) async fn start_respgres(
     })?;
     process.wait_for_port(port).await?;
     Ok(process)
+}
+
+/// ppid (proc(5): field 4).
+fn parent(stat: &str) -> Option<&str> {
+    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(1)
+}
+
+/// cutime + cstime (proc(5): fields 16 and 17).
+fn ended_children_ticks(stat: &str) -> Option<u64> {
+    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(13);
+    let user: u64 = fields.next()?.parse().ok()?;
+    let system: u64 = fields.next()?.parse().ok()?;
+    Some(user + system)
 }
 
 /// utime + stime (proc(5): fields 14 and 15; the name before them may hold blanks and brackets).

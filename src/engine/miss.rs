@@ -31,7 +31,7 @@ use super::{BATCH_BYTES, EngineSettings, patience};
 use crate::config::Strategy;
 use crate::mapping::{MappedKey, Mapping};
 use crate::protocol::Reply;
-use crate::store::{ReadRows, RowLock, Session, StoreError, Want};
+use crate::store::{ReadRows, Reading, Session, StoreError, Want};
 use crate::tasks::Tasks;
 use crate::upstream::UpstreamError;
 use crate::upstream::control::{Control, Frame};
@@ -319,13 +319,7 @@ impl MissReader {
         let limit = Duration::from_millis(2 * timeout_ms);
         let large = &self.large;
         match tokio::time::timeout(limit, select_in(session, asked, part, large)).await {
-            Ok(read) => {
-                if let Err(error) = session.rollback().await {
-                    // It only read; what it has read is good.
-                    tracing::debug!(%error, "ending a read failed");
-                }
-                read
-            }
+            Ok(read) => read,
             Err(_) => {
                 self.session = None;
                 Err(StoreError::Timeout(format!("no rows within {limit:?}")))
@@ -449,21 +443,21 @@ async fn select_in(
         .filter(|&&at| matches!(asked[at].residence, Residence::Fill(_)))
         .map(|&at| asked[at].key.lock())
         .collect();
-    // A statement alone needs no transaction, but for its time limit.
-    let free = if locks.is_empty() && !part.hurried {
-        Vec::new()
-    } else {
-        session.begin_probed(&locks).await?
-    };
-    for group in &part.groups {
+    let wants = |group: &Group| {
         let want = |&at: &usize| Want {
             key: asked[at].key,
             needs: &asked[at].needs,
             whole_up_to: whole_up_to(&asked[at], large),
         };
-        let wants: Vec<Want<'_>> = group.places.iter().map(want).collect();
-        let ReadRows { now_ms, rows } =
-            session.read_parts(&group.mapping, &wants, RowLock::None).await?;
+        group.places.iter().map(want).collect()
+    };
+    let readings: Vec<Reading<'_>> = part
+        .groups
+        .iter()
+        .map(|group| Reading { mapping: &group.mapping, wants: wants(group) })
+        .collect();
+    let (free, read) = session.read_probed(&locks, &readings).await?;
+    for (group, ReadRows { now_ms, rows }) in part.groups.iter().zip(read) {
         for (&at, row) in group.places.iter().zip(rows) {
             asked[at].stored = Some(Found::Record { record: row.record, now_ms });
         }

@@ -50,6 +50,9 @@ use trust::Trust;
 /// Bytes of arguments that one worker takes on at once.
 const BATCH_BYTES: usize = 32 << 20;
 
+/// Shorter than the usual limit of a call to a store.
+const TICK: Duration = Duration::from_millis(500);
+
 /// What the engine runs on.
 #[derive(Clone, Debug)]
 pub struct EngineSettings {
@@ -101,6 +104,8 @@ impl Engine {
     /// When the system gives no thread.
     pub fn start(&self, settings: &EngineSettings, tasks: &Tasks) -> std::io::Result<()> {
         let tables = Arc::new(Tables::new(&settings.plans));
+        let tasks_of_clock = tasks.clone();
+        tasks.spawn(async move { keep_ticking(&tasks_of_clock).await });
         for queue in &self.writers {
             let worker = through::Writer::new(
                 settings,
@@ -211,6 +216,21 @@ impl Engine {
     /// Which writer an operation goes to: all operations on one key go to the same one.
     pub fn writer_of(&self, operation: &Operation) -> usize {
         worker_of(&operation.keys[0], self.writers.len())
+    }
+}
+
+/// A timer that is set is dearer when it is the next to be due: it wakes the runtime, which costs three
+/// system calls. Calls to the stores set theirs in vain nearly always, so there is one that is due before
+/// them.
+async fn keep_ticking(tasks: &Tasks) {
+    let ticking = async {
+        loop {
+            tokio::time::sleep(TICK).await;
+        }
+    };
+    tokio::select! {
+        () = ticking => {}
+        () = tasks.stopping() => {}
     }
 }
 

@@ -305,7 +305,7 @@ impl Writer {
             return Ok(prepared);
         }
         let session = self.session.as_mut().expect("it has just prepared a transaction");
-        match session.commit().await {
+        match prepared.commit(session).await {
             Ok(()) => Ok(prepared),
             Err(error @ StoreError::InDoubt(_)) => Err(Failure::Store(error)),
             Err(error) => {

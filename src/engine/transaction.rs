@@ -23,7 +23,7 @@ use crate::command::Needs;
 use crate::config::Strategy;
 use crate::mapping::{MappedKey, Mapping};
 use crate::protocol::Reply;
-use crate::store::{Change, RowLock, Session, StoreError, Want};
+use crate::store::{Change, ReadRows, Reading, RowLock, Session, StoreError, Want};
 use crate::upstream::UpstreamError;
 use crate::upstream::control::{Control, Frame};
 use crate::upstream::scripts::{Call, Script, Token, aside_of, decimal, mark_of};
@@ -33,6 +33,10 @@ use crate::value::{Delta, Draft, ValueKind};
 /// read. Redis takes a request of 1,048,576 arguments at most.
 const END_BYTES: usize = 16 << 20;
 const END_ARGUMENTS: usize = 256 << 10;
+
+/// Up to so many keys, the rows are written in one message with COMMIT, after `begin`. That is one round
+/// trip less, while with more keys it pays to have Postgres and Redis work at the same time.
+const WRITTEN_WITH_COMMIT: usize = 8;
 
 /// Why a batch was not written.
 #[derive(Debug)]
@@ -49,6 +53,8 @@ pub(super) struct Prepared<'a> {
     pub(super) replies: Vec<Reply>,
     pub(super) touched: Vec<Touched<'a>>,
     pub(super) open: bool,
+    /// The rows are changed already.
+    pub(super) written: bool,
     pub(super) begun: Option<Begun>,
 }
 
@@ -94,6 +100,19 @@ impl Prepared<'_> {
         self.open
     }
 
+    /// Commits; writes before, where that has not been done.
+    pub(super) async fn commit(&self, session: &mut Session) -> Result<(), StoreError> {
+        if self.written {
+            return session.commit().await;
+        }
+        let groups = by_mapping(&self.touched);
+        let changes: Vec<(&Mapping, Vec<Change<'_>>)> =
+            changes_of(&groups, &self.touched).collect();
+        let changes: Vec<(&Mapping, &[Change<'_>])> =
+            changes.iter().map(|(mapping, changes)| (*mapping, &changes[..])).collect();
+        session.write_and_commit(&changes).await
+    }
+
     /// What to tell the cache after COMMIT.
     pub(super) fn end(&self) -> Option<Call> {
         self.begun.as_ref().map(|begun| end_call(&self.touched, begun, false))
@@ -133,28 +152,27 @@ pub(super) async fn prepare<'a>(
     locks.sort_unstable();
     locks.dedup();
 
-    if let Err(error) = session.begin_locked(&locks).await {
-        return Err(roll_back(session, Failure::Store(error)).await);
-    }
     let groups = by_mapping(&touched);
     let asked_at = Instant::now();
-    let now_ms = match read(session, &groups, &mut touched).await {
-        Ok(now_ms) => now_ms,
-        Err(error) => return Err(roll_back(session, Failure::Store(error)).await),
-    };
+    let now_ms =
+        begin_reading(session, &locks, &groups, &mut touched).await.map_err(Failure::Store)?;
     let replies = apply(operations, &places, &mut touched, now_ms);
     if !touched.iter().any(|touched| touched.draft.is_changed()) {
         // Nothing to write: the replies are true as of now.
         session.rollback().await.map_err(Failure::Store)?;
-        return Ok(Prepared { replies, touched, open: false, begun: None });
+        return Ok(Prepared { replies, touched, open: false, written: true, begun: None });
     }
 
     let token = Token::writer();
     let begun: Vec<usize> = (0..touched.len()).filter(|&at| is_cached(&touched[at])).collect();
     let begin = begin_call(&touched, &begun, &token, lease_ms, copies);
+    let goes_past_redis = matches!(copies, Copies::Bypassed { .. }) && !begun.is_empty();
+    let is_written_now = goes_past_redis || touched.len() > WRITTEN_WITH_COMMIT;
     let writing = async {
-        write_rows(session, &groups, &touched).await?;
-        if matches!(copies, Copies::Bypassed { .. }) && !begun.is_empty() {
+        if is_written_now {
+            write_rows(session, &groups, &touched).await?;
+        }
+        if goes_past_redis {
             let keys: Vec<&MappedKey> = begun.iter().map(|&at| touched[at].key).collect();
             session.add_to_outbox(&keys).await?;
         }
@@ -175,7 +193,7 @@ pub(super) async fn prepare<'a>(
         upstream_now_ms,
         store_now_ms,
     });
-    let prepared = Prepared { replies, touched, open: true, begun };
+    let prepared = Prepared { replies, touched, open: true, written: is_written_now, begun };
     if let Err(error) = written {
         let failure = roll_back(session, Failure::Store(error)).await;
         if let Some(end) = prepared.end_of_aborted() {
@@ -238,26 +256,59 @@ pub(super) fn by_mapping(touched: &[Touched<'_>]) -> Vec<(Arc<Mapping>, Vec<usiz
     groups
 }
 
+/// Takes the locks and then reads the rows; what Postgres' clock said.
+async fn begin_reading(
+    session: &mut Session,
+    locks: &[i64],
+    groups: &[(Arc<Mapping>, Vec<usize>)],
+    touched: &mut [Touched<'_>],
+) -> Result<i64, StoreError> {
+    let read = session.begin_reading(locks, &readings(groups, touched)).await?;
+    Ok(take_in(groups, touched, read))
+}
+
+/// Reads the rows of keys whose locks are held; what Postgres' clock said.
 pub(super) async fn read(
     session: &mut Session,
     groups: &[(Arc<Mapping>, Vec<usize>)],
     touched: &mut [Touched<'_>],
 ) -> Result<i64, StoreError> {
+    let mut read = Vec::with_capacity(groups.len());
+    for Reading { mapping, wants } in readings(groups, touched) {
+        read.push(session.read_parts(mapping, &wants, RowLock::ForUpdate).await?);
+    }
+    Ok(take_in(groups, touched, read))
+}
+
+fn readings<'t>(
+    groups: &'t [(Arc<Mapping>, Vec<usize>)],
+    touched: &'t [Touched<'_>],
+) -> Vec<Reading<'t>> {
+    let want = |&at: &usize| {
+        let Touched { key, needs, .. } = &touched[at];
+        Want { key, needs, whole_up_to: 0 }
+    };
+    let reading = |(mapping, places): &'t (Arc<Mapping>, Vec<usize>)| Reading {
+        mapping,
+        wants: places.iter().map(want).collect(),
+    };
+    groups.iter().map(reading).collect()
+}
+
+fn take_in(
+    groups: &[(Arc<Mapping>, Vec<usize>)],
+    touched: &mut [Touched<'_>],
+    read: Vec<ReadRows>,
+) -> i64 {
     let mut now_ms = i64::MIN;
-    for (mapping, places) in groups {
-        let want = |&at: &usize| {
-            let Touched { key, needs, .. } = &touched[at];
-            Want { key, needs, whole_up_to: 0 }
-        };
-        let wants: Vec<Want<'_>> = places.iter().map(want).collect();
-        let read = session.read_parts(mapping, &wants, RowLock::ForUpdate).await?;
+    for ((mapping, places), read) in groups.iter().zip(read) {
         now_ms = now_ms.max(read.now_ms);
         for (&at, row) in places.iter().zip(read.rows) {
             touched[at].present = row.present;
             touched[at].draft = Draft::new(mapping.holds(), row.record);
         }
     }
-    Ok(now_ms)
+    now_ms
 }
 
 /// Applies the operations to the drafts, in order.
@@ -305,18 +356,29 @@ pub(super) async fn write_rows(
     groups: &[(Arc<Mapping>, Vec<usize>)],
     touched: &[Touched<'_>],
 ) -> Result<(), StoreError> {
-    for (mapping, places) in groups {
-        let changes: Vec<Change<'_>> = places
+    for (mapping, changes) in changes_of(groups, touched) {
+        session.write(mapping, &changes).await?;
+    }
+    Ok(())
+}
+
+/// The changed keys of each mapping that has any.
+fn changes_of<'t>(
+    groups: &'t [(Arc<Mapping>, Vec<usize>)],
+    touched: &'t [Touched<'_>],
+) -> impl Iterator<Item = (&'t Mapping, Vec<Change<'t>>)> {
+    let changes = |places: &[usize]| {
+        places
             .iter()
             .map(|&at| &touched[at])
             .filter(|touched| touched.draft.is_changed())
             .map(|Touched { key, present, draft, .. }| Change { key, present: *present, draft })
-            .collect();
-        if !changes.is_empty() {
-            session.write(mapping, &changes).await?;
-        }
-    }
-    Ok(())
+            .collect::<Vec<_>>()
+    };
+    groups
+        .iter()
+        .map(move |(mapping, places)| (&**mapping, changes(places)))
+        .filter(|(_, changes)| !changes.is_empty())
 }
 
 pub(super) async fn roll_back(session: &mut Session, failure: Failure) -> Failure {

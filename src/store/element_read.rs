@@ -11,15 +11,14 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use futures_util::TryStreamExt;
+use sqlx::Row;
 use sqlx::postgres::PgRow;
-use sqlx::{AssertSqlSafe, Row};
 
-use super::error::StoreError;
 use super::read::{
-    ReadRows, RowLock, StoredRow, has_row, kept_expiry, key_aliases, key_arrays, key_condition,
+    ReadRows, Reading, RowLock, StoredRow, has_row, kept_expiry, key_aliases, key_arrays,
+    key_condition,
 };
-use super::session::Session;
+use super::statement::Statement;
 use crate::command::Needs;
 use crate::mapping::codec::micros_of_text;
 use crate::mapping::shape::quote;
@@ -37,6 +36,17 @@ pub struct Want<'a> {
     /// The value is wanted as a whole, though less is needed, if it has no more elements than this and
     /// the values before it have left room.
     pub whole_up_to: usize,
+}
+
+/// What the rows of a reading become, as they arrive.
+pub(super) struct ElementIntake<'a> {
+    mapping: &'a Mapping,
+    /// The keys' places in the order in which their rows are read.
+    order: Vec<usize>,
+    /// In that order.
+    gathered: Vec<Gathered>,
+    now_ms: i64,
+    rows: Vec<StoredRow>,
 }
 
 /// What has come of one key so far.
@@ -86,79 +96,69 @@ impl Want<'_> {
     }
 }
 
-// === impl Session ===
+// === impl ElementIntake ===
 
-impl Session {
-    /// Reads what is wanted of these keys of a mapping, in or outside of a transaction; rows that hold a
-    /// whole value are read whole.
-    ///
-    /// # Errors
-    /// Those of the statement, see [`StoreError`].
-    pub async fn read_parts(
-        &mut self,
-        mapping: &Mapping,
-        wants: &[Want<'_>],
-        lock: RowLock,
-    ) -> Result<ReadRows, StoreError> {
-        if mapping.layout.element().is_none() {
-            let keys: Vec<&MappedKey> = wants.iter().map(|want| want.key).collect();
-            return self.read(mapping, &keys, lock).await;
+impl ElementIntake<'_> {
+    pub(super) fn take_in(&mut self, row: &PgRow) -> Result<(), sqlx::Error> {
+        self.now_ms = self.now_ms.max(row.try_get::<Option<i64>, _>(NOW)?.unwrap_or(i64::MIN));
+        // As `with ordinality` counts.
+        let number = row.try_get::<Option<i64>, _>(NUMBER)?;
+        let number = number.and_then(|number| usize::try_from(number - 1).ok());
+        match number.and_then(|number| self.gathered.get_mut(number)) {
+            Some(of) => of.take_in(&self.mapping.layout, row),
+            None => Ok(()),
         }
-        self.forget_stale_statements().await?;
-        let layout = &mapping.layout;
-        let mut order: Vec<usize> = (0..wants.len()).collect();
-        order.sort_unstable_by(|one, other| wants[*one].key.key.cmp(&wants[*other].key.key));
-        order.retain(|place| has_row(layout, wants[*place].key));
+    }
 
-        let mut named: Vec<(usize, Cow<'_, str>)> = Vec::new();
-        for (number, &place) in order.iter().enumerate() {
-            let from = named.len();
-            let names = wants[place].names();
-            named.extend(names.filter_map(|name| Some((number, layout.element_text(name)?))));
-            named[from..].sort_unstable();
-        }
-        let asked = || order.iter().map(|place| &wants[*place]);
-        let mut query = sqlx::query(AssertSqlSafe(statement(layout, lock)));
-        for array in key_arrays(layout, order.iter().map(|place| wants[*place].key)) {
-            query = query.bind(array);
-        }
-        query = query
-            .bind(asked().map(|want| &want.key.key[..]).collect::<Vec<_>>())
-            .bind(asked().map(Want::bound).collect::<Vec<_>>())
-            .bind(asked().map(Want::whole).collect::<Vec<_>>())
-            .bind(asked().map(|want| integer(want.needs.drawn())).collect::<Vec<_>>())
-            .bind(&mapping.name);
-        let keys_of_named: Vec<&MappedKey> =
-            named.iter().map(|(number, _)| wants[order[*number]].key).collect();
-        for array in key_arrays(layout, keys_of_named.into_iter()) {
-            query = query.bind(array);
-        }
-        query = query
-            .bind(named.iter().map(|(number, _)| integer(number + 1)).collect::<Vec<_>>())
-            .bind(named.iter().map(|(_, element)| element.as_ref()).collect::<Vec<_>>());
-
-        let gathering = async |connection: &mut sqlx::PgConnection| {
-            let mut gathered: Vec<Gathered> = order.iter().map(|_| Gathered::default()).collect();
-            let mut now_ms = i64::MIN;
-            let mut rows = query.fetch(connection);
-            while let Some(row) = rows.try_next().await? {
-                now_ms = now_ms.max(row.try_get::<Option<i64>, _>(NOW)?.unwrap_or(i64::MIN));
-                // As `with ordinality` counts.
-                let number = row.try_get::<Option<i64>, _>(NUMBER)?;
-                let number = number.and_then(|number| usize::try_from(number - 1).ok());
-                if let Some(of) = number.and_then(|number| gathered.get_mut(number)) {
-                    of.take_in(layout, &row)?;
-                }
-            }
-            Ok((now_ms, gathered))
-        };
-        let (now_ms, gathered) = self.attempt(gathering).await?;
-        let mut rows = vec![StoredRow::default(); wants.len()];
-        for (&place, gathered) in order.iter().zip(gathered) {
+    pub(super) fn finish(self) -> ReadRows {
+        let Self { mapping, order, gathered, now_ms, mut rows } = self;
+        for (place, gathered) in order.into_iter().zip(gathered) {
             rows[place] = gathered.stored_row(mapping, now_ms);
         }
-        Ok(ReadRows { now_ms, rows })
+        ReadRows { now_ms, rows }
     }
+}
+
+/// What reads of rows that are elements what is wanted, and takes it in.
+pub(super) fn element_reading<'a>(
+    reading: &'a Reading<'a>,
+    lock: RowLock,
+) -> (Statement<'a>, ElementIntake<'a>) {
+    let Reading { mapping, wants } = reading;
+    let layout = &mapping.layout;
+    let mut order: Vec<usize> = (0..wants.len()).collect();
+    order.sort_unstable_by(|one, other| wants[*one].key.key.cmp(&wants[*other].key.key));
+    order.retain(|place| has_row(layout, wants[*place].key));
+
+    let mut named: Vec<(usize, Cow<'a, str>)> = Vec::new();
+    for (number, &place) in order.iter().enumerate() {
+        let from = named.len();
+        let names = wants[place].names();
+        named.extend(names.filter_map(|name| Some((number, layout.element_text(name)?))));
+        named[from..].sort_unstable();
+    }
+    let asked = || order.iter().map(|place| &wants[*place]);
+    let mut statement = Statement::new(statement(layout, lock));
+    for array in key_arrays(layout, order.iter().map(|place| wants[*place].key)) {
+        statement = statement.bind(array);
+    }
+    statement = statement
+        .bind(asked().map(|want| &want.key.key[..]).collect::<Vec<_>>())
+        .bind(asked().map(Want::bound).collect::<Vec<_>>())
+        .bind(asked().map(Want::whole).collect::<Vec<_>>())
+        .bind(asked().map(|want| integer(want.needs.drawn())).collect::<Vec<_>>())
+        .bind(mapping.name.as_str());
+    let keys_of_named: Vec<&MappedKey> =
+        named.iter().map(|(number, _)| wants[order[*number]].key).collect();
+    for array in key_arrays(layout, keys_of_named.into_iter()) {
+        statement = statement.bind(array);
+    }
+    statement = statement
+        .bind(named.iter().map(|(number, _)| integer(number + 1)).collect::<Vec<_>>())
+        .bind(named.into_iter().map(|(_, element)| Some(element)).collect::<Vec<_>>());
+    let gathered = order.iter().map(|_| Gathered::default()).collect();
+    let rows = vec![StoredRow::default(); wants.len()];
+    (statement, ElementIntake { mapping, order, gathered, now_ms: i64::MIN, rows })
 }
 
 // === impl Gathered ===

@@ -5,17 +5,15 @@
 //! - A key that was deleted by name, or whose time had come, loses all its rows before it gets new ones;
 //!   one that went with its last elements loses their rows, so that one which SQL has just added stays.
 //!
-//! The caller holds the keys' locks, and has read what it changes: see `Session::begin_locked`.
+//! The caller holds the keys' locks, and has read what it changes: see `Session::begin_reading`.
 
 use std::borrow::Cow;
 
-use sqlx::AssertSqlSafe;
-
 use super::element_read::{names, sources};
 use super::error::StoreError;
-use super::read::{has_row, key_arrays, key_condition};
-use super::session::Session;
-use super::write::Change;
+use super::read::{equals, has_row, key_arrays, key_condition};
+use super::statement::Statement;
+use super::write::{Change, Expiries};
 use crate::mapping::layout::ElementRow;
 use crate::mapping::shape::quote;
 use crate::mapping::{Layout, MappedKey, Mapping};
@@ -23,6 +21,16 @@ use crate::mapping::{Layout, MappedKey, Mapping};
 /// Rows that go into one statement, and the bytes of their values where one alone is not larger.
 const STATEMENT_ROWS: usize = 20_000;
 const STATEMENT_BYTES: usize = 64 << 20;
+
+/// The rows of one mapping that are going to be written.
+#[derive(Default)]
+pub(super) struct ElementRows<'a> {
+    /// Keys that lose all of them.
+    cleared: Vec<&'a MappedKey>,
+    removed: Vec<Element<'a>>,
+    set: Vec<Element<'a>>,
+    expiries: Expiries<'a>,
+}
 
 /// One row.
 struct Element<'a> {
@@ -41,120 +49,107 @@ impl Element<'_> {
     }
 }
 
-// === impl Session ===
+// === impl ElementRows ===
 
-impl Session {
-    /// Brings changes of a mapping's keys into its table; see [`Session::write`].
-    pub(super) async fn write_elements(
-        &mut self,
-        mapping: &Mapping,
-        order: &[&Change<'_>],
-    ) -> Result<(), StoreError> {
-        let layout = &mapping.layout;
-        let (mut cleared, mut removed, mut set) = (Vec::new(), Vec::new(), Vec::new());
-        let (mut staying, mut expiring) = (Vec::new(), Vec::new());
-        for change in order {
-            let draft = change.draft;
-            if !has_row(layout, change.key) {
+impl<'a> ElementRows<'a> {
+    pub(super) fn of(layout: &'a Layout, order: &[Change<'a>]) -> Result<Self, StoreError> {
+        let mut rows = Self::default();
+        let Self { cleared, removed, set, expiries } = &mut rows;
+        for &Change { key, present, draft } in order {
+            if !has_row(layout, key) {
                 if draft.exists() {
                     return Err(layout.key_out_of_range().into());
                 }
                 continue;
             }
             let is_cleared = !draft.existed() || draft.cleared();
-            if is_cleared && change.present {
-                cleared.push(change.key);
+            if is_cleared && present {
+                cleared.push(key);
             }
             if is_cleared || draft.replaced() || draft.expiry_touched() {
-                match draft.expires_at_ms() {
-                    None => staying.push(&change.key.key[..]),
-                    Some(expires_at_ms) => expiring.push((&change.key.key[..], expires_at_ms)),
-                }
+                expiries.push(key, draft.expires_at_ms());
             }
             let (from_removed, from_set) = (removed.len(), set.len());
             for name in draft.touched() {
                 match draft.get(name) {
                     Some(value) => {
                         let row = layout.encode_element(name, value)?;
-                        set.push(Element { key: change.key, row });
+                        set.push(Element { key, row });
                     }
                     None if is_cleared => {}
                     None => {
                         let Some(element) = layout.element_text(name) else { continue };
                         let row = ElementRow { element, value: None, extra: None };
-                        removed.push(Element { key: change.key, row });
+                        removed.push(Element { key, row });
                     }
                 }
             }
             removed[from_removed..].sort_unstable_by(by_element);
             set[from_set..].sort_unstable_by(by_element);
         }
-        if !cleared.is_empty() {
-            self.clear(layout, &cleared).await?;
-        }
-        for rows in chunks(&removed) {
-            self.remove_elements(layout, rows).await?;
-        }
-        for rows in chunks(&set) {
-            self.set_elements(layout, rows).await?;
-        }
-        self.keep_expiry(mapping, staying, &expiring).await
+        Ok(rows)
     }
 
-    async fn clear(&mut self, layout: &Layout, keys: &[&MappedKey]) -> Result<(), StoreError> {
-        let sql = format!(
-            "delete from {} as t using unnest({}) as u({}) where {}",
-            layout.table().quoted(),
-            sources(layout, 1, &["bigint[]"]),
-            names(layout, "n"),
-            key_condition(layout)
-        );
-        let mut query = sqlx::query(AssertSqlSafe(sql));
-        for array in key_arrays(layout, keys.iter().copied()) {
-            query = query.bind(array);
+    /// Adds the statements that bring them into the mapping's table.
+    pub(super) fn write<'s>(&'s self, mapping: &'s Mapping, statements: &mut Vec<Statement<'s>>) {
+        let layout = &mapping.layout;
+        if !self.cleared.is_empty() {
+            statements.push(clearing(layout, &self.cleared));
         }
-        // An array for the rows of a key without captures to come from.
-        self.execute(query.bind(vec![0_i64; keys.len()])).await.map(drop)
+        statements.extend(chunks(&self.removed).map(|rows| removing(layout, rows)));
+        statements.extend(chunks(&self.set).map(|rows| setting(layout, rows)));
+        self.expiries.write(mapping, statements);
     }
+}
 
-    async fn remove_elements(
-        &mut self,
-        layout: &Layout,
-        rows: &[Element<'_>],
-    ) -> Result<(), StoreError> {
-        let (name, type_name) = element_of(layout);
-        let sql = format!(
-            "delete from {} as t using unnest({}) as u({}) where {} and t.{name} = u.element",
-            layout.table().quoted(),
-            sources(layout, 1, &[&format!("text[]::{type_name}[]")]),
-            names(layout, "element"),
-            key_condition(layout)
-        );
-        let mut query = sqlx::query(AssertSqlSafe(sql));
-        for array in key_arrays(layout, rows.iter().map(|row| row.key)) {
-            query = query.bind(array);
-        }
-        self.execute(query.bind(elements(rows))).await.map(drop)
-    }
+// === the statements ===
 
-    async fn set_elements(
-        &mut self,
-        layout: &Layout,
-        rows: &[Element<'_>],
-    ) -> Result<(), StoreError> {
-        let mut query = sqlx::query(AssertSqlSafe(set_statement(layout)));
-        for array in key_arrays(layout, rows.iter().map(|row| row.key)) {
-            query = query.bind(array);
-        }
-        query = query.bind(elements(rows));
-        if !layout.fields().is_empty() {
-            query = query.bind(rows.iter().map(|row| row.row.value.as_deref()).collect::<Vec<_>>());
-        }
-        if layout.extra().is_some() {
-            query = query.bind(rows.iter().map(|row| row.row.extra.as_deref()).collect::<Vec<_>>());
-        }
-        self.execute(query).await.map(drop)
+fn clearing<'s>(layout: &Layout, keys: &[&'s MappedKey]) -> Statement<'s> {
+    let mut statement = Statement::new(format!(
+        "delete from {} as t using unnest({}) as u({}) where {}",
+        layout.table().quoted(),
+        sources(layout, 1, &["bigint[]"]),
+        names(layout, "n"),
+        key_condition(layout)
+    ));
+    for array in key_arrays(layout, keys.iter().copied()) {
+        statement = statement.bind(array);
     }
+    // An array for the rows of a key without captures to come from.
+    statement.bind(vec![0_i64; keys.len()])
+}
+
+fn removing<'s>(layout: &Layout, rows: &'s [Element<'_>]) -> Statement<'s> {
+    let (name, type_name) = element_of(layout);
+    let mut statement = Statement::new(format!(
+        "delete from {} as t using unnest({}) as u({}) where {} and {}",
+        layout.table().quoted(),
+        sources(layout, 1, &[&format!("text[]::{type_name}[]")]),
+        names(layout, "element"),
+        key_condition(layout),
+        equals(layout.keys().len(), name, "u.element")
+    ));
+    for array in key_arrays(layout, rows.iter().map(|row| row.key)) {
+        statement = statement.bind(array);
+    }
+    statement.bind(elements(rows))
+}
+
+fn setting<'s>(layout: &Layout, rows: &'s [Element<'_>]) -> Statement<'s> {
+    let mut statement = Statement::new(set_statement(layout));
+    for array in key_arrays(layout, rows.iter().map(|row| row.key)) {
+        statement = statement.bind(array);
+    }
+    statement = statement.bind(elements(rows));
+    if !layout.fields().is_empty() {
+        let values = rows.iter().map(|row| row.row.value.as_deref());
+        statement = statement.bind(values.collect::<Vec<_>>());
+    }
+    if layout.extra().is_some() {
+        let extras = rows.iter().map(|row| row.row.extra.as_deref());
+        statement = statement.bind(extras.collect::<Vec<_>>());
+    }
+    statement
 }
 
 fn by_element(one: &Element<'_>, other: &Element<'_>) -> std::cmp::Ordering {
@@ -165,17 +160,15 @@ fn elements<'r>(rows: &'r [Element<'_>]) -> Vec<&'r str> {
     rows.iter().map(|row| &*row.row.element).collect()
 }
 
-/// The quoted name and the type of the element's column.
-fn element_of(layout: &Layout) -> (String, &str) {
-    layout
-        .element()
-        .map_or((String::new(), "text"), |element| (quote(&element.column), &element.type_name))
+/// The name and the type of the element's column.
+fn element_of(layout: &Layout) -> (&str, &str) {
+    layout.element().map_or(("", "text"), |element| (&element.column, &element.type_name))
 }
 
 fn set_statement(layout: &Layout) -> String {
     let (name, type_name) = element_of(layout);
     let mut columns: Vec<String> = layout.keys().iter().map(|key| quote(&key.column)).collect();
-    columns.push(name);
+    columns.push(quote(name));
     let unique = columns.join(", ");
     let mut casts = vec![format!("text[]::{type_name}[]")];
     let mut aliases = "element".to_owned();

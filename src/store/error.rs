@@ -4,6 +4,9 @@ use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
 use crate::mapping::layout::Unencodable;
 
+/// What statements say that did not find the rows they were to change.
+pub(super) const RACED: &str = "respgres: rows have come or gone";
+
 /// Why Postgres did not do what it was asked. Texts are for the log; clients are told by the engine.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -67,6 +70,7 @@ impl StoreError {
         }
         match code.as_str() {
             "57014" => Self::Timeout(message),
+            "22P02" if message.contains(RACED) => Self::Raced,
             // undefined column, table, schema; another type, so that a comparison or a cast is
             // undefined; no unique index on the key columns; a view in the table's place, a generated
             // column, rights taken away; a plan whose result has changed

@@ -11,7 +11,7 @@
 //! - A page holds no more keys than were asked for, and of a row its key alone.
 
 use sqlx::postgres::PgRow;
-use sqlx::{AssertSqlSafe, Executor};
+use sqlx::{AssertSqlSafe, Executor, Row};
 
 use super::error::StoreError;
 use super::session::Session;
@@ -215,6 +215,13 @@ impl Session {
             }
         }
         Ok(page)
+    }
+
+    fn column<'r, T>(&mut self, row: &'r PgRow, place: usize) -> Result<T, StoreError>
+    where
+        T: sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>,
+    {
+        row.try_get(place).map_err(|error| self.failed(&error))
     }
 }
 

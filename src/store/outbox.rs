@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use sqlx::Row;
-use sqlx::postgres::PgListener;
+use sqlx::postgres::{PgListener, PgPool, PgPoolOptions};
 
 use super::error::StoreError;
 use super::session::Session;
@@ -98,7 +98,11 @@ impl Session {
 
 /// A connection that is told when something has come into the outbox.
 #[derive(Debug)]
-pub struct Listener(PgListener);
+pub struct Listener {
+    inner: PgListener,
+    /// Of this connection alone: a listener takes its connection from a pool.
+    pool: PgPool,
+}
 
 // === impl Listener ===
 
@@ -110,12 +114,15 @@ impl Listener {
     pub async fn connect(postgres: &config::Postgres) -> Result<Self, StoreError> {
         let limit = Duration::from_millis(postgres.connect_timeout_ms);
         let connecting = async {
-            let mut listener = PgListener::connect(&postgres.url).await?;
-            listener.listen(CHANNEL).await?;
+            let options = PgPoolOptions::new().max_connections(1);
+            let pool = options.max_lifetime(None).idle_timeout(None).connect(&postgres.url).await?;
+            let mut listener = Self { inner: PgListener::connect_with(&pool).await?, pool };
+            listener.inner.eager_reconnect(false);
+            listener.inner.listen(CHANNEL).await?;
             Ok(listener)
         };
         match tokio::time::timeout(limit, connecting).await {
-            Ok(connected) => connected.map(Self).map_err(|error| StoreError::of(&error)),
+            Ok(connected) => connected.map_err(|error| StoreError::of(&error)),
             Err(_) => Err(StoreError::Unreachable(format!("no connection within {limit:?}"))),
         }
     }
@@ -125,10 +132,17 @@ impl Listener {
     /// # Errors
     /// `Unreachable` when the connection is lost: what came since is not known.
     pub async fn next(&mut self) -> Result<(), StoreError> {
-        match self.0.try_recv().await {
+        match self.inner.try_recv().await {
             Ok(Some(_)) => Ok(()),
             Ok(None) => Err(StoreError::Unreachable("the listener's connection was lost".into())),
             Err(error) => Err(StoreError::of(&error)),
         }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        // An open pool tests a connection that it gets back, and warns when it is lost.
+        drop(self.pool.close());
     }
 }

@@ -7,12 +7,14 @@
 
 use std::fmt::Write as _;
 
+use sqlx::Row;
 use sqlx::postgres::PgRow;
-use sqlx::{AssertSqlSafe, Row};
 
-use super::element_read::{Want, statement as element_statement};
+use super::element_read::{ElementIntake, Want, element_reading, statement as element_statement};
 use super::error::StoreError;
+use super::exchange::{COMMIT, Exchange};
 use super::session::Session;
+use super::statement::Statement;
 use crate::command::Needs;
 use crate::mapping::codec::micros_of_text;
 use crate::mapping::shape::quote;
@@ -46,6 +48,29 @@ pub struct StoredRow {
     pub record: Option<Record>,
 }
 
+/// Keys of one mapping, and what is wanted of each.
+#[derive(Clone, Debug)]
+pub struct Reading<'a> {
+    pub mapping: &'a Mapping,
+    pub wants: Vec<Want<'a>>,
+}
+
+/// What the rows of one reading become.
+enum Intake<'a> {
+    Rows(RowIntake<'a>),
+    Elements(ElementIntake<'a>),
+}
+
+/// Rows that hold a whole value.
+struct RowIntake<'a> {
+    layout: &'a Layout,
+    /// The keys' places in the order in which their rows are read.
+    order: Vec<usize>,
+    now_ms: i64,
+    found: Vec<PgRow>,
+    rows: Vec<StoredRow>,
+}
+
 // === impl Session ===
 
 impl Session {
@@ -59,84 +84,196 @@ impl Session {
         keys: &[&MappedKey],
         lock: RowLock,
     ) -> Result<ReadRows, StoreError> {
-        if mapping.layout.element().is_some() {
-            let needs = Needs { whole: true, ..Needs::default() };
-            let wants: Vec<Want<'_>> =
-                keys.iter().map(|&key| Want { key, needs: &needs, whole_up_to: 0 }).collect();
-            return Box::pin(self.read_parts(mapping, &wants, lock)).await;
-        }
-        self.forget_stale_statements().await?;
-        let layout = &mapping.layout;
-        let mut order: Vec<usize> = (0..keys.len()).collect();
-        order.sort_unstable_by(|one, other| keys[*one].key.cmp(&keys[*other].key));
-        order.retain(|place| has_row(layout, keys[*place]));
+        let needs = Needs { whole: true, ..Needs::default() };
+        let wants: Vec<Want<'_>> =
+            keys.iter().map(|&key| Want { key, needs: &needs, whole_up_to: 0 }).collect();
+        self.read_parts(mapping, &wants, lock).await
+    }
 
-        let sql = AssertSqlSafe(statement(layout, lock));
-        let mut query = sqlx::query(sql);
-        for column in key_arrays(layout, order.iter().map(|place| keys[*place])) {
-            query = query.bind(column);
-        }
-        if layout.expires_at().is_none() {
-            query = query
-                .bind(order.iter().map(|place| &keys[*place].key[..]).collect::<Vec<_>>())
-                .bind(&mapping.name);
-        }
-        let found = self.attempt(async |connection| query.fetch_all(connection).await).await?;
+    /// Reads what is wanted of these keys of a mapping, in or outside of a transaction; rows that hold a
+    /// whole value are read whole.
+    ///
+    /// # Errors
+    /// Those of the statement, see [`StoreError`].
+    pub async fn read_parts(
+        &mut self,
+        mapping: &Mapping,
+        wants: &[Want<'_>],
+        lock: RowLock,
+    ) -> Result<ReadRows, StoreError> {
+        let readings = [Reading { mapping, wants: wants.to_vec() }];
+        let (_, mut read) = self.read_within(Exchange::default(), None, &readings, lock).await?;
+        Ok(read.remove(0))
+    }
 
-        let mut read = ReadRows { now_ms: i64::MIN, rows: vec![StoredRow::default(); keys.len()] };
-        for row in &found {
-            read.now_ms = read.now_ms.max(self.column(row, 0)?);
-        }
-        for row in &found {
-            let Some(number) = self.column::<Option<i64>>(row, 1)? else { continue };
-            let place = usize::try_from(number - 1).ok().and_then(|number| order.get(number));
-            let Some(place) = place else { continue };
-            read.rows[*place] = self.stored_row(layout, row, read.now_ms)?;
-        }
+    /// Begins a transaction that holds these keys' locks (see `MappedKey::lock`) until its end, and
+    /// reads and locks rows once they are granted; small readings in one round trip.
+    ///
+    /// `locks`: ascending, without duplicates; so two batches never wait for each other.
+    ///
+    /// # Errors
+    /// `Timeout` when a lock was not granted in time, or those of the statements; no transaction is
+    /// open then.
+    pub async fn begin_reading(
+        &mut self,
+        locks: &[i64],
+        readings: &[Reading<'_>],
+    ) -> Result<Vec<ReadRows>, StoreError> {
+        debug_assert!(locks.is_sorted_by(|one, next| one < next));
+        let exchange = Exchange { opening: self.opening(), ..Exchange::default() };
+        let locking =
+            "select count(pg_advisory_xact_lock(key)) > 0 from unnest($1::bigint[]) as k(key)";
+        let locking = (!locks.is_empty()).then(|| Statement::new(locking).bind(locks.to_vec()));
+        let (_, read) = self.read_within(exchange, locking, readings, RowLock::ForUpdate).await?;
         Ok(read)
     }
 
-    fn stored_row(
+    /// Probes these keys' locks, and reads rows after that in the same transaction, which has then
+    /// ended; small readings in one round trip. True where no writer held the key.
+    ///
+    /// # Errors
+    /// Those of the statements, see [`StoreError`].
+    pub async fn read_probed(
         &mut self,
-        layout: &Layout,
-        row: &PgRow,
-        now_ms: i64,
-    ) -> Result<StoredRow, StoreError> {
-        let absent = StoredRow { present: true, record: None };
-        let expires_at = self.column::<Option<&str>>(row, 2)?;
-        let expires_at_ms = match expires_at.and_then(micros_of_text) {
-            None | Some(i64::MAX) => None,
-            Some(micros) => Some(micros.div_euclid(1000)),
+        locks: &[i64],
+        readings: &[Reading<'_>],
+    ) -> Result<(Vec<bool>, Vec<ReadRows>), StoreError> {
+        let opening = self.opening();
+        // A statement alone needs no transaction, but for its time limit.
+        let exchange = if locks.is_empty() && !self.is_hurried() {
+            Exchange::default()
+        } else {
+            Exchange { opening, closing: Some(COMMIT), ..Exchange::default() }
         };
-        // As Redis: gone when now is later than the expiry.
-        if expires_at_ms.is_some_and(|expires_at_ms| now_ms > expires_at_ms) {
-            return Ok(absent);
-        }
-        let extra = match layout.extra() {
-            Some(_) => self.column::<Option<&str>>(row, 3)?,
-            None => None,
-        };
-        let first = 3 + usize::from(layout.extra().is_some());
-        let mut columns = Vec::with_capacity(layout.fields().len());
-        for place in 0..layout.fields().len() {
-            columns.push(self.column::<Option<&str>>(row, first + place)?);
-        }
-        let fields = layout.decode(columns.into_iter(), extra);
-        if fields.is_empty() {
-            return Ok(absent);
-        }
-        Ok(StoredRow {
-            present: true,
-            record: Some(Record { fields, expires_at_ms, ..Record::default() }),
-        })
+        let probe = "select pg_try_advisory_xact_lock_shared(key) \
+             from unnest($1::bigint[]) with ordinality as k(key, n) order by n";
+        let probe = (!locks.is_empty()).then(|| Statement::new(probe).bind(locks.to_vec()));
+        self.read_within(exchange, probe, readings, RowLock::None).await
     }
 
-    pub(super) fn column<'r, T>(&mut self, row: &'r PgRow, place: usize) -> Result<T, StoreError>
-    where
-        T: sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>,
-    {
-        row.try_get(place).map_err(|error| self.failed(&error))
+    /// The flags that the first statement gives, and what the readings after it do.
+    async fn read_within<'a>(
+        &mut self,
+        mut exchange: Exchange<'a>,
+        first: Option<Statement<'a>>,
+        readings: &'a [Reading<'a>],
+        lock: RowLock,
+    ) -> Result<(Vec<bool>, Vec<ReadRows>), StoreError> {
+        let mut flags = Vec::new();
+        let mut intakes = Vec::with_capacity(readings.len());
+        let before = usize::from(first.is_some());
+        exchange.statements.extend(first);
+        for reading in readings {
+            let (statement, intake) = if reading.mapping.layout.element().is_none() {
+                let (statement, intake) = row_reading(reading, lock);
+                (statement, Intake::Rows(intake))
+            } else {
+                let (statement, intake) = element_reading(reading, lock);
+                (statement, Intake::Elements(intake))
+            };
+            exchange.statements.push(statement);
+            intakes.push(intake);
+        }
+        self.exchange(&exchange, |number, row| match number.checked_sub(before) {
+            None => {
+                flags.push(row.try_get(0)?);
+                Ok(())
+            }
+            Some(number) => intakes[number].take_in(row),
+        })
+        .await?;
+        let read = intakes.into_iter().map(Intake::finish).collect::<Result<_, _>>();
+        Ok((flags, read.map_err(|error| self.failed(&error))?))
     }
+}
+
+// === impl Intake ===
+
+impl Intake<'_> {
+    fn take_in(&mut self, row: PgRow) -> Result<(), sqlx::Error> {
+        match self {
+            Self::Rows(intake) => intake.take_in(row),
+            Self::Elements(intake) => intake.take_in(&row),
+        }
+    }
+
+    fn finish(self) -> Result<ReadRows, sqlx::Error> {
+        match self {
+            Self::Rows(intake) => intake.finish(),
+            Self::Elements(intake) => Ok(intake.finish()),
+        }
+    }
+}
+
+// === impl RowIntake ===
+
+impl RowIntake<'_> {
+    fn take_in(&mut self, row: PgRow) -> Result<(), sqlx::Error> {
+        self.now_ms = self.now_ms.max(row.try_get(0)?);
+        self.found.push(row);
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<ReadRows, sqlx::Error> {
+        for row in &self.found {
+            let Some(number) = row.try_get::<Option<i64>, _>(1)? else { continue };
+            let place = usize::try_from(number - 1).ok().and_then(|number| self.order.get(number));
+            let Some(place) = place else { continue };
+            self.rows[*place] = stored_row(self.layout, row, self.now_ms)?;
+        }
+        Ok(ReadRows { now_ms: self.now_ms, rows: self.rows })
+    }
+}
+
+fn stored_row(layout: &Layout, row: &PgRow, now_ms: i64) -> Result<StoredRow, sqlx::Error> {
+    let absent = StoredRow { present: true, record: None };
+    let expires_at = row.try_get::<Option<&str>, _>(2)?;
+    let expires_at_ms = match expires_at.and_then(micros_of_text) {
+        None | Some(i64::MAX) => None,
+        Some(micros) => Some(micros.div_euclid(1000)),
+    };
+    // As Redis: gone when now is later than the expiry.
+    if expires_at_ms.is_some_and(|expires_at_ms| now_ms > expires_at_ms) {
+        return Ok(absent);
+    }
+    let extra = match layout.extra() {
+        Some(_) => row.try_get::<Option<&str>, _>(3)?,
+        None => None,
+    };
+    let first = 3 + usize::from(layout.extra().is_some());
+    let mut columns = Vec::with_capacity(layout.fields().len());
+    for place in 0..layout.fields().len() {
+        columns.push(row.try_get::<Option<&str>, _>(first + place)?);
+    }
+    let fields = layout.decode(columns.into_iter(), extra);
+    if fields.is_empty() {
+        return Ok(absent);
+    }
+    Ok(StoredRow {
+        present: true,
+        record: Some(Record { fields, expires_at_ms, ..Record::default() }),
+    })
+}
+
+/// What reads rows that hold a whole value, and takes them in.
+fn row_reading<'a>(reading: &'a Reading<'a>, lock: RowLock) -> (Statement<'a>, RowIntake<'a>) {
+    let Reading { mapping, wants } = reading;
+    let layout = &mapping.layout;
+    let mut order: Vec<usize> = (0..wants.len()).collect();
+    order.sort_unstable_by(|one, other| wants[*one].key.key.cmp(&wants[*other].key.key));
+    order.retain(|place| has_row(layout, wants[*place].key));
+
+    let mut statement = Statement::new(statement(layout, lock));
+    for column in key_arrays(layout, order.iter().map(|place| wants[*place].key)) {
+        statement = statement.bind(column);
+    }
+    if layout.expires_at().is_none() {
+        statement = statement
+            .bind(order.iter().map(|place| &wants[*place].key.key[..]).collect::<Vec<_>>())
+            .bind(mapping.name.as_str());
+    }
+    let rows = vec![StoredRow::default(); wants.len()];
+    (statement, RowIntake { layout, order, now_ms: i64::MIN, found: Vec::new(), rows })
 }
 
 /// Whether the key columns can hold the key: a number may be out of a column's range.
@@ -172,13 +309,26 @@ pub(super) fn key_parameters(layout: &Layout) -> String {
     sql
 }
 
-/// `t."id" = u.k0 and …`; `true` for the rows of a key without captures.
+/// `t."id" = any(array[u.k0]) and t."day" = u.k1 and …`; `true` for the rows of a key without captures.
 pub(super) fn key_condition(layout: &Layout) -> String {
     let equal = |(place, key): (usize, &crate::mapping::layout::KeyColumn)| {
-        format!("t.{} = u.k{place}", quote(&key.column))
+        equals(place, &key.column, &format!("u.k{place}"))
     };
     let equal: Vec<_> = layout.keys().iter().enumerate().map(equal).collect();
     if equal.is_empty() { "true".to_owned() } else { equal.join(" and ") }
+}
+
+/// The value of a column, by its place in the unique index, is another's; in a form that looks rows up by
+/// that index and does nothing else. Were the first one a plain `=`, the planner might turn the join
+/// round and walk through the whole index in its order, which costs nothing while the table is small; and
+/// the plan stays when it has grown. (Were the others not, it might read all rows with the first value.)
+pub(super) fn equals(place: usize, column: &str, other: &str) -> String {
+    let column = quote(column);
+    if place == 0 {
+        format!("t.{column} = any(array[{other}])")
+    } else {
+        format!("t.{column} = {other}")
+    }
 }
 
 /// `k0, k1, …`

@@ -9,15 +9,15 @@
 //! - A proxy that stands still within a transaction does not hold its locks for ever.
 //! - A future dropped half-way leaves the session broken, never in an unknown transaction.
 
-use std::collections::HashMap;
-use std::fmt::Write as _;
 use std::str::FromStr;
 use std::time::Duration;
 
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgRow};
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, Row};
+use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor};
 
 use super::error::StoreError;
+use super::exchange::{Exchange, Prepared};
+use super::write::ColumnSets;
 use crate::config;
 
 /// A setting of ours that is on in our sessions: what they write, respgres knows.
@@ -33,30 +33,31 @@ const SETTINGS: &str =
     set idle_in_transaction_session_timeout = '15s';";
 
 /// Statements kept prepared: about ten shapes a mapping.
-const STATEMENT_CACHE: usize = 512;
+pub(super) const STATEMENT_CACHE: usize = 512;
 
 /// How much longer than the server we wait for the server to give up a statement.
 const GRACE: Duration = Duration::from_secs(1);
 
 const READ_COMMITTED: &str = "read committed";
+const SNAPSHOT: &str = "repeatable read read only";
 
 /// One connection to Postgres.
 #[derive(Debug)]
 pub struct Session {
     pub(super) connection: PgConnection,
-    state: State,
+    pub(super) state: State,
     broken: bool,
     statements_stale: bool,
-    /// By mapping: the sets of columns that updates have named so far, see `write`.
-    pub(super) column_sets: HashMap<String, Vec<Vec<usize>>, ahash::RandomState>,
+    pub(super) prepared: Prepared,
+    pub(super) column_sets: ColumnSets,
     /// The longest that the client waits for one reply.
-    patience: Duration,
+    pub(super) patience: Duration,
     /// The limit of a statement in the next transactions, where it is not the usual one.
     hurry_ms: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+pub(super) enum State {
     Idle,
     InTransaction,
     Failed,
@@ -98,7 +99,8 @@ impl Session {
             state: State::Idle,
             broken: false,
             statements_stale: false,
-            column_sets: HashMap::default(),
+            prepared: Prepared::default(),
+            column_sets: ColumnSets::default(),
             patience: Duration::from_millis(statement_timeout_ms) + GRACE,
             hurry_ms: None,
         })
@@ -110,13 +112,20 @@ impl Session {
         self.hurry_ms = limit_ms;
     }
 
-    fn begin_statement(&self, mode: &str) -> String {
-        let mut sql = format!("begin isolation level {mode}");
-        if let Some(limit_ms) = self.hurry_ms {
-            write!(sql, "; set local statement_timeout = {limit_ms}")
-                .expect("writing to a string cannot fail");
-        }
-        sql
+    pub(super) fn is_hurried(&self) -> bool {
+        self.hurry_ms.is_some()
+    }
+
+    /// The commands that begin a transaction.
+    pub(super) fn opening(&self) -> Vec<String> {
+        self.opening_in(READ_COMMITTED)
+    }
+
+    fn opening_in(&self, mode: &str) -> Vec<String> {
+        let begin = format!("begin isolation level {mode}");
+        let hurry =
+            self.hurry_ms.map(|limit_ms| format!("set local statement_timeout = {limit_ms}"));
+        std::iter::once(begin).chain(hurry).collect()
     }
 
     /// Begins a transaction that holds these keys' locks (see `MappedKey::lock`) until its end, in
@@ -127,37 +136,7 @@ impl Session {
     /// # Errors
     /// `Timeout` when a lock was not granted in time; no transaction is open then.
     pub async fn begin_locked(&mut self, locks: &[i64]) -> Result<(), StoreError> {
-        debug_assert!(locks.is_sorted_by(|one, next| one < next));
-        let sql = match locks {
-            [] => self.begin_statement(READ_COMMITTED),
-            _ => format!(
-                "{}; select count(pg_advisory_xact_lock(key)) from unnest('{}'::bigint[]) as key",
-                self.begin_statement(READ_COMMITTED),
-                array_of(locks)
-            ),
-        };
-        self.begin(sql).await.map(drop)
-    }
-
-    /// Begins a transaction and probes these keys' locks, in one round trip: true where no writer
-    /// holds the key. What is probed free stays so until the transaction's end.
-    ///
-    /// # Errors
-    /// Those of the statement, see [`StoreError`]; no transaction is open then.
-    pub async fn begin_probed(&mut self, locks: &[i64]) -> Result<Vec<bool>, StoreError> {
-        if locks.is_empty() {
-            self.begin_locked(locks).await?;
-            return Ok(Vec::new());
-        }
-        let sql = format!(
-            "{}; select pg_try_advisory_xact_lock_shared(key) as free \
-             from unnest('{}'::bigint[]) with ordinality as k(key, n) order by n",
-            self.begin_statement(READ_COMMITTED),
-            array_of(locks)
-        );
-        let rows = self.begin(sql).await?;
-        let free = |row: &PgRow| row.try_get::<bool, _>(0);
-        rows.iter().map(free).collect::<Result<_, _>>().map_err(|error| self.failed(&error))
+        self.begin_reading(locks, &[]).await.map(drop)
     }
 
     /// Begins a transaction that only reads, all of it as of one moment.
@@ -165,22 +144,8 @@ impl Session {
     /// # Errors
     /// Those of the statement, see [`StoreError`]; no transaction is open then.
     pub async fn begin_snapshot(&mut self) -> Result<(), StoreError> {
-        self.begin(self.begin_statement("repeatable read read only")).await.map(drop)
-    }
-
-    async fn begin(&mut self, sql: String) -> Result<Vec<PgRow>, StoreError> {
-        debug_assert_eq!(self.state, State::Idle, "the last transaction has not ended");
-        self.forget_stale_statements().await?;
-        self.state = State::InTransaction;
-        let begun = self
-            .attempt(async |connection| {
-                connection.fetch_all(sqlx::raw_sql(AssertSqlSafe(sql))).await
-            })
-            .await;
-        if begun.is_err() && !self.broken {
-            self.rollback().await?;
-        }
-        begun
+        let opening = self.opening_in(SNAPSHOT);
+        self.exchange(&Exchange { opening, ..Exchange::default() }, |_, _| Ok(())).await
     }
 
     /// After the table has changed, statements that were prepared for its old shape fail; to be
@@ -188,6 +153,7 @@ impl Session {
     pub(super) async fn forget_stale_statements(&mut self) -> Result<(), StoreError> {
         if self.statements_stale && self.state == State::Idle {
             self.attempt(async |connection| connection.clear_cached_statements().await).await?;
+            self.forget_prepared().await?;
             self.statements_stale = false;
             self.column_sets.clear();
         }
@@ -267,13 +233,24 @@ impl Session {
     where
         F: AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
     {
+        self.attempt_within(self.patience, exchange).await
+    }
+
+    pub(super) async fn attempt_within<T, F>(
+        &mut self,
+        limit: Duration,
+        exchange: F,
+    ) -> Result<T, StoreError>
+    where
+        F: AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
+    {
         if self.broken {
             return Err(lost());
         }
         // Stays so when this future is dropped before it ends.
         self.broken = true;
         let exchange = exchange(&mut self.connection);
-        match tokio::time::timeout(self.patience, exchange).await {
+        match tokio::time::timeout(limit, exchange).await {
             Ok(Ok(done)) => {
                 self.broken = false;
                 Ok(done)
@@ -282,7 +259,7 @@ impl Session {
                 self.broken = false;
                 Err(self.failed(&error))
             }
-            Err(_) => Err(StoreError::Timeout(format!("no answer within {:?}", self.patience))),
+            Err(_) => Err(StoreError::Timeout(format!("no answer within {limit:?}"))),
         }
     }
 
@@ -299,15 +276,4 @@ impl Session {
 
 fn lost() -> StoreError {
     StoreError::Unreachable("the connection was lost before".into())
-}
-
-/// `{1,2,3}`
-fn array_of(numbers: &[i64]) -> String {
-    let mut text = String::with_capacity(2 + 21 * numbers.len());
-    for number in numbers {
-        text.push(if text.is_empty() { '{' } else { ',' });
-        write!(text, "{number}").expect("writing to a string cannot fail");
-    }
-    text.push('}');
-    text
 }

@@ -55,7 +55,12 @@ async fn without_postgres_copies_are_read_and_nothing_is_written() {
     let mut client = stack.client().await;
     for name in NAMES {
         client.say(&format!("HSET {name}:1 a 1 b 2")).await;
-        client.say(&format!("HGET {name}:1 nothing")).await;
+        wait_until("a copy is there", async || {
+            client.say(&format!("HGET {name}:1 nothing")).await;
+            let copies = stack.redis.say(&format!("EXISTS {name}:1")).await;
+            name == "only" || copies == Value::Integer(1)
+        })
+        .await;
         client.say(&format!("EXISTS {name}:2")).await;
     }
     cluster.kill();

@@ -76,7 +76,8 @@ impl Lender {
             Err(failure) => return Err(self.abandon(failure).await),
         };
         let Keys { touched, lent, others } = keys;
-        let mut prepared = Prepared { replies: Vec::new(), touched, open: true, begun };
+        let mut prepared =
+            Prepared { replies: Vec::new(), touched, open: true, written: false, begun };
 
         let mut step = full_step(loan, &prepared.touched[..lent], &others, shift);
         let ran = match self.run_step(loan, &mut step).await {
