@@ -75,7 +75,7 @@ impl<'a> Statement<'a> {
         sql.push_str("execute ");
         sql.push_str(name);
         for (place, argument) in self.arguments.iter().enumerate() {
-            sql.push_str(if place == 0 { "('" } else { ", '" });
+            sql.push_str(if place == 0 { "(E'" } else { ", E'" });
             argument.write_quoted(sql);
             sql.push('\'');
         }
@@ -109,21 +109,32 @@ impl Argument<'_> {
         }
     }
 
-    /// As it stands between quotes in SQL, `standard_conforming_strings` being on.
+    /// As it stands between the quotes of `E'…'`: what that means is the same whatever
+    /// `standard_conforming_strings` says, so that no text of a client's can end the literal.
     fn write_quoted(&self, sql: &mut String) {
         match self {
-            Self::Text(text) => push_escaped(sql, text, |byte| byte == b'\''),
+            Self::Text(text) => push_escaped(sql, text, |byte| match byte {
+                b'\'' => Some("''"),
+                b'\\' => Some(r"\\"),
+                _ => None,
+            }),
             Self::Integer(number) => push_number(sql, *number),
             Self::Texts(texts) => push_array(sql, texts, |sql, text| match text {
                 None => sql.push_str("null"),
                 Some(text) => {
                     sql.push('"');
-                    push_escaped(sql, text, |byte| matches!(byte, b'\'' | b'"' | b'\\'));
+                    // Of the array first, then of the literal.
+                    push_escaped(sql, text, |byte| match byte {
+                        b'\'' => Some("''"),
+                        b'"' => Some(r#"\\""#),
+                        b'\\' => Some(r"\\\\"),
+                        _ => None,
+                    });
                     sql.push('"');
                 }
             }),
             Self::ByteStrings(strings) => push_array(sql, strings, |sql, bytes| {
-                sql.push_str("\"\\\\x");
+                sql.push_str(r#""\\\\x"#);
                 push_hex(sql, bytes);
                 sql.push('"');
             }),
@@ -146,14 +157,16 @@ fn push_array<T>(sql: &mut String, elements: &[T], push: impl Fn(&mut String, &T
     sql.push('}');
 }
 
-/// A quote is said twice, anything else that is special to an array has a backslash before it.
-fn push_escaped(sql: &mut String, text: &str, is_special: impl Fn(u8) -> bool) {
+/// `escape`: what stands for a byte that is special.
+fn push_escaped(sql: &mut String, text: &str, escape: impl Fn(u8) -> Option<&'static str>) {
     let mut from = 0;
     // Special bytes are ASCII, so they are characters of their own.
-    for (at, byte) in text.bytes().enumerate().filter(|(_, byte)| is_special(*byte)) {
-        sql.push_str(&text[from..at]);
-        sql.push(if byte == b'\'' { '\'' } else { '\\' });
-        from = at;
+    for (at, byte) in text.bytes().enumerate() {
+        if let Some(escaped) = escape(byte) {
+            sql.push_str(&text[from..at]);
+            sql.push_str(escaped);
+            from = at + 1;
+        }
     }
     sql.push_str(&text[from..]);
 }
@@ -252,9 +265,9 @@ mod tests {
             .bind(vec![&b"\0'\xff"[..], b""])
             .bind(vec![Some(i64::MIN), None])
             .bind(Vec::<i64>::new());
-        let expected = r#"execute p1('it''s \ "so"', '-7', '{"a''b\"c\\d, {é}",null,""}', "#
-            .to_owned()
-            + r#"'{"\\x0027ff","\\x"}', '{-9223372036854775808,null}', '{}')"#;
+        let expected = r#"execute p1(E'it''s \\ "so"', E'-7', "#.to_owned()
+            + r#"E'{"a''b\\"c\\\\d, {é}",null,""}', "#
+            + r#"E'{"\\\\x0027ff","\\\\x"}', E'{-9223372036854775808,null}', E'{}')"#;
         assert_eq!(call(&statement), expected);
     }
 
