@@ -143,14 +143,7 @@ impl Keeper {
 
     /// While Redis is believed: is it still the same one, and does it answer?
     async fn look(&mut self) -> Result<(), Trouble> {
-        let answer = self.control.command(&[Bytes::from_static(b"PING")]).await;
-        if let Err(UpstreamError::Lost(_)) = answer {
-            // The connection may have died alone.
-            self.control.command(&[Bytes::from_static(b"PING")]).await?;
-        } else {
-            answer?;
-        }
-        let run = self.control.run_id().await?;
+        let run = self.control.live_run_id().await?;
         if !self.trust.covers(run) {
             return self.come_back().await;
         }
@@ -159,7 +152,7 @@ impl Keeper {
 
     /// Makes Redis believable again.
     async fn come_back(&mut self) -> Result<(), Trouble> {
-        let run = self.control.run_id().await?.ok_or(Trouble::NoRunId)?;
+        let run = self.control.live_run_id().await?.ok_or(Trouble::NoRunId)?;
         let attempt = self.trust.begin_again();
         while !self.trust.is_free_of_bypasses() {
             self.trust.changed().await;

@@ -93,6 +93,19 @@ impl Control {
         self.talk(async |connection| Ok(connection.link.run_id)).await
     }
 
+    /// As `run_id`, over a connection that has just answered: one that has died unnoticed is opened anew.
+    ///
+    /// # Errors
+    /// When the upstream is out of reach.
+    pub async fn live_run_id(&mut self) -> Result<Option<RunId>, UpstreamError> {
+        let ping = [Bytes::from_static(b"PING")];
+        match self.command(&ping).await {
+            Err(UpstreamError::Lost(_)) => {}
+            answer => drop(answer?),
+        }
+        self.run_id().await
+    }
+
     /// Runs scripts in order, before all later calls, without waiting. An upstream out of reach is
     /// noticed by the next call.
     pub async fn post(&mut self, calls: &[Call]) {

@@ -164,11 +164,11 @@ async fn a_redis_that_comes_back_empty_or_old_breaks_no_promise() {
     let mut restarts = 0;
     let restart = async |scene: &Scene| {
         while scene.elapsed() + LIFE < end {
-            tokio::time::sleep(LIFE / 2).await;
+            tokio::time::sleep(LIFE / 4).await;
             if restarts % 2 == 0 {
                 redis.say("SAVE").await;
             }
-            tokio::time::sleep(LIFE / 4).await;
+            tokio::time::sleep(LIFE / 8).await;
             redis.restart().await;
             restarts += 1;
         }
