@@ -202,6 +202,11 @@ async fn a_redis_that_hangs_is_given_up() {
     client.say("HSET first:1 a 1").await;
     client.say("HGET first:1 a").await;
     client.say("HSET dual:1 a 1").await;
+    wait_until("a copy is there", async || {
+        client.say("HGET dual:1 a").await;
+        stack.redis.say("HGET dual:1 a").await == one()
+    })
+    .await;
     stack.redis.process().signal("STOP");
     for value in 2..5 {
         assert_eq!(say(&mut client, "HGET first:1 a").await, one());
