@@ -291,10 +291,18 @@ impl Keeper {
             let rows = session.read_outbox(after, ROWS).await?;
             let Some(last) = rows.last() else { return Ok(()) };
             after = last.id;
-            let keys: Vec<Bytes> = rows.iter().map(|row| Bytes::from(row.key.clone())).collect();
-            let dirty = numbers(self.call(Script::Inval, &keys).await?)?;
-            let done = |(at, row): (usize, &OutboxRow)| (!dirty.contains(&at)).then_some(row.id);
-            let done: Vec<i64> = rows.iter().enumerate().filter_map(done).collect();
+            // What a trigger tells of a mapping that is no more, or `redis_only` by now, is none of ours.
+            let (rows, others): (Vec<OutboxRow>, Vec<OutboxRow>) =
+                rows.into_iter().partition(|row| self.registry.find(&row.key).is_some());
+            let mut done: Vec<i64> = others.iter().map(|row| row.id).collect();
+            if !rows.is_empty() {
+                let keys: Vec<Bytes> =
+                    rows.iter().map(|row| Bytes::from(row.key.clone())).collect();
+                let dirty = numbers(self.call(Script::Inval, &keys).await?)?;
+                let clean =
+                    |(at, row): (usize, &OutboxRow)| (!dirty.contains(&at)).then_some(row.id);
+                done.extend(rows.iter().enumerate().filter_map(clean));
+            }
             let session = connected(&mut self.session, &self.settings).await?;
             session.delete_from_outbox(&done).await?;
         }

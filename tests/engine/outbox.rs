@@ -204,3 +204,23 @@ async fn nobody_slips_a_type_of_theirs_into_the_triggers() {
     .await;
     stack.stop_expecting(&[]).await;
 }
+
+#[tokio::test]
+async fn a_key_that_is_not_mapped_any_more_keeps_its_value() {
+    let stack = stack().await;
+    let mut client = stack.client().await;
+    client.command(&["SET", "plain", "1"]).await;
+    client.command(&["HSET", "entries", "f", "1"]).await;
+    cache(&stack, &mut client, &["HGET", "entries", "f"]).await;
+    // Triggers stay where a mapping was taken out of the configuration.
+    stack
+        .sql_execute(
+            "insert into respgres.outbox (mapping, key)
+             values ('former', 'plain'), ('entries', 'entries')",
+        )
+        .await;
+    outbox_is_empty(&stack).await;
+    assert_eq!(client.command(&["GET", "plain"]).await, bulk("1"));
+    assert_eq!(stack.redis.say("EXISTS entries").await, Value::Integer(0));
+    stack.stop_expecting(&[]).await;
+}
