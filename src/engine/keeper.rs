@@ -141,10 +141,19 @@ impl Keeper {
         }
     }
 
-    /// While Redis is believed: is it still the same one, and does it answer?
+    /// While Redis is believed: is it still the same one, for the others too, and does it answer?
     async fn look(&mut self) -> Result<(), Trouble> {
         let run = self.control.live_run_id().await?;
         if !self.trust.covers(run) {
+            return self.come_back().await;
+        }
+        let session = connected(&mut self.session, &self.settings).await?;
+        let swept = session.swept_run().await?;
+        if run.map(|run| run.to_string()) != swept {
+            if swept.is_some() {
+                tracing::warn!("another respgres has met another Redis: who has the address now?");
+            }
+            self.trust.lose();
             return self.come_back().await;
         }
         self.work_off_the_outbox().await
@@ -152,8 +161,9 @@ impl Keeper {
 
     /// Makes Redis believable again.
     async fn come_back(&mut self) -> Result<(), Trouble> {
-        let run = self.control.live_run_id().await?.ok_or(Trouble::NoRunId)?;
-        let attempt = self.trust.begin_again();
+        // Over a new connection: one that outlives a failover leads to the Redis of before.
+        let run = self.control.run_id_anew().await?.ok_or(Trouble::NoRunId)?;
+        let attempt = self.trust.begin_again(run);
         while !self.trust.is_free_of_bypasses() {
             self.trust.changed().await;
         }
@@ -196,22 +206,20 @@ impl Keeper {
 
     async fn sweep_under_lock(&mut self, run: &str) -> Result<(), Trouble> {
         let session = connected(&mut self.session, &self.settings).await?;
-        match session.swept_run().await? {
-            Some(swept) if swept == run => return Ok(()),
-            Some(_) => {
-                let since = Instant::now();
-                let (seen, kept) = self.sweep().await?;
-                let seconds = since.elapsed().as_secs_f64();
-                tracing::info!(
-                    seen,
-                    kept,
-                    seconds,
-                    "Redis has started anew or another one has its place: copies of mapped keys in it were dropped"
-                );
-            }
-            // The first start of all: there were no copies before.
-            None => {}
+        // Nothing is recorded before the first start of all. A Redis from before may have copies all the
+        // same: of another database, or of this one as it was before it was restored.
+        if session.swept_run().await?.is_some_and(|swept| swept == run) {
+            return Ok(());
         }
+        let since = Instant::now();
+        let (seen, kept) = self.sweep().await?;
+        let seconds = since.elapsed().as_secs_f64();
+        tracing::info!(
+            seen,
+            kept,
+            seconds,
+            "Redis is new here or has started anew: copies of mapped keys in it were dropped"
+        );
         let session = connected(&mut self.session, &self.settings).await?;
         session.record_swept_run(run).await?;
         Ok(())
@@ -283,10 +291,18 @@ impl Keeper {
             let rows = session.read_outbox(after, ROWS).await?;
             let Some(last) = rows.last() else { return Ok(()) };
             after = last.id;
-            let keys: Vec<Bytes> = rows.iter().map(|row| Bytes::from(row.key.clone())).collect();
-            let dirty = numbers(self.call(Script::Inval, &keys).await?)?;
-            let done = |(at, row): (usize, &OutboxRow)| (!dirty.contains(&at)).then_some(row.id);
-            let done: Vec<i64> = rows.iter().enumerate().filter_map(done).collect();
+            // What a trigger tells of a mapping that is no more, or `redis_only` by now, is none of ours.
+            let (rows, others): (Vec<OutboxRow>, Vec<OutboxRow>) =
+                rows.into_iter().partition(|row| self.registry.find(&row.key).is_some());
+            let mut done: Vec<i64> = others.iter().map(|row| row.id).collect();
+            if !rows.is_empty() {
+                let keys: Vec<Bytes> =
+                    rows.iter().map(|row| Bytes::from(row.key.clone())).collect();
+                let dirty = numbers(self.call(Script::Inval, &keys).await?)?;
+                let clean =
+                    |(at, row): (usize, &OutboxRow)| (!dirty.contains(&at)).then_some(row.id);
+                done.extend(rows.iter().enumerate().filter_map(clean));
+            }
             let session = connected(&mut self.session, &self.settings).await?;
             session.delete_from_outbox(&done).await?;
         }

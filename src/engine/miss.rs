@@ -219,8 +219,8 @@ impl MissReader {
     ) -> Result<Vec<(Token, Frame)>, UpstreamError> {
         let mut run = self.control.run_id().await?;
         if !self.trust.covers(run) && self.trust.believes_any() {
-            // That may be the run before, over a connection that has died with it.
-            run = self.control.live_run_id().await?;
+            // That may be the run before, over a connection that has died with it or outlives a failover.
+            run = self.control.run_id_anew().await?;
         }
         if !self.trust.covers(run) {
             return Ok(Vec::new());

@@ -132,7 +132,22 @@ impl Copies {
         if let Some(right) = trust.bypass() {
             return Ok(Self::Bypassed { _right: right });
         }
-        let run = control.run_id().await.map_err(Failure::Upstream)?;
+        Self::in_redis(trust, control).await.map_err(Failure::Upstream)
+    }
+
+    /// As `now`, for who needs Redis.
+    pub(super) async fn in_redis(
+        trust: &Trust,
+        control: &mut Control,
+    ) -> Result<Self, UpstreamError> {
+        let mut run = control.run_id().await?;
+        if trust.is_elsewhere(run) {
+            // A connection to the Redis of before may outlive a failover.
+            run = control.run_id_anew().await?;
+        }
+        if trust.is_elsewhere(run) {
+            return Err(UpstreamError::Elsewhere);
+        }
         Ok(if trust.covers(run) { Self::Kept } else { Self::Dropped })
     }
 }

@@ -4,6 +4,7 @@
 //! the moment on at which a write goes past it. What is not believed is asked of Postgres.
 //!
 //! Invariants
+//! - A write that Redis is told of is told to the run that the keeper has met.
 //! - A write goes past Redis only while it is out of reach, and holds a `Bypass` until after its COMMIT.
 //!   Its keys stand in the outbox then.
 //! - Redis is believed again only when no such write is under way, and what they left in the outbox has
@@ -20,6 +21,8 @@ use crate::upstream::RunId;
 pub(super) struct Trust {
     /// The run that is believed; 0 for none.
     believed: AtomicU64,
+    /// The run that the keeper has met last, believed or not yet; 0 for none.
+    met: AtomicU64,
     /// Writes go past Redis.
     is_out: AtomicBool,
     inner: Mutex<Inner>,
@@ -64,6 +67,13 @@ impl Trust {
         self.is_out.load(Ordering::Acquire)
     }
 
+    /// Whether this is another run than the keeper has met: others may see, and believe, copies there that
+    /// nothing said to this one reaches.
+    pub(super) fn is_elsewhere(&self, run: Option<RunId>) -> bool {
+        let met = self.met.load(Ordering::Acquire);
+        met != 0 && run.is_none_or(|run| run.number() != met)
+    }
+
     pub(super) fn believes_any(&self) -> bool {
         self.believed.load(Ordering::Acquire) != 0
     }
@@ -102,10 +112,11 @@ impl Trust {
 
     // --- the keeper's ---
 
-    /// Redis answers: writes go to it again, though nobody believes it yet.
-    pub(super) fn begin_again(&self) -> Attempt {
+    /// Redis answers, in this run: writes go to it again, though nobody believes it yet.
+    pub(super) fn begin_again(&self, run: RunId) -> Attempt {
         let inner = self.inner();
         self.believed.store(0, Ordering::Release);
+        self.met.store(run.number(), Ordering::Release);
         self.is_out.store(false, Ordering::Release);
         Attempt { losses: inner.losses }
     }
@@ -159,9 +170,11 @@ mod tests {
     fn only_the_run_that_was_looked_through_is_believed() {
         let trust = Trust::default();
         assert!(!trust.covers(Some(run('a'))) && !trust.covers(None));
-        let attempt = trust.begin_again();
+        assert!(!trust.is_elsewhere(Some(run('a'))) && !trust.is_elsewhere(None));
+        let attempt = trust.begin_again(run('a'));
         assert!(trust.believe(run('a'), attempt));
-        assert!(trust.covers(Some(run('a'))));
+        assert!(trust.covers(Some(run('a'))) && !trust.is_elsewhere(Some(run('a'))));
+        assert!(trust.is_elsewhere(Some(run('b'))) && trust.is_elsewhere(None));
         assert!(!trust.covers(Some(run('b'))) && !trust.covers(None));
     }
 
@@ -171,7 +184,7 @@ mod tests {
         assert!(trust.bypass().is_none());
         trust.lose();
         let bypass = trust.bypass().unwrap();
-        let attempt = trust.begin_again();
+        let attempt = trust.begin_again(run('a'));
         assert!(trust.bypass().is_none());
         assert!(!trust.believe(run('a'), attempt));
         drop(bypass);

@@ -167,9 +167,10 @@ impl EventLoop {
 /// What has become of the requests when a lane fails with this.
 pub(super) fn failure_of(error: &UpstreamError) -> ErrandFailed {
     match error {
-        UpstreamError::Connect { .. } | UpstreamError::Refused(_) | UpstreamError::Timeout(_) => {
-            ErrandFailed::NotRun(error.clone())
-        }
+        UpstreamError::Connect { .. }
+        | UpstreamError::Refused(_)
+        | UpstreamError::Timeout(_)
+        | UpstreamError::Elsewhere => ErrandFailed::NotRun(error.clone()),
         UpstreamError::Lost(_) | UpstreamError::Silent(_) | UpstreamError::Protocol(_) => {
             ErrandFailed::InDoubt(error.clone())
         }

@@ -368,7 +368,7 @@ pub(super) fn upstream_failed(error: &UpstreamError) -> Reply {
             format!("ERR the upstream Redis refuses connections: {text}")
         }
         // Timeouts are those of connecting.
-        UpstreamError::Connect { .. } | UpstreamError::Timeout(_) => {
+        UpstreamError::Connect { .. } | UpstreamError::Timeout(_) | UpstreamError::Elsewhere => {
             "ERR the upstream Redis is out of reach; the command was not run".to_owned()
         }
         UpstreamError::Lost(_) | UpstreamError::Silent(_) | UpstreamError::Protocol(_) => {

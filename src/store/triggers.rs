@@ -3,10 +3,11 @@
 //!
 //! A statement that changes a mapped table puts the keys of its rows into `respgres.outbox`, in its own
 //! transaction, once each. What respgres itself writes (`OWN_WRITES` is on) is left out: it looks after
-//! the copies itself.
+//! the copies itself. It does not know what triggers and foreign keys of others do then, so that is told.
 //!
 //! The functions run with their owner's rights, so that who may change the table need not know of the outbox;
-//! and with settings of their own, on which the text of a key depends.
+//! and with settings of their own, on which the text of a key depends. Temporary objects come last in their
+//! search path: they come first where they are not named, and who calls could slip in a type of theirs.
 
 use std::fmt::Write as _;
 
@@ -36,7 +37,8 @@ pub fn trigger_statements(plan: &Plan) -> String {
         sql.write_fmt(text).expect("writing to a string cannot fail");
     };
     let function = "returns trigger language plpgsql security definer\n    \
-                    set search_path = pg_catalog set datestyle = 'ISO, YMD' set timezone = 'UTC'";
+                    set search_path = pg_catalog, pg_temp set datestyle = 'ISO, YMD' \
+                    set timezone = 'UTC' set bytea_output = 'hex'";
     let insert = "insert into respgres.outbox (mapping, key)";
     line(format_args!(
         "create or replace function {changed}() {function}
@@ -71,7 +73,8 @@ $respgres$;
 ",
     ));
     let by_others = format!(
-        "for each statement when (current_setting('{OWN_WRITES}', true) is distinct from 'on')"
+        "for each statement when (current_setting('{OWN_WRITES}', true) is distinct from 'on'\n    \
+         or pg_catalog.pg_trigger_depth() > 0)"
     );
     for (event, name, rows) in [
         ("after insert", "respgres_inserted", "referencing new table as new_rows"),

@@ -106,6 +106,15 @@ impl Control {
         self.run_id().await
     }
 
+    /// As `run_id`, over a new connection: who has the address now.
+    ///
+    /// # Errors
+    /// When the upstream is out of reach.
+    pub async fn run_id_anew(&mut self) -> Result<Option<RunId>, UpstreamError> {
+        self.connection = None;
+        self.run_id().await
+    }
+
     /// Runs scripts in order, before all later calls, without waiting. An upstream out of reach is
     /// noticed by the next call.
     pub async fn post(&mut self, calls: &[Call]) {

@@ -36,6 +36,8 @@ pub enum UpstreamError {
     Timeout(u64),
     #[error("the upstream Redis has answered nobody for {0} ms")]
     Silent(u64),
+    #[error("the upstream Redis is another one than respgres has met last")]
+    Elsewhere,
     #[error("the upstream Redis sent bytes that are no reply: {0}")]
     Protocol(String),
 }

@@ -160,3 +160,67 @@ async fn a_change_by_others_is_seen_within_milliseconds() {
     outbox_is_empty(&stack).await;
     stack.stop_expecting(&[]).await;
 }
+
+#[tokio::test]
+async fn what_a_write_of_ours_sets_off_elsewhere_is_seen() {
+    let stack = stack().await;
+    let mut client = stack.client().await;
+    client.command(&["HSET", PERSON, "name", "0"]).await;
+    stack
+        .sql_execute(
+            "alter table entries add person uuid; alter table people add unique (id);
+             alter table entries add foreign key (person) references people (id) on delete cascade;
+             insert into entries values ('f', '1', '0b5c1f4e-8c1d-4d5e-9a57-3f1f5a6b7c8d')",
+        )
+        .await;
+    wait_until("the entry is seen", async || {
+        client.command(&["HGET", "entries", "f"]).await == bulk("1")
+    })
+    .await;
+    outbox_is_empty(&stack).await;
+    cache(&stack, &mut client, &["HGET", "entries", "f"]).await;
+    assert_eq!(client.command(&["DEL", PERSON]).await, Value::Integer(1));
+    assert_eq!(stack.sql_i64("select count(*) from entries").await, 0);
+    wait_until("the entry is not seen any more", async || {
+        client.command(&["HGET", "entries", "f"]).await == Value::NilBulk
+    })
+    .await;
+    stack.stop_expecting(&[]).await;
+}
+
+#[tokio::test]
+async fn nobody_slips_a_type_of_theirs_into_the_triggers() {
+    let stack = stack().await;
+    let mut client = stack.client().await;
+    client.command(&["HSET", PERSON, "name", "0"]).await;
+    cache(&stack, &mut client, &["HGET", PERSON, "name"]).await;
+    // Its check would run with the rights of the trigger's owner.
+    let statements = "begin; create domain pg_temp.text as pg_catalog.text check (false);
+        update people set name = '1'; drop domain pg_temp.text; commit";
+    stack.sql_execute(statements).await;
+    wait_until("the change is seen", async || {
+        client.command(&["HGET", PERSON, "name"]).await == bulk("1")
+    })
+    .await;
+    stack.stop_expecting(&[]).await;
+}
+
+#[tokio::test]
+async fn a_key_that_is_not_mapped_any_more_keeps_its_value() {
+    let stack = stack().await;
+    let mut client = stack.client().await;
+    client.command(&["SET", "plain", "1"]).await;
+    client.command(&["HSET", "entries", "f", "1"]).await;
+    cache(&stack, &mut client, &["HGET", "entries", "f"]).await;
+    // Triggers stay where a mapping was taken out of the configuration.
+    stack
+        .sql_execute(
+            "insert into respgres.outbox (mapping, key)
+             values ('former', 'plain'), ('entries', 'entries')",
+        )
+        .await;
+    outbox_is_empty(&stack).await;
+    assert_eq!(client.command(&["GET", "plain"]).await, bulk("1"));
+    assert_eq!(stack.redis.say("EXISTS entries").await, Value::Integer(0));
+    stack.stop_expecting(&[]).await;
+}

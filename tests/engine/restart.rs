@@ -1,7 +1,7 @@
 //! A Redis that comes back with other data, or whose copies somebody has made old: nobody is told what is
 //! not true any more.
 
-use crate::stack::{Client, Stack, Value, wait_until};
+use crate::stack::{Client, Redis, Stack, Value, wait_until};
 
 const MAPPINGS: &str = r#"
 [[mapping]]
@@ -115,4 +115,74 @@ async fn what_only_redis_has_is_not_dropped() {
     })
     .await;
     stack.stop_allowing(&["upstream lost"], &["mapped keys are read", "upstream down"]).await;
+}
+
+#[tokio::test]
+async fn a_failover_that_leaves_connections_open_is_noticed() {
+    let stack = Stack::with_mappings(MAPPINGS).await;
+    let mut client = stack.client().await;
+    client.say("HSET dual:1 n 0").await;
+    cache(&stack, &mut client, "HGETALL dual:1", "dual:1").await;
+    let promoted = Redis::start().await;
+    let mut before = Client::connect(&stack.redis).await;
+    stack.redis.give_place_to(&promoted);
+    before.say("REPLICAOF localhost 1").await;
+    // The old one refuses what writers say to it.
+    for number in 1..=20 {
+        assert_eq!(client.say("HINCRBY dual:1 n 1").await, Value::Integer(number));
+        assert_eq!(client.say("HGET dual:1 n").await, bulk(&number.to_string()));
+    }
+    wait_until("the new one gets copies", async || {
+        client.say("HGET dual:1 n").await;
+        promoted.say("HGET dual:1 n").await == bulk("20")
+    })
+    .await;
+    let first = stack.sql_i64("select nextval('respgres.outbox_id_seq')").await;
+    assert_eq!(client.say("HINCRBY dual:1 n 1").await, Value::Integer(21));
+    let next = stack.sql_i64("select nextval('respgres.outbox_id_seq')").await;
+    assert_eq!(next, first + 1, "nothing goes past the new one");
+    stack.stop_allowing(&[], &["mapped keys are read"]).await;
+}
+
+#[tokio::test]
+async fn two_proxies_do_not_go_on_with_a_redis_each() {
+    let stack = Stack::with_mappings(MAPPINGS).await;
+    let mut client = stack.client().await;
+    client.say("HSET dual:1 n 0").await;
+    cache(&stack, &mut client, "HGETALL dual:1", "dual:1").await;
+    let promoted = Redis::start().await;
+    stack.redis.give_place_to(&promoted);
+    let second = stack.start_second_proxy().await;
+    let mut other = Client::connect(&second).await;
+    wait_until("the first proxy has noticed", async || {
+        other.say("HINCRBY dual:1 n 1").await;
+        let Value::Bulk(new) = other.say("HGET dual:1 n").await else { panic!("no value") };
+        client.say("HGET dual:1 n").await == Value::Bulk(new)
+    })
+    .await;
+    for number in 1000..1020 {
+        client.say(&format!("HSET dual:1 n {number}")).await;
+        assert_eq!(other.say("HGET dual:1 n").await, bulk(&number.to_string()));
+        other.say(&format!("HSET dual:1 n -{number}")).await;
+        assert_eq!(client.say("HGET dual:1 n").await, bulk(&format!("-{number}")));
+    }
+    stack
+        .stop_allowing(&["another respgres has met another Redis"], &["mapped keys are read"])
+        .await;
+}
+
+#[tokio::test]
+async fn copies_from_before_the_first_start_are_not_believed() {
+    let stack = Stack::with_mappings(MAPPINGS).await;
+    let mut client = stack.client().await;
+    client.say("HSET dual:1 a new").await;
+    // As if the database had been restored, or were another one.
+    stack.sql_execute("delete from respgres.control where name = 'redis'").await;
+    stack.redis.say("DEL dual:1").await;
+    stack.redis.say("HSET dual:1 a old").await;
+    stack.redis.say("PEXPIRE dual:1 600000").await;
+    let second = stack.start_second_proxy().await;
+    let mut other = Client::connect(&second).await;
+    wait_until("the copy is gone", async || other.say("HGET dual:1 a").await == bulk("new")).await;
+    stack.stop_allowing(&[], &["another respgres has met", "mapped keys are read"]).await;
 }

@@ -63,6 +63,13 @@ impl Redis {
         self.process.kill();
         self.process = launch(&self.directory, &self.arguments).await;
     }
+
+    /// As after a failover: who connects to this address meets the other from now on, while connections
+    /// that are open stay.
+    pub fn give_place_to(&self, other: &Redis) {
+        std::fs::remove_file(self.socket()).expect("the socket is there");
+        std::os::unix::fs::symlink(other.socket(), self.socket()).expect("the name is free");
+    }
 }
 
 impl Server for Redis {

@@ -170,8 +170,8 @@ impl Lender {
         let token = Token::writer();
         let has_copies = |&at: &usize| keys.touched[at].mapping.strategy != Strategy::PostgresOnly;
         let places: Vec<usize> = (0..keys.lent).filter(has_copies).collect();
-        let run = self.control.run_id().await.map_err(Failure::Upstream)?;
-        let copies = if self.trust.covers(run) { Copies::Kept } else { Copies::Dropped };
+        let copies = Copies::in_redis(&self.trust, &mut self.control).await;
+        let copies = copies.map_err(Failure::Upstream)?;
         let from = Instant::now();
         let lease_ms = self.settings.lease_ms;
         let call = begin_call(&keys.touched, &places, &token, lease_ms, &copies);
