@@ -206,13 +206,16 @@ impl Keeper {
 
     async fn sweep_under_lock(&mut self, run: &str) -> Result<(), Trouble> {
         let session = connected(&mut self.session, &self.settings).await?;
-        // Nothing is recorded before the first start of all. A Redis from before may have copies all the
-        // same: of another database, or of this one as it was before it was restored.
-        if session.swept_run().await?.is_some_and(|swept| swept == run) {
+        let swept = session.swept_run().await?;
+        if swept.as_ref().is_some_and(|swept| swept == run) {
             return Ok(());
         }
+        // Nothing is recorded before the first start of all. A Redis from before may have copies all the
+        // same: of another database, or of this one as it was before it was restored. But it may as well have
+        // what nobody has brought to Postgres yet.
+        let spares_what_has_no_row = swept.is_none();
         let since = Instant::now();
-        let (seen, kept) = self.sweep().await?;
+        let (seen, kept) = self.sweep(spares_what_has_no_row).await?;
         let seconds = since.elapsed().as_secs_f64();
         tracing::info!(
             seen,
@@ -226,7 +229,8 @@ impl Keeper {
     }
 
     /// Drops what may be an old copy; how many mapped keys were seen, and kept.
-    async fn sweep(&mut self) -> Result<(usize, usize), Trouble> {
+    async fn sweep(&mut self, spares_what_has_no_row: bool) -> Result<(usize, usize), Trouble> {
+        let spare = spares_what_has_no_row.then_some(Bytes::from_static(b"spare"));
         let (mut seen, mut kept) = (0, 0);
         let mut cursor = Bytes::from_static(b"0");
         loop {
@@ -247,10 +251,10 @@ impl Keeper {
             if !mapped.is_empty() {
                 let mapped: Vec<Bytes> = mapped.into_iter().collect();
                 seen += mapped.len();
-                let endless = numbers(self.call(Script::Sweep, &mapped).await?)?;
-                let endless: Vec<Bytes> =
-                    endless.into_iter().map(|at| mapped[at].clone()).collect();
-                kept += self.drop_those_with_rows(&endless).await?;
+                let staying = numbers(self.call(Script::Sweep, &mapped, spare.as_slice()).await?)?;
+                let staying: Vec<Bytes> =
+                    staying.into_iter().map(|at| mapped[at].clone()).collect();
+                kept += self.drop_those_with_rows(&staying).await?;
             }
             if next == "0" {
                 return Ok((seen, kept));
@@ -276,7 +280,7 @@ impl Keeper {
             }
         }
         if !with_rows.is_empty() {
-            self.call(Script::Inval, &with_rows).await?;
+            self.call(Script::Inval, &with_rows, &[]).await?;
         }
         Ok(keys.len() - with_rows.len())
     }
@@ -298,7 +302,7 @@ impl Keeper {
             if !rows.is_empty() {
                 let keys: Vec<Bytes> =
                     rows.iter().map(|row| Bytes::from(row.key.clone())).collect();
-                let dirty = numbers(self.call(Script::Inval, &keys).await?)?;
+                let dirty = numbers(self.call(Script::Inval, &keys, &[]).await?)?;
                 let clean =
                     |(at, row): (usize, &OutboxRow)| (!dirty.contains(&at)).then_some(row.id);
                 done.extend(rows.iter().enumerate().filter_map(clean));
@@ -308,9 +312,14 @@ impl Keeper {
         }
     }
 
-    async fn call(&mut self, script: Script, keys: &[Bytes]) -> Result<Frame, UpstreamError> {
+    async fn call(
+        &mut self,
+        script: Script,
+        keys: &[Bytes],
+        arguments: &[Bytes],
+    ) -> Result<Frame, UpstreamError> {
         let names = keys.iter().flat_map(|key| [key.clone(), mark_of(key), aside_of(key)]);
-        let call = Call { script, keys: names.collect(), arguments: Vec::new() };
+        let call = Call { script, keys: names.collect(), arguments: arguments.to_vec() };
         let mut replies = self.control.call(&[call]).await?;
         replies.pop().ok_or_else(odd)
     }

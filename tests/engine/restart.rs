@@ -181,8 +181,12 @@ async fn copies_from_before_the_first_start_are_not_believed() {
     stack.redis.say("DEL dual:1").await;
     stack.redis.say("HSET dual:1 a old").await;
     stack.redis.say("PEXPIRE dual:1 600000").await;
+    // Nobody has brought this to Postgres yet.
+    stack.redis.say("HSET dual:2 a only-here").await;
+    stack.redis.say("PEXPIRE dual:2 600000").await;
     let second = stack.start_second_proxy().await;
     let mut other = Client::connect(&second).await;
     wait_until("the copy is gone", async || other.say("HGET dual:1 a").await == bulk("new")).await;
+    assert_eq!(stack.redis.say("HGET dual:2 a").await, bulk("only-here"));
     stack.stop_allowing(&[], &["another respgres has met", "mapped keys are read"]).await;
 }
