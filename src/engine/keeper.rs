@@ -11,7 +11,7 @@
 //! Absent on purpose: deleting what has no end and no row. Copies have an end; that is a value which
 //! somebody has put into Redis before its keys were mapped, and which is nowhere else.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,9 +22,10 @@ use super::EngineSettings;
 use super::tables::Tables;
 use super::through::connected;
 use super::trust::{Attempt, Trust};
+use crate::command::Needs;
 use crate::mapping::{MappedKey, Registry};
 use crate::store::outbox::OutboxRow;
-use crate::store::{RowLock, Session, StoreError};
+use crate::store::{RowLock, Session, StoreError, Want};
 use crate::tasks::Tasks;
 use crate::upstream::control::{Control, Frame};
 use crate::upstream::scripts::{Call, Script, aside_of, mark_of, owner_of};
@@ -267,17 +268,23 @@ impl Keeper {
     async fn drop_those_with_rows(&mut self, keys: &[Bytes]) -> Result<usize, Trouble> {
         let keys: Vec<MappedKey> =
             keys.iter().filter_map(|key| self.registry.mapped_key(key)).collect();
-        let mut with_rows = Vec::new();
+        let mut groups: HashMap<usize, Vec<&MappedKey>, ahash::RandomState> = HashMap::default();
         for key in &keys {
-            let Some(mapping) = self.tables.current(&key.mapping) else {
-                with_rows.push(key.key.clone());
+            groups.entry(key.mapping.index).or_default().push(key);
+        }
+        let needs = Needs { existence: true, ..Needs::default() };
+        let mut with_rows = Vec::new();
+        for group in groups.values() {
+            let Some(mapping) = self.tables.current(&group[0].mapping) else {
+                with_rows.extend(group.iter().map(|key| key.key.clone()));
                 continue;
             };
+            let want = |&key| Want { key, needs: &needs, whole_up_to: 0 };
+            let wants: Vec<Want<'_>> = group.iter().map(want).collect();
             let session = connected(&mut self.session, &self.settings).await?;
-            let read = session.read(&mapping, &[key], RowLock::None).await?;
-            if read.rows.first().is_some_and(|row| row.present) {
-                with_rows.push(key.key.clone());
-            }
+            let read = session.read_parts(&mapping, &wants, RowLock::None).await?;
+            let there = group.iter().zip(read.rows).filter(|(_, row)| row.present);
+            with_rows.extend(there.map(|(key, _)| key.key.clone()));
         }
         if !with_rows.is_empty() {
             self.call(Script::Inval, &with_rows, &[]).await?;

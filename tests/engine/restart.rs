@@ -181,12 +181,21 @@ async fn copies_from_before_the_first_start_are_not_believed() {
     stack.redis.say("DEL dual:1").await;
     stack.redis.say("HSET dual:1 a old").await;
     stack.redis.say("PEXPIRE dual:1 600000").await;
+    client.say("SADD members:1 new").await;
+    stack.redis.say("DEL members:1").await;
+    stack.redis.say("SADD members:1 old").await;
     // Nobody has brought this to Postgres yet.
+    stack.redis.say("SADD members:2 only-here").await;
     stack.redis.say("HSET dual:2 a only-here").await;
     stack.redis.say("PEXPIRE dual:2 600000").await;
     let second = stack.start_second_proxy().await;
     let mut other = Client::connect(&second).await;
     wait_until("the copy is gone", async || other.say("HGET dual:1 a").await == bulk("new")).await;
+    wait_until("the copy is gone", async || {
+        other.say("SISMEMBER members:1 new").await == Value::Integer(1)
+    })
+    .await;
     assert_eq!(stack.redis.say("HGET dual:2 a").await, bulk("only-here"));
+    assert_eq!(stack.redis.say("SCARD members:2").await, Value::Integer(1));
     stack.stop_allowing(&[], &["another respgres has met", "mapped keys are read"]).await;
 }
