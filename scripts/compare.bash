@@ -12,7 +12,7 @@
 # A test has failed when plain Redis passes it and respgres does not. Uses TRIES, HEADING, DIFFERENCES
 # and suite_options, the options for the suite.
 # shellcheck shell=bash
-# shellcheck disable=SC2034,SC2154 # used, and set, where this is sourced
+# shellcheck disable=SC2034,SC2153,SC2154 # used, and set, where this is sourced
 
 DIFFERENCES=docs/differences.md
 PAGE=docs/conformance.md

@@ -1,13 +1,14 @@
 # A Redis and a Postgres in a throw-away directory, for as long as the script that sources this
 # runs. Redis listens on a free port of 127.0.0.1, Postgres on a Unix socket alone.
 #
-#   start_stores [OPTION…]    sets STORES (the directory, also Postgres' host) and REDIS_PORT; the options
-#                             are for Postgres
-#   guard PID SIG             ends this process by SIG when the script ends, however it ends
+#   start_stores      sets STORES (the directory, also Postgres' host) and REDIS_PORT
+#   POSTGRES_OPTIONS  more options for Postgres
+#   guard PID SIG     ends this process by SIG when the script ends, however it ends
 # shellcheck shell=bash
 
 STORES=''
 REDIS_PORT=''
+POSTGRES_OPTIONS=()
 GUARDED=()
 
 guard() {
@@ -56,7 +57,7 @@ start_stores() {
         --encoding=UTF8 --locale=C.UTF-8 --no-instructions -D "$STORES/data") \
         >"$STORES/initdb.log" 2>&1 || { cat "$STORES/initdb.log" >&2; return 1; }
     (cd "$STORES" && as_postgres "$programs/postgres" -D "$STORES/data" -k "$STORES" \
-        -c listen_addresses= "$@") >"$STORES/postgres.log" 2>&1 &
+        -c listen_addresses= "${POSTGRES_OPTIONS[@]}") >"$STORES/postgres.log" 2>&1 &
     guard $! QUIT # throw-away data needs no checkpoint
     for attempt in {1..200}; do
         "$programs/pg_isready" -q -h "$STORES" && break
