@@ -28,6 +28,9 @@ const UNCACHED_KEYS: u32 = ROWS - CACHED_KEYS;
 /// How far the dropping stays behind the reading: more than clients at a time.
 const DISTANCE: u32 = 1000;
 
+/// How often a key is read before it has to be in the cache.
+const READS: u32 = 1000;
+
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// Keys of one UNLINK.
@@ -41,6 +44,7 @@ pub(crate) fn uncached_id(n: u32) -> u32 {
 /// Makes the hashes that are hit: the same 20 fields under mapped and unmapped keys, in the cache.
 pub(crate) async fn warm(servers: &Servers) -> Result<(), Failure> {
     let mut client = Client::connect(servers.respgres_port).await?;
+    let mut redis = Client::connect(servers.redis_port).await?;
     for prefix in [MAPPED, UNMAPPED] {
         for id in 1..=CACHED_KEYS {
             let key = format!("{prefix}:{id}");
@@ -48,15 +52,38 @@ pub(crate) async fn warm(servers: &Servers) -> Result<(), Failure> {
             let mut request: Vec<&[u8]> = vec![b"HSET", key.as_bytes()];
             request.extend(row.iter().flatten().map(String::as_bytes));
             client.call(&request).await?;
-            match client.call(&[b"HGETALL", key.as_bytes()]).await? {
-                BytesFrame::Array(elements) if elements.len() == 2 * row.len() => {}
-                other => {
-                    return Err(format!("{key} does not have its fields: {other:?}").into());
-                }
-            }
+            read_until_cached(
+                &mut client,
+                &mut redis,
+                &[b"HGETALL", key.as_bytes()],
+                2 * row.len(),
+            )
+            .await?;
         }
     }
     Ok(())
+}
+
+/// Reads a whole key until Redis has it: a read that comes right after a write, while its mark is there,
+/// fills nothing.
+pub(crate) async fn read_until_cached(
+    client: &mut Client,
+    redis: &mut Client,
+    request: &[&[u8]],
+    elements: usize,
+) -> Result<(), Failure> {
+    for _ in 0..READS {
+        match client.call(request).await? {
+            BytesFrame::Array(found) if found.len() == elements => {}
+            other => {
+                return Err(format!("{request:?} does not give its elements: {other:?}").into());
+            }
+        }
+        if redis.call(&[b"EXISTS", request[1]]).await? == BytesFrame::Integer(1) {
+            return Ok(());
+        }
+    }
+    Err(format!("{request:?} was read {READS} times, and Redis does not have it").into())
 }
 
 /// Drops the cached copies of all keys that shall be missed.

@@ -37,6 +37,20 @@ pub enum Keys {
     Migrate,
 }
 
+// === impl Keys ===
+
+impl Keys {
+    /// Whether argument 1, if there is one, is the only key of a request with `count` arguments.
+    #[inline]
+    pub fn is_first_alone(self, count: usize) -> bool {
+        match self {
+            Self::First => true,
+            Self::Range { first: 1, last: -1, .. } => count == 2,
+            _ => false,
+        }
+    }
+}
+
 // === impl Command ===
 
 impl Command {

@@ -6,9 +6,10 @@ use super::Engine;
 use super::loan::Lent;
 use super::mailbox::ReplyTo;
 use super::operation::Operation;
-use crate::command::{Command, Keys, Mapped, Proof, Read, Write};
+use crate::command::{Command, Mapped, Proof, Read, Write};
 use crate::config::Strategy;
 use crate::mapping::MappedKey;
+use crate::protocol::Reply;
 use crate::upstream::scripts::RESERVED_PREFIX;
 use crate::value::ValueKind;
 
@@ -17,6 +18,9 @@ use crate::value::ValueKind;
 pub enum Touch {
     /// No key is mapped: the upstream answers.
     Nothing,
+    /// Its one key is mapped, and Redis may answer it as it came: with a reply that proves that the key
+    /// was there.
+    Asks(Proof),
     /// At least one key is mapped.
     Mapped,
     /// A key is one of our own.
@@ -26,8 +30,6 @@ pub enum Touch {
 /// The way of a command with mapped keys.
 #[derive(Debug)]
 pub enum MappedRoute {
-    /// Ask Redis with the request as it came; the reply is final when it proves the key was there.
-    AskRedis(Proof, Box<Operation>),
     /// To a reading worker.
     Read(Box<Operation>),
     /// To a writing worker.
@@ -50,9 +52,9 @@ impl Engine {
         argument: impl Fn(usize) -> &'a [u8],
     ) -> Touch {
         let mut touch = Touch::Nothing;
-        if command.keys == Keys::First {
+        if command.keys.is_first_alone(count) {
             if count > 1 {
-                self.touch_key(argument(1), &mut touch);
+                self.touch_only_key(command, argument(1), &mut touch);
             }
             return touch;
         }
@@ -74,6 +76,23 @@ impl Engine {
             self.touch_key(argument(at), &mut touch);
         }
         touch
+    }
+
+    fn touch_only_key(&self, command: &Command, key: &[u8], touch: &mut Touch) {
+        if key.starts_with(RESERVED_PREFIX) {
+            *touch = Touch::Reserved;
+        } else if let Some(mapping) = self.registry().find(key) {
+            *touch = match command.mapped {
+                Mapped::Read(Read { proof, of, .. })
+                    if proof != Proof::Never
+                        && mapping.strategy == Strategy::DualWrite
+                        && of.is_none_or(|of| of == mapping.holds()) =>
+                {
+                    Touch::Asks(proof)
+                }
+                _ => Touch::Mapped,
+            };
+        }
     }
 
     fn touch_key(&self, key: &[u8], touch: &mut Touch) {
@@ -103,8 +122,6 @@ impl Engine {
                 None => others.push(arguments[at].clone()),
             },
         );
-        let strategy = keys.first().map(|key| key.mapping.strategy);
-        let alone = keys.len() == 1 && others.is_empty();
         let fits = |of: Option<ValueKind>| {
             of.is_none_or(|of| keys.iter().all(|key| key.mapping.holds() == of))
         };
@@ -123,16 +140,22 @@ impl Engine {
         }
         let operation = Operation::new(command, arguments, keys, others, reply_to);
         match command.mapped {
-            Mapped::Read(read) => {
-                let asks_redis =
-                    alone && read.proof != Proof::Never && strategy == Some(Strategy::DualWrite);
-                if asks_redis {
-                    MappedRoute::AskRedis(read.proof, Box::new(operation))
-                } else {
-                    MappedRoute::Read(Box::new(operation))
-                }
-            }
+            Mapped::Read(_) => MappedRoute::Read(Box::new(operation)),
             _ => MappedRoute::Write(Box::new(operation)),
+        }
+    }
+}
+
+impl Engine {
+    /// Hands over a read of one key that Redis could not answer for good (see [`Touch::Asks`]).
+    pub fn read_one(&self, command: &'static Command, arguments: Vec<Bytes>, reply_to: ReplyTo) {
+        let key = arguments.get(1).and_then(|key| self.registry().mapped_key(key));
+        match key {
+            Some(key) => {
+                self.read(Operation::new(command, arguments, vec![key], Vec::new(), reply_to));
+            }
+            // Cannot be: a key stays with its mapping.
+            None => reply_to.answer(&Reply::err("the key is not mapped any more")),
         }
     }
 }

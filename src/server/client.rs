@@ -14,7 +14,7 @@ use std::task::{Context, Waker};
 use bytes::Bytes;
 use tokio::net::tcp::OwnedWriteHalf;
 
-use super::expect::{Delivery, Expected, Inspected};
+use super::expect::{Delivery, Expected, Inspected, Unproven};
 use super::pin::Pin;
 use super::queued::Queued;
 use super::roster::{Entry, Standing};
@@ -69,6 +69,12 @@ pub(super) enum Replies {
     Off,
     /// The next command's reply is not sent.
     SkipNext,
+}
+
+/// A reply of the lane's that is not simply passed on.
+pub(super) enum Look {
+    Inspect(Inspected),
+    Unproven(Unproven),
 }
 
 #[derive(Debug, Default)]
@@ -172,30 +178,64 @@ impl Client {
         self.flush();
     }
 
-    /// Bytes of the lane's replies have come, in which `ended` replies end. What has to be looked at
-    /// as a whole is returned.
-    pub(super) fn deliver(&self, bytes: &[u8], ended: u32) -> Option<Inspected> {
+    /// Bytes of the lane's replies have come, in which `ended` replies end; `more`, if more come at
+    /// once. What has to be looked at is returned.
+    pub(super) fn deliver(&self, bytes: &[u8], ended: u32, more: bool) -> Option<Look> {
         let mut output = self.output.borrow_mut();
         let mut expected = self.expected.borrow_mut();
         let delivery = expected.deliver(bytes, ended, &mut output.bytes);
         let drained = expected.is_empty();
         drop(expected);
-        let inspected = match delivery {
+        let look = match delivery {
+            // One write for all of them.
+            Delivery::Now if more => {
+                output.bytes.extend_from_slice(bytes);
+                None
+            }
             Delivery::Now => {
                 self.write(&mut output, bytes);
                 None
             }
             Delivery::Kept => {
-                self.write(&mut output, &[]);
+                if !more {
+                    self.write(&mut output, &[]);
+                }
                 None
             }
-            Delivery::Inspect(inspected) => Some(inspected),
+            Delivery::Inspect(inspected) => Some(Look::Inspect(inspected)),
+            Delivery::Unproven(unproven) => {
+                if !more {
+                    self.write(&mut output, &[]);
+                }
+                Some(Look::Unproven(unproven))
+            }
         };
         drop(output);
         if drained {
             self.drained();
         }
-        inspected
+        look
+    }
+
+    /// The next reply of the lane's will not come; `error` is what is told in its stead.
+    pub(super) fn deliver_failure(&self, error: &[u8]) -> Option<Look> {
+        let mut output = self.output.borrow_mut();
+        let mut expected = self.expected.borrow_mut();
+        let delivery = expected.deliver_failure(error, &mut output.bytes);
+        let drained = expected.is_empty();
+        drop(expected);
+        let (bytes, look) = match delivery {
+            Delivery::Now => (error, None),
+            Delivery::Kept => (&[][..], None),
+            Delivery::Inspect(inspected) => (&[][..], Some(Look::Inspect(inspected))),
+            Delivery::Unproven(unproven) => (&[][..], Some(Look::Unproven(unproven))),
+        };
+        self.write(&mut output, bytes);
+        drop(output);
+        if drained {
+            self.drained();
+        }
+        look
     }
 
     /// A slot's reply is there; `flush` sends it.

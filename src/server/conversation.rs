@@ -2,7 +2,7 @@
 //! on its way.
 //!
 //! Requests that pass through are not looked at one by one: a run of them is appended to the lane
-//! in one piece. A request that has to wait (for the replies before it, for room) stays in the
+//! in one piece, and so is a run of mapped reads that Redis may answer. A request that has to wait (for the replies before it, for room) stays in the
 //! client's input and is cut again later.
 //!
 //! Invariants
@@ -31,6 +31,7 @@ use crate::protocol::Reply;
 use crate::protocol::inline::{encode_request, split};
 use crate::protocol::request::{ProtocolError, RequestLimits, Scanned, Scanner};
 use crate::upstream::Lane;
+use crate::upstream::lane::Delivered;
 
 /// Bytes read ahead of a client whose requests have to wait.
 const READ_AHEAD_BYTES: usize = 64 << 10;
@@ -64,6 +65,16 @@ pub(super) struct Request<'a> {
     pub(super) scanner: &'a Scanner,
 }
 
+/// Requests of one sort, one behind the other, that are sent in one piece.
+#[derive(Clone, Copy, Debug)]
+struct Run {
+    /// Where it begins.
+    from: usize,
+    count: u32,
+    /// They are mapped reads that Redis may answer. Their replies are expected already.
+    asked: bool,
+}
+
 /// What becomes of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Flow {
@@ -71,6 +82,20 @@ pub(super) enum Flow {
     Done,
     /// It has to wait; the conversation is woken when it may be tried again.
     Wait,
+}
+
+// === impl Run ===
+
+impl Run {
+    /// The next one.
+    fn after(self, at: usize) -> Self {
+        Self { from: at, count: 0, ..self }
+    }
+
+    /// Requests whose replies are not expected yet.
+    fn unexpected(self) -> usize {
+        if self.asked { 0 } else { self.count as usize }
+    }
 }
 
 // === impl Request ===
@@ -272,16 +297,15 @@ impl Talk {
     fn take_requests(&self, scanner: &mut Scanner, buffer: &[u8]) -> usize {
         let client = &self.client;
         let most = self.event_loop.shared.limits.client_requests;
-        let mut from = 0;
+        let mut run = Run { from: 0, count: 0, asked: false };
         let mut at = 0;
-        let mut count = 0;
         loop {
             let rest = &buffer[at..];
             if rest.is_empty() || client.is_leaving() {
                 break;
             }
-            if count as usize + client.expected.borrow().requests() >= most {
-                self.forward_run(&buffer[from..at], count);
+            if run.unexpected() + client.expected.borrow().requests() >= most {
+                self.send_run(run, &buffer[..at]);
                 self.drained();
                 return at;
             }
@@ -289,53 +313,75 @@ impl Talk {
             match scanner.next(rest, authenticated, &self.limits) {
                 Scanned::Incomplete => break,
                 Scanned::Skip(length) => {
-                    self.forward_run(&buffer[from..at], count);
+                    self.send_run(run, &buffer[..at]);
                     at += length;
-                    (from, count) = (at, 0);
+                    run = run.after(at);
                 }
                 Scanned::Request(length) => {
                     let request = Request { bytes: &rest[..length], scanner };
                     let way = self.way(&request);
                     let alone = client.session.borrow().replies == Replies::SkipNext;
-                    if matches!(way, Way::Forward) && !alone {
-                        if count == 0 && !self.may_forward() {
-                            return at;
+                    let asked = matches!(way, Way::Ask(_));
+                    if (asked || matches!(way, Way::Forward)) && !alone {
+                        if run.count > 0 && run.asked != asked {
+                            self.send_run(run, &buffer[..at]);
+                            run = run.after(at);
+                        }
+                        if run.count == 0 {
+                            if !self.may_forward() {
+                                return at;
+                            }
+                            run.asked = asked;
+                        }
+                        match way {
+                            Way::Ask(ask) if run.count > 0 || self.believes_redis() => {
+                                self.expect_asked(ask, &request);
+                            }
+                            Way::Ask(ask) => {
+                                if self.mapped(ask.command, &request) == Flow::Wait {
+                                    return at;
+                                }
+                                at += length;
+                                run = run.after(at);
+                                continue;
+                            }
+                            Way::Forward | Way::Apart(_) => {}
                         }
                         at += length;
-                        count += 1;
+                        run.count += 1;
                         continue;
                     }
-                    self.forward_run(&buffer[from..at], count);
-                    count = 0;
+                    self.send_run(run, &buffer[..at]);
+                    run.count = 0;
                     if self.go(way, &request) == Flow::Wait {
                         return at;
                     }
                     at += length;
-                    from = at;
+                    run = run.after(at);
                     if !self.may_take() {
                         return at;
                     }
                 }
                 Scanned::Inline(length) => {
-                    self.forward_run(&buffer[from..at], count);
-                    count = 0;
+                    self.send_run(run, &buffer[..at]);
+                    run.count = 0;
                     if self.inline(&rest[..length]) == Flow::Wait {
                         return at;
                     }
                     at += length;
-                    from = at;
+                    run = run.after(at);
                     if !self.may_take() {
                         return at;
                     }
                 }
                 Scanned::Error(error) => {
-                    self.forward_run(&buffer[from..at], count);
+                    self.send_run(run, &buffer[..at]);
                     self.protocol_error(error);
                     return buffer.len();
                 }
             }
         }
-        self.forward_run(&buffer[from..at], count);
+        self.send_run(run, &buffer[..at]);
         at
     }
 
@@ -388,6 +434,7 @@ impl Talk {
                 self.forward_run(request.bytes, 1);
                 Flow::Done
             }
+            Way::Ask(ask) => self.mapped(ask.command, request),
             Way::Apart(Apart::Mapped(command)) => self.mapped(command, request),
             Way::Apart(Apart::Pinned(command)) => self.pinned(command, request),
             Way::Apart(Apart::Survey(command)) => self.survey(command, request),
@@ -414,7 +461,7 @@ impl Talk {
                 }
                 let muted = self.client.take_muted();
                 self.client.expected.borrow_mut().inspect(Inspection::Info, muted);
-                self.append(request.bytes, 1, false);
+                self.append(request.bytes, 1, Delivered::Together);
                 Flow::Done
             }
             Way::Apart(Apart::Tell(reply)) => {
@@ -457,8 +504,18 @@ impl Talk {
             return;
         }
         let muted = self.client.take_muted();
-        let joins = self.client.expected.borrow_mut().replies(count, muted);
-        self.append(bytes, count, joins);
+        let delivered = self.client.expected.borrow_mut().replies(count, muted);
+        self.append(bytes, count, delivered);
+    }
+
+    /// Sends what has gathered in `taken` since the run began.
+    fn send_run(&self, run: Run, taken: &[u8]) {
+        let bytes = &taken[run.from..];
+        if run.asked && run.count > 0 {
+            self.append(bytes, run.count, Delivered::OneByOne);
+        } else {
+            self.forward_run(bytes, run.count);
+        }
     }
 
     /// The connection that the client's requests go over now.
@@ -478,9 +535,9 @@ impl Talk {
     }
 
     /// Appends requests whose replies are expected already.
-    pub(super) fn append(&self, bytes: &[u8], count: u32, joins: bool) {
+    pub(super) fn append(&self, bytes: &[u8], count: u32, delivered: Delivered) {
         let lane = self.lane();
-        if lane.append(self.client.owner, bytes, count, joins) {
+        if lane.append(self.client.owner, bytes, count, delivered) {
             if !lane.has_room(self.client.owner) {
                 self.client.without_room.set(true);
             }

@@ -13,7 +13,7 @@ use slab::Slab;
 use super::event_loop::EventLoop;
 use crate::engine::errand::Done;
 use crate::engine::{Errand, ErrandFailed, Over};
-use crate::upstream::lane::Owner;
+use crate::upstream::lane::{Delivered, Owner};
 use crate::upstream::{Lane, UpstreamError};
 
 /// Owners of lanes that are errands; see `EventLoop::enter` for those that are clients.
@@ -116,7 +116,7 @@ impl EventLoop {
             done,
         });
         drop(running);
-        if !lane.append(owner, requests, replies, false) {
+        if !lane.append(owner, requests, replies, Delivered::Together) {
             self.errand_failed(owner, ErrandFailed::NotRun(lane.last_error()));
         }
     }

@@ -13,7 +13,7 @@ use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::Notify;
 
 use super::Shared;
-use super::client::Client;
+use super::client::{Client, Look};
 use super::conversation::Talk;
 use super::errand::{Errands, errand_of, failure_of};
 use super::expect::{Inspected, Inspection};
@@ -22,8 +22,7 @@ use super::roster::Entry;
 use super::spare_input::SpareInputs;
 use super::tracking::with_target;
 use crate::config::RedisUrl;
-use crate::engine::route::proves;
-use crate::engine::{Mail, Mailbox, Operation, Told};
+use crate::engine::{Mail, Mailbox, Told};
 use crate::protocol::{Reply, Version};
 use crate::tasks::Tasks;
 use crate::upstream::lane::{LaneSettings, Owner, ReadBuffer, Receiver};
@@ -297,14 +296,6 @@ impl EventLoop {
     fn look_at(&self, client: &Rc<Client>, inspected: Inspected) {
         let Inspected { slot, inspection, reply } = inspected;
         match inspection {
-            Inspection::Read(proof, operation) => {
-                if proves(proof, &reply) {
-                    client.fill(slot, Bytes::from(reply));
-                } else {
-                    self.read_slowly(*operation, slot);
-                    return;
-                }
-            }
             Inspection::Info => {
                 let section = info::section(&self.shared);
                 client.fill(slot, Bytes::from(info::with_section(&reply, &section)));
@@ -353,9 +344,13 @@ impl EventLoop {
         client.flush();
     }
 
-    fn read_slowly(&self, mut operation: Operation, slot: u32) {
-        operation.reply_to.slot = slot;
-        self.shared.engine.read(operation);
+    fn look(&self, client: &Rc<Client>, look: Look) {
+        match look {
+            Look::Inspect(inspected) => self.look_at(client, inspected),
+            Look::Unproven(unproven) => {
+                Talk::new(self.me(), Rc::clone(client)).read_slowly(unproven);
+            }
+        }
     }
 }
 
@@ -389,15 +384,15 @@ fn place_of(owner: Owner) -> usize {
 }
 
 impl Receiver for EventLoop {
-    fn deliver(&self, owner: Owner, bytes: &[u8], ended: u32) {
+    fn deliver(&self, owner: Owner, bytes: &[u8], ended: u32, more: bool) {
         if let Some(number) = errand_of(owner) {
             // Whole frames, one by one, as it is a private lane.
             self.errand_replied(number, bytes);
             return;
         }
         let Some(client) = self.client(owner) else { return };
-        if let Some(inspected) = client.deliver(bytes, ended) {
-            self.look_at(&client, inspected);
+        if let Some(look) = client.deliver(bytes, ended, more) {
+            self.look(&client, look);
         }
     }
 
@@ -431,15 +426,13 @@ impl Receiver for EventLoop {
         let mut reply = BytesMut::new();
         upstream_failed(error).write(client.version(), &mut reply);
         for _ in 0..requests {
-            match client.deliver(&reply, 1) {
-                // A mapped key: Postgres knows it too.
-                Some(Inspected { slot, inspection: Inspection::Read(_, operation), .. }) => {
-                    self.read_slowly(*operation, slot);
-                }
-                Some(inspected) => {
+            match client.deliver_failure(&reply) {
+                Some(Look::Inspect(inspected)) => {
                     client.fill(inspected.slot, Bytes::from(inspected.reply));
                     client.flush();
                 }
+                // A mapped key: Postgres knows it too.
+                Some(look @ Look::Unproven(_)) => self.look(&client, look),
                 None => {}
             }
         }

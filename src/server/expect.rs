@@ -13,15 +13,18 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::asked::{Ask, Asks};
 use super::queued::Queued;
-use crate::command::Proof;
-use crate::engine::{Operation, Watched};
+use crate::engine::Watched;
 use crate::mapping::MappedKey;
+use crate::upstream::lane::Delivered;
 
 /// One client's requests under way.
 #[derive(Debug, Default)]
 pub(super) struct Expected {
     elements: VecDeque<Element>,
+    /// What `Asked` elements are replies to.
+    asks: Asks,
     /// The first element that the lane still owes something.
     lane_at: usize,
     /// Requests under way, slots included.
@@ -33,17 +36,26 @@ pub(super) struct Expected {
 enum Element {
     /// Replies of the lane that go out as they come.
     Replies { count: u32, held: Vec<u8>, muted: bool },
+    /// Replies of the lane, each of which goes out as it comes if it proves that its key was there.
+    Asked { count: u32, held: Vec<u8>, partial: Partial, muted: bool },
     /// One reply of the lane that has to be looked at as a whole.
     Inspect { inspection: Inspection, gathered: Vec<u8>, muted: bool },
     /// A reply from elsewhere.
     Slot { number: u32, reply: Option<Bytes>, muted: bool },
 }
 
+/// The reply under way among `Asked` ones.
+#[derive(Debug)]
+enum Partial {
+    /// What has come of it proves nothing yet.
+    Unproven(Vec<u8>),
+    /// It is final; the rest goes out as it comes.
+    Proven,
+}
+
 /// Why a reply of the lane is looked at.
 #[derive(Debug)]
 pub(super) enum Inspection {
-    /// It is final only if it proves that the key was there.
-    Read(Proof, Box<Operation>),
     /// INFO: our own section is added.
     Info,
     /// SELECT on the client's own connection: where it leads if Redis says OK.
@@ -70,6 +82,15 @@ pub(super) struct Inspected {
     pub reply: Vec<u8>,
 }
 
+/// A mapped read that Redis could not answer for good; its slot is waiting.
+#[derive(Debug)]
+pub(super) struct Unproven {
+    pub slot: u32,
+    pub ask: Ask,
+    /// As it came.
+    pub request: Bytes,
+}
+
 /// Where delivered bytes belong.
 pub(super) enum Delivery {
     /// Out to the client, now.
@@ -78,6 +99,8 @@ pub(super) enum Delivery {
     Kept,
     /// A reply is complete that has to be looked at.
     Inspect(Inspected),
+    /// A reply is complete that proves nothing.
+    Unproven(Unproven),
 }
 
 // === impl Expected ===
@@ -98,18 +121,33 @@ impl Expected {
             if *count > 0 && *same == muted)
     }
 
-    /// Expects `count` replies of the lane; true when they join the last run (so that the lane may
-    /// merge them too).
-    pub(super) fn replies(&mut self, count: u32, muted: bool) -> bool {
+    /// Expects `count` replies of the lane; how the lane may deliver them.
+    pub(super) fn replies(&mut self, count: u32, muted: bool) -> Delivered {
         self.requests += count as usize;
         if self.can_join(muted)
             && let Some(Element::Replies { count: run, .. }) = self.elements.back_mut()
         {
             *run += count;
-            return true;
+            return Delivered::Joined;
         }
         self.elements.push_back(Element::Replies { count, held: Vec::new(), muted });
-        false
+        Delivered::Together
+    }
+
+    /// Expects a reply of the lane that is final if it proves that the key was there.
+    pub(super) fn ask(&mut self, ask: Ask, request: &[u8], muted: bool) {
+        self.requests += 1;
+        self.asks.push(ask, request);
+        match self.elements.back_mut() {
+            Some(Element::Asked { count, muted: same, .. }) if *count > 0 && *same == muted => {
+                *count += 1;
+            }
+            _ => {
+                let partial = Partial::Unproven(Vec::new());
+                let asked = Element::Asked { count: 1, held: Vec::new(), partial, muted };
+                self.elements.push_back(asked);
+            }
+        }
     }
 
     /// Expects one reply of the lane that is to be looked at.
@@ -126,44 +164,50 @@ impl Expected {
         self.last_slot
     }
 
-    /// The lane has sent bytes in which `ended` replies end. They all belong to one element.
+    /// The lane has sent bytes in which `ended` replies end. They all belong to one element; of those
+    /// that were asked for, one ends at most.
     pub(super) fn deliver(&mut self, bytes: &[u8], ended: u32, out: &mut Vec<u8>) -> Delivery {
-        while matches!(self.elements.get(self.lane_at), Some(Element::Slot { .. })) {
-            self.lane_at += 1;
-        }
-        self.requests = self.requests.saturating_sub(ended as usize);
-        let is_first = self.lane_at == 0;
+        self.skip_slots();
         match self.elements.get_mut(self.lane_at) {
-            Some(Element::Replies { count, held, muted }) => {
-                debug_assert!(*count >= ended, "the lane and the client count alike");
-                *count = count.saturating_sub(ended);
-                let done = *count == 0;
-                let muted = *muted;
-                if !muted && !is_first {
-                    held.extend_from_slice(bytes);
+            Some(Element::Replies { .. }) => self.pass(bytes, ended, out),
+            Some(Element::Asked { partial: Partial::Proven, .. }) => {
+                if ended > 0 {
+                    self.asks.pop();
                 }
-                if done && !is_first {
-                    self.lane_at += 1;
-                } else if done {
-                    self.elements.pop_front();
-                    if !self.elements.is_empty() {
-                        if !muted {
-                            out.extend_from_slice(bytes);
-                        }
-                        self.release(out);
-                        return Delivery::Kept;
+                self.pass(bytes, ended, out)
+            }
+            Some(Element::Asked { partial: Partial::Unproven(gathered), .. }) => {
+                let Some(ask) = self.asks.first() else { return Delivery::Kept };
+                if ended > 0 && gathered.is_empty() {
+                    if !ask.is_final(bytes) {
+                        return self.unproven();
                     }
+                    self.asks.pop();
+                    return self.pass(bytes, ended, out);
                 }
-                if is_first && !muted { Delivery::Now } else { Delivery::Kept }
+                gathered.extend_from_slice(bytes);
+                if ended > 0 && !ask.is_final(gathered) {
+                    return self.unproven();
+                }
+                if ended == 0 && !ask.is_final_from_its_beginning(gathered) {
+                    return Delivery::Kept;
+                }
+                let gathered = std::mem::take(gathered);
+                if ended > 0 {
+                    self.asks.pop();
+                }
+                match self.pass(&gathered, ended, out) {
+                    Delivery::Now => out.extend_from_slice(&gathered),
+                    Delivery::Kept | Delivery::Inspect(_) | Delivery::Unproven(_) => {}
+                }
+                Delivery::Kept
             }
             Some(Element::Inspect { gathered, .. }) => {
                 gathered.extend_from_slice(bytes);
                 if ended == 0 {
                     return Delivery::Kept;
                 }
-                self.requests += 1;
-                self.last_slot = self.last_slot.wrapping_add(1);
-                let slot = self.last_slot;
+                let slot = self.next_slot();
                 let element = &mut self.elements[self.lane_at];
                 let Element::Inspect { muted, .. } = *element else { return Delivery::Kept };
                 let waiting = Element::Slot { number: slot, reply: None, muted };
@@ -175,6 +219,94 @@ impl Expected {
                 Delivery::Inspect(Inspected { slot, inspection, reply: gathered })
             }
             Some(Element::Slot { .. }) | None => Delivery::Kept,
+        }
+    }
+
+    /// The lane is lost: the next reply will not come, `error` in its stead. A part of it may have.
+    pub(super) fn deliver_failure(&mut self, error: &[u8], out: &mut Vec<u8>) -> Delivery {
+        self.skip_slots();
+        match self.elements.get(self.lane_at) {
+            Some(Element::Asked { .. }) => self.unproven(),
+            _ => self.deliver(error, 1, out),
+        }
+    }
+
+    fn skip_slots(&mut self) {
+        while matches!(self.elements.get(self.lane_at), Some(Element::Slot { .. })) {
+            self.lane_at += 1;
+        }
+    }
+
+    fn next_slot(&mut self) -> u32 {
+        self.last_slot = self.last_slot.wrapping_add(1);
+        self.last_slot
+    }
+
+    /// Bytes of replies that are final go out, or are held.
+    #[inline]
+    fn pass(&mut self, bytes: &[u8], ended: u32, out: &mut Vec<u8>) -> Delivery {
+        let is_first = self.lane_at == 0;
+        let (count, held, muted) = match self.elements.get_mut(self.lane_at) {
+            Some(Element::Replies { count, held, muted }) => (count, held, *muted),
+            Some(Element::Asked { count, held, partial, muted }) => {
+                match (ended, &mut *partial) {
+                    (0, _) => *partial = Partial::Proven,
+                    (_, Partial::Proven) => *partial = Partial::Unproven(Vec::new()),
+                    (_, Partial::Unproven(_)) => {}
+                }
+                (count, held, *muted)
+            }
+            _ => return Delivery::Kept,
+        };
+        debug_assert!(*count >= ended, "the lane and the client count alike");
+        self.requests = self.requests.saturating_sub(ended as usize);
+        *count = count.saturating_sub(ended);
+        let done = *count == 0;
+        if !muted && !is_first {
+            held.extend_from_slice(bytes);
+        }
+        if done && !is_first {
+            self.lane_at += 1;
+        } else if done {
+            self.elements.pop_front();
+            if !self.elements.is_empty() {
+                if !muted {
+                    out.extend_from_slice(bytes);
+                }
+                self.release(out);
+                return Delivery::Kept;
+            }
+        }
+        if is_first && !muted { Delivery::Now } else { Delivery::Kept }
+    }
+
+    /// The reply to what was asked first proves nothing: a slot takes its place.
+    fn unproven(&mut self) -> Delivery {
+        let slot = self.next_slot();
+        let Some(Element::Asked { count, held, muted, .. }) = self.elements.get_mut(self.lane_at)
+        else {
+            return Delivery::Kept;
+        };
+        let muted = *muted;
+        let after = count.saturating_sub(1);
+        let waiting = Element::Slot { number: slot, reply: None, muted };
+        if held.is_empty() {
+            self.elements[self.lane_at] = waiting;
+        } else {
+            // What came before it is held on, apart.
+            let before = Element::Replies { count: 0, held: std::mem::take(held), muted };
+            self.elements[self.lane_at] = before;
+            self.lane_at += 1;
+            self.elements.insert(self.lane_at, waiting);
+        }
+        if after > 0 {
+            let partial = Partial::Unproven(Vec::new());
+            let rest = Element::Asked { count: after, held: Vec::new(), partial, muted };
+            self.elements.insert(self.lane_at + 1, rest);
+        }
+        match self.asks.take() {
+            Some((ask, request)) => Delivery::Unproven(Unproven { slot, ask, request }),
+            None => Delivery::Kept,
         }
     }
 
@@ -200,7 +332,7 @@ impl Expected {
                         out.extend_from_slice(reply);
                     }
                 }
-                Some(Element::Replies { count, held, .. }) => {
+                Some(Element::Replies { count, held, .. } | Element::Asked { count, held, .. }) => {
                     out.append(held);
                     if *count > 0 {
                         break;
@@ -217,6 +349,10 @@ impl Expected {
     pub(super) fn held_bytes(&self) -> usize {
         let held = |element: &Element| match element {
             Element::Replies { held, .. } => held.len(),
+            Element::Asked { held, partial: Partial::Unproven(gathered), .. } => {
+                held.len() + gathered.len()
+            }
+            Element::Asked { held, .. } => held.len(),
             Element::Inspect { gathered, .. } => gathered.len(),
             Element::Slot { reply, .. } => reply.as_ref().map_or(0, Bytes::len),
         };
@@ -227,6 +363,8 @@ impl Expected {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::command::{Proof, lookup};
+    use crate::protocol::Version;
 
     fn deliver(expected: &mut Expected, bytes: &[u8], ended: u32, out: &mut Vec<u8>) {
         if let Delivery::Now = expected.deliver(bytes, ended, out) {
@@ -237,10 +375,10 @@ mod tests {
     #[test]
     fn replies_of_the_lane_wait_for_a_slot_before_them() {
         let (mut expected, mut out) = (Expected::default(), Vec::new());
-        assert!(!expected.replies(1, false));
+        assert_eq!(expected.replies(1, false), Delivered::Together);
         let slot = expected.slot(false);
-        assert!(!expected.replies(1, false));
-        assert!(expected.replies(1, false));
+        assert_eq!(expected.replies(1, false), Delivered::Together);
+        assert_eq!(expected.replies(1, false), Delivered::Joined);
         deliver(&mut expected, b"+1\r\n", 1, &mut out);
         deliver(&mut expected, b"+3\r\n+", 1, &mut out);
         assert_eq!(out, b"+1\r\n");
@@ -284,10 +422,98 @@ mod tests {
     fn muted_requests_are_counted_but_not_told() {
         let (mut expected, mut out) = (Expected::default(), Vec::new());
         expected.replies(2, true);
-        assert!(!expected.replies(1, false));
+        assert_eq!(expected.replies(1, false), Delivered::Together);
         deliver(&mut expected, b"+1\r\n+2\r\n", 2, &mut out);
         deliver(&mut expected, b"+3\r\n", 1, &mut out);
         assert_eq!(out, b"+3\r\n");
+        assert!(expected.is_empty());
+    }
+
+    fn ask(expected: &mut Expected, request: &[u8]) {
+        let ask = Ask {
+            command: lookup(b"hget").expect("it is in the table"),
+            proof: Proof::NonNil,
+            version: Version::Resp2,
+        };
+        expected.ask(ask, request, false);
+    }
+
+    #[test]
+    fn a_reply_that_proves_nothing_becomes_a_slot_between_the_others() {
+        let (mut expected, mut out) = (Expected::default(), Vec::new());
+        for request in [&b"one"[..], b"two", b"three"] {
+            ask(&mut expected, request);
+        }
+        deliver(&mut expected, b"$1\r\n1\r\n", 1, &mut out);
+        assert_eq!(out, b"$1\r\n1\r\n");
+        out.clear();
+        let Delivery::Unproven(unproven) = expected.deliver(b"$-1\r\n", 1, &mut out) else {
+            panic!("nil proves nothing");
+        };
+        assert_eq!(&unproven.request[..], b"two");
+        deliver(&mut expected, b"$1\r\n3\r\n", 1, &mut out);
+        assert_eq!((&out[..], expected.requests()), (&b""[..], 1));
+        expected.fill(unproven.slot, Bytes::from_static(b"2"), &mut out);
+        assert_eq!(out, b"2$1\r\n3\r\n");
+        assert!(expected.is_empty());
+        assert_eq!(expected.requests(), 0);
+    }
+
+    #[test]
+    fn what_is_held_stays_before_a_slot_that_comes_later() {
+        let (mut expected, mut out) = (Expected::default(), Vec::new());
+        let slot = expected.slot(false);
+        ask(&mut expected, b"one");
+        ask(&mut expected, b"two");
+        deliver(&mut expected, b"$1\r\n1\r\n", 1, &mut out);
+        let Delivery::Unproven(unproven) = expected.deliver(b"$-1\r\n", 1, &mut out) else {
+            panic!("nil proves nothing");
+        };
+        assert_eq!(expected.replies(1, false), Delivered::Together);
+        deliver(&mut expected, b"+3\r\n", 1, &mut out);
+        expected.fill(unproven.slot, Bytes::from_static(b"2"), &mut out);
+        assert_eq!(out, b"");
+        expected.fill(slot, Bytes::from_static(b"0"), &mut out);
+        assert_eq!(out, b"0$1\r\n1\r\n2+3\r\n");
+        assert!(expected.is_empty());
+    }
+
+    #[test]
+    fn a_long_reply_goes_out_from_where_it_is_proven() {
+        let (mut expected, mut out) = (Expected::default(), Vec::new());
+        ask(&mut expected, b"one");
+        ask(&mut expected, b"two");
+        deliver(&mut expected, b"$1", 0, &mut out);
+        assert_eq!(out, b"");
+        deliver(&mut expected, b"0\r\n012", 0, &mut out);
+        assert_eq!(out, b"$10\r\n012");
+        deliver(&mut expected, b"345", 0, &mut out);
+        deliver(&mut expected, b"6789\r\n", 1, &mut out);
+        assert_eq!(out, b"$10\r\n0123456789\r\n");
+        // The next one has to prove itself.
+        deliver(&mut expected, b"$-", 0, &mut out);
+        let Delivery::Unproven(unproven) = expected.deliver(b"1\r\n", 1, &mut out) else {
+            panic!("nil proves nothing");
+        };
+        assert_eq!(&unproven.request[..], b"two");
+        expected.fill(unproven.slot, Bytes::from_static(b"!"), &mut out);
+        assert_eq!(out, b"$10\r\n0123456789\r\n!");
+        assert!(expected.is_empty());
+    }
+
+    #[test]
+    fn what_was_asked_of_a_lost_lane_proves_nothing() {
+        let (mut expected, mut out) = (Expected::default(), Vec::new());
+        ask(&mut expected, b"one");
+        expected.replies(1, false);
+        let Delivery::Unproven(unproven) = expected.deliver_failure(b"-ERR lost\r\n", &mut out)
+        else {
+            panic!("Postgres knows it");
+        };
+        let delivery = expected.deliver_failure(b"-ERR lost\r\n", &mut out);
+        assert!(matches!(delivery, Delivery::Kept));
+        expected.fill(unproven.slot, Bytes::from_static(b"1"), &mut out);
+        assert_eq!(out, b"1-ERR lost\r\n");
         assert!(expected.is_empty());
     }
 }

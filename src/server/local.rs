@@ -14,6 +14,7 @@ use crate::command::Command;
 use crate::protocol::request::{Scanned, Scanner};
 use crate::protocol::{Reply, Version};
 use crate::upstream::UpstreamError;
+use crate::upstream::lane::Delivered;
 use crate::value::number::parse_i64;
 
 const WRONG_PASSWORD: &str = "WRONGPASS invalid username-password pair or user is disabled.";
@@ -158,7 +159,7 @@ impl Talk {
             Version::Resp2 => b"*2\r\n$5\r\nHELLO\r\n$1\r\n2\r\n",
             Version::Resp3 => b"*2\r\n$5\r\nHELLO\r\n$1\r\n3\r\n",
         };
-        self.append(bytes, 1, false);
+        self.append(bytes, 1, Delivered::Together);
         self.drained();
         Flow::Done
     }
@@ -238,7 +239,7 @@ impl Talk {
             }
             let muted = self.client.take_muted();
             self.client.expected.borrow_mut().inspect(Inspection::Select(database), muted);
-            self.append(request.bytes, 1, false);
+            self.append(request.bytes, 1, Delivered::Together);
             self.drained();
             return Flow::Done;
         }

@@ -9,12 +9,15 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::asked::Ask;
 use super::conversation::{Flow, Request, Talk};
-use super::expect::Inspection;
+use super::expect::Unproven;
 use crate::command::{Command, Mapped};
-use crate::engine::route::MappedRoute;
+use crate::engine::route::{MappedRoute, Touch};
 use crate::engine::{Loan, Over, ReplyTo, Runner, Told};
 use crate::protocol::Reply;
+use crate::protocol::request::{Scanned, Scanner};
+use crate::upstream::lane::Delivered;
 
 /// Stands for a worker where what is under way is no write of any.
 pub(super) const NO_WRITER: usize = usize::MAX;
@@ -37,22 +40,18 @@ impl Talk {
         } else if !self.may_forward() {
             return Flow::Wait;
         }
-        let bytes = Bytes::copy_from_slice(request.bytes);
-        let arguments: Vec<Bytes> =
-            request.scanner.arguments().iter().map(|range| bytes.slice(range.clone())).collect();
         let engine = &self.event_loop.shared.engine;
+        let touch = engine.touch(command, request.count(), |at| request.argument(at));
+        if let Touch::Asks(proof) = touch
+            && self.believes_redis()
+        {
+            self.expect_asked(Ask { command, proof, version: client.version() }, request);
+            self.append(request.bytes, 1, Delivered::OneByOne);
+            return Flow::Done;
+        }
+        let bytes = Bytes::copy_from_slice(request.bytes);
+        let arguments = arguments_of(&bytes, request.scanner);
         match engine.route_mapped(command, &bytes, arguments, self.reply_to(0)) {
-            MappedRoute::AskRedis(_, mut operation) if !engine.believes(self.lane().run_id()) => {
-                let muted = client.take_muted();
-                operation.reply_to.slot = client.expected.borrow_mut().slot(muted);
-                engine.read(*operation);
-            }
-            MappedRoute::AskRedis(proof, operation) => {
-                let muted = client.take_muted();
-                let inspection = Inspection::Read(proof, operation);
-                client.expected.borrow_mut().inspect(inspection, muted);
-                self.append(request.bytes, 1, false);
-            }
             MappedRoute::Read(mut operation) => {
                 if !operation.others.is_empty() {
                     // The keys that are not mapped are asked for over another connection: not
@@ -106,6 +105,32 @@ impl Talk {
         Flow::Done
     }
 
+    // --- asking Redis ---
+
+    /// Whether what Redis says now of mapped keys is believed.
+    pub(super) fn believes_redis(&self) -> bool {
+        self.event_loop.shared.engine.believes(self.lane().run_id())
+    }
+
+    /// Expects the reply to a read that is about to be appended.
+    pub(super) fn expect_asked(&self, ask: Ask, request: &Request<'_>) {
+        let muted = self.client.take_muted();
+        self.client.expected.borrow_mut().ask(ask, request.bytes, muted);
+    }
+
+    /// Asks Postgres what Redis could not answer for good.
+    pub(super) fn read_slowly(&self, unproven: Unproven) {
+        let Unproven { slot, ask, request } = unproven;
+        let mut scanner = Scanner::new();
+        let Scanned::Request(_) = scanner.next(&request, true, &self.limits) else {
+            debug_assert!(false, "it was a request when it came");
+            return;
+        };
+        let reply_to = ReplyTo { version: ask.version, ..self.reply_to(slot) };
+        let arguments = arguments_of(&request, &scanner);
+        self.event_loop.shared.engine.read_one(ask.command, arguments, reply_to);
+    }
+
     /// Where the reply to a request of this client's goes.
     pub(super) fn reply_to(&self, slot: u32) -> ReplyTo {
         ReplyTo {
@@ -115,4 +140,9 @@ impl Talk {
             version: self.client.version(),
         }
     }
+}
+
+/// The arguments of a request, as parts of its bytes.
+fn arguments_of(bytes: &Bytes, scanner: &Scanner) -> Vec<Bytes> {
+    scanner.arguments().iter().map(|range| bytes.slice(range.clone())).collect()
 }

@@ -5,6 +5,7 @@
 //! the roster of clients, so that the path of a request takes no lock.
 
 mod alarm;
+mod asked;
 mod client;
 mod client_command;
 mod conversation;

@@ -206,8 +206,8 @@ impl Talk {
         if matches!(name, "wait" | "waitaof") {
             // They wait for what their connection saw written. A command before them makes that
             // all that was written until now, over whichever connection.
-            let joins = self.client.expected.borrow_mut().replies(1, true);
-            self.append(b"*1\r\n$4\r\nPING\r\n", 1, joins);
+            let delivered = self.client.expected.borrow_mut().replies(1, true);
+            self.append(b"*1\r\n$4\r\nPING\r\n", 1, delivered);
         }
         self.forward_run(request.bytes, 1);
         // What follows waits for the reply.

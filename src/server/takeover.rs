@@ -25,6 +25,7 @@ use crate::engine::{Lent, Loan, Over, Runner, Told};
 use crate::mapping::MappedKey;
 use crate::protocol::Reply;
 use crate::protocol::inline::encode_request;
+use crate::upstream::lane::Delivered;
 
 pub(super) const SELECTS: &str = "SELECT and mapped keys cannot be in one transaction";
 const FLUSHES: &str = "FLUSHDB, FLUSHALL and mapped keys cannot be in one transaction";
@@ -80,7 +81,7 @@ impl Talk {
         }
         let muted = self.client.take_muted();
         self.client.expected.borrow_mut().inspect(Inspection::Multi, muted);
-        self.append(request.bytes, 1, false);
+        self.append(request.bytes, 1, Delivered::Together);
         Flow::Done
     }
 
@@ -204,7 +205,7 @@ impl Talk {
         }
         let muted = self.client.take_muted();
         self.client.expected.borrow_mut().inspect(Inspection::Queued, muted);
-        self.append(bytes, 1, false);
+        self.append(bytes, 1, Delivered::Together);
     }
 
     /// Keeps a copy, where copies are kept; false when there is no room, which the client is told.
@@ -299,8 +300,8 @@ impl Talk {
             bytes.extend_from_slice(&request.bytes);
         }
         let count = u32::try_from(kept.requests.len() + 1).unwrap_or(u32::MAX);
-        let joins = self.client.expected.borrow_mut().replies(count, true);
-        self.append(&bytes, count, joins);
+        let delivered = self.client.expected.borrow_mut().replies(count, true);
+        self.append(&bytes, count, delivered);
     }
 
     /// Forgets what a client watches that ends its transaction without the lane on which it does.
@@ -347,7 +348,7 @@ impl Talk {
             std::iter::once(name).chain(others.iter().map(|key| &key[..])).collect();
         encode_request(&words, &mut bytes);
         client.expected.borrow_mut().inspect(Inspection::Watch(keys, watched), muted);
-        self.append(&bytes, 1, false);
+        self.append(&bytes, 1, Delivered::Together);
         Flow::Done
     }
 }

@@ -11,6 +11,7 @@ use super::expect::Inspection;
 use super::roster::Entry;
 use crate::protocol::Reply;
 use crate::protocol::inline::encode_request;
+use crate::upstream::lane::Delivered;
 use crate::value::number::parse_i64;
 
 /// What CLIENT TRACKING asks for, as far as a proxy must know it.
@@ -114,7 +115,7 @@ impl Talk {
         }
         let muted = self.client.take_muted();
         self.client.expected.borrow_mut().inspect(Inspection::Redirection(target), muted);
-        self.append(request.bytes, 1, false);
+        self.append(request.bytes, 1, Delivered::Together);
         Flow::Done
     }
 }

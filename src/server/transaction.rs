@@ -12,6 +12,7 @@ use super::expect::Inspection;
 use super::pin::Pin;
 use crate::command::Command;
 use crate::protocol::Reply;
+use crate::upstream::lane::Delivered;
 
 // === impl Talk ===
 
@@ -95,7 +96,7 @@ impl Talk {
         }
         let muted = self.client.take_muted();
         self.client.expected.borrow_mut().inspect(Inspection::Exec(effects), muted);
-        self.append(request.bytes, 1, false);
+        self.append(request.bytes, 1, Delivered::Together);
         if let Some(pin) = &mut self.client.session.borrow_mut().pin {
             pin.end_transaction();
         }
@@ -133,7 +134,7 @@ impl Talk {
     /// Has Redis forget what it has queued on the client's connection, which loses its state there.
     pub(super) fn discard_queue(&self) {
         self.client.expected.borrow_mut().replies(1, true);
-        self.append(b"*1\r\n$7\r\nDISCARD\r\n", 1, false);
+        self.append(b"*1\r\n$7\r\nDISCARD\r\n", 1, Delivered::Together);
         if let Some(pin) = &mut self.client.session.borrow_mut().pin {
             pin.end_transaction();
         }

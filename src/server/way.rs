@@ -1,6 +1,7 @@
 //! Which way a request goes: by its row in the command table, the mappings, and the state of its
 //! client's connection.
 
+use super::asked::Ask;
 use super::client_command;
 use super::conversation::{Request, Talk};
 use super::info;
@@ -15,6 +16,8 @@ use crate::value::number::parse_i64;
 pub(super) enum Way {
     /// Forwarded as it came, in a run with its neighbours.
     Forward,
+    /// So, and its reply is final if it proves that its mapped key was there.
+    Ask(Ask),
     /// Anything else.
     Apart(Apart),
 }
@@ -59,7 +62,7 @@ impl Talk {
             if may_be_mapped && is_accounted {
                 match engine.touch_of_unknown(count, argument) {
                     Touch::Nothing => {}
-                    Touch::Mapped => {
+                    Touch::Asks(_) | Touch::Mapped => {
                         let name = String::from_utf8_lossy(argument(0)).into_owned();
                         return tell(format!(
                             "ERR '{name}' is not a command that respgres knows, and it may touch a mapped key"
@@ -92,10 +95,13 @@ impl Talk {
         if may_be_mapped {
             match engine.touch(command, count, argument) {
                 Touch::Nothing => {}
-                Touch::Mapped if command.arity_ok(count) => {
+                Touch::Asks(proof) if command.arity_ok(count) && session.pin.is_none() => {
+                    return Way::Ask(Ask { command, proof, version: session.version });
+                }
+                Touch::Asks(_) | Touch::Mapped if command.arity_ok(count) => {
                     return Way::Apart(Apart::Mapped(command));
                 }
-                Touch::Mapped => {
+                Touch::Asks(_) | Touch::Mapped => {
                     return Way::Apart(Apart::Tell(Reply::Error(command.arity_error())));
                 }
                 Touch::Reserved => return reserved(),

@@ -38,8 +38,9 @@ pub struct Owner(pub u64);
 
 /// Who gets the replies: an event loop.
 pub trait Receiver: 'static {
-    /// Bytes of replies to `owner`; `ended` whole replies end within them.
-    fn deliver(&self, owner: Owner, bytes: &[u8], ended: u32);
+    /// Bytes of replies to `owner`; `ended` whole replies end within them. `more`: the owner gets more at
+    /// once, in another call.
+    fn deliver(&self, owner: Owner, bytes: &[u8], ended: u32, more: bool);
     /// A whole frame that answers no request: a RESP3 push, or anything on an unaccounted lane.
     fn unasked(&self, owner: Owner, frame: &[u8]);
     /// This many requests of `owner` will not be answered.
@@ -112,9 +113,21 @@ pub struct Lane<R: Receiver> {
     changed: Notify,
 }
 
+/// How the replies to a run of requests are delivered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivered {
+    /// As they come, all together.
+    Together,
+    /// So, and together with those to the owner's requests before them.
+    Joined,
+    /// Each in a call of its own.
+    OneByOne,
+}
+
 struct Pending {
     owner: Owner,
     requests: u32,
+    one_by_one: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -221,19 +234,22 @@ impl<R: Receiver> Lane<R> {
         error.unwrap_or_else(|| UpstreamError::Lost("closed".into()))
     }
 
-    /// Appends whole requests; false when the lane is down and they were not taken. Replies to
-    /// requests that were appended with `joins` may be delivered together with those of the owner's
-    /// requests before them.
+    /// Appends whole requests; false when the lane is down and they were not taken.
     #[must_use]
-    pub fn append(&self, owner: Owner, bytes: &[u8], requests: u32, joins: bool) -> bool {
+    pub fn append(&self, owner: Owner, bytes: &[u8], requests: u32, delivered: Delivered) -> bool {
         if !self.append_bytes(bytes) {
             return false;
         }
         if self.accounted.get() {
             let mut pending = self.pending.borrow_mut();
             match pending.back_mut() {
-                Some(last) if joins && last.owner == owner => last.requests += requests,
-                _ => pending.push_back(Pending { owner, requests }),
+                Some(last) if delivered == Delivered::Joined && last.owner == owner => {
+                    last.requests += requests;
+                }
+                _ => {
+                    let one_by_one = delivered == Delivered::OneByOne;
+                    pending.push_back(Pending { owner, requests, one_by_one });
+                }
             }
         }
         true
@@ -532,7 +548,8 @@ impl<R: Receiver> Lane<R> {
         .await
     }
 
-    /// A shared lane: bytes go to their owners as they come, one call for all that an owner gets.
+    /// A shared lane: bytes go to their owners as they come, one call for all that an owner gets, or one
+    /// for each of its replies.
     fn hand_on(&self, scanner: &mut ReplyScanner, bytes: &[u8]) -> Result<(), String> {
         let mut from = 0;
         let mut at = 0;
@@ -549,14 +566,20 @@ impl<R: Receiver> Lane<R> {
                     let Some(first) = pending.front_mut() else {
                         return Err("a reply that nobody asked for".into());
                     };
-                    if first.requests == ended {
-                        let owner = first.owner;
+                    let owner = first.owner;
+                    let is_last = first.requests == ended;
+                    if is_last {
                         pending.pop_front();
-                        drop(pending);
-                        self.receiver.deliver(owner, &bytes[from..at], ended);
-                        from = at;
-                        ended = 0;
+                    } else if first.one_by_one {
+                        first.requests -= ended;
+                    } else {
+                        continue;
                     }
+                    drop(pending);
+                    let more = !is_last && at < bytes.len();
+                    self.receiver.deliver(owner, &bytes[from..at], ended, more);
+                    from = at;
+                    ended = 0;
                 }
                 Step::Partial => at = bytes.len(),
                 Step::Error(text) => return Err(text.to_string()),
@@ -578,7 +601,7 @@ impl<R: Receiver> Lane<R> {
             }
             None => return Err("a reply that nobody asked for".into()),
         };
-        self.receiver.deliver(owner, bytes, ended);
+        self.receiver.deliver(owner, bytes, ended, false);
         Ok(())
     }
 
@@ -634,7 +657,7 @@ impl<R: Receiver> Lane<R> {
             pending.pop_front();
         }
         drop(pending);
-        self.receiver.deliver(owner, frame, 1);
+        self.receiver.deliver(owner, frame, 1, false);
         Ok(())
     }
 }

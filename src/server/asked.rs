@@ -1,0 +1,139 @@
+//! Reads of mapped keys that Redis is asked for: what is kept of them until their replies are there.
+//!
+//! Nearly all of these replies are final, so no more is kept than what it takes to ask Postgres after all:
+//! the bytes of the requests, one behind the other.
+
+use std::collections::VecDeque;
+
+use bytes::{Buf, Bytes, BytesMut};
+
+use crate::command::{Command, Proof};
+use crate::engine::route::proves;
+use crate::protocol::Version;
+
+/// Room that is kept while nothing is asked, bytes.
+const KEPT_BYTES: usize = 512;
+
+/// One read under way.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ask {
+    pub(super) command: &'static Command,
+    /// What a final reply looks like.
+    pub(super) proof: Proof,
+    /// In which the reply is expected.
+    pub(super) version: Version,
+}
+
+/// The reads of one client that are under way, in their order.
+#[derive(Debug, Default)]
+pub(super) struct Asks {
+    /// Each with the length of its request.
+    asks: VecDeque<(Ask, usize)>,
+    /// The requests, as they came.
+    requests: BytesMut,
+}
+
+// === impl Ask ===
+
+impl Ask {
+    /// Whether a whole reply is final.
+    pub(super) fn is_final(&self, reply: &[u8]) -> bool {
+        proves(self.proof, reply)
+    }
+
+    /// Whether a reply that begins like this is, whatever follows.
+    pub(super) fn is_final_from_its_beginning(&self, beginning: &[u8]) -> bool {
+        // The others are decided by their first line, or by any line.
+        self.proof != Proof::Scanned
+            && memchr::memchr(b'\n', beginning).is_some()
+            && proves(self.proof, beginning)
+    }
+}
+
+// === impl Asks ===
+
+impl Asks {
+    pub(super) fn push(&mut self, ask: Ask, request: &[u8]) {
+        self.asks.push_back((ask, request.len()));
+        self.requests.extend_from_slice(request);
+    }
+
+    pub(super) fn first(&self) -> Option<&Ask> {
+        self.asks.front().map(|(ask, _)| ask)
+    }
+
+    /// Forgets the first one.
+    pub(super) fn pop(&mut self) {
+        if let Some((_, length)) = self.asks.pop_front() {
+            self.requests.advance(length);
+            self.shrink();
+        }
+    }
+
+    /// The first one with its request.
+    pub(super) fn take(&mut self) -> Option<(Ask, Bytes)> {
+        let (ask, length) = self.asks.pop_front()?;
+        let request = Bytes::copy_from_slice(&self.requests[..length]);
+        self.requests.advance(length);
+        self.shrink();
+        Some((ask, request))
+    }
+
+    fn shrink(&mut self) {
+        if !self.asks.is_empty() {
+            return;
+        }
+        // What was read is behind the beginning: taking it back costs nothing now.
+        if !self.requests.try_reclaim(1) || self.requests.capacity() > KEPT_BYTES {
+            self.requests = BytesMut::new();
+        }
+        if self.asks.capacity() * size_of::<(Ask, usize)>() > KEPT_BYTES {
+            self.asks = VecDeque::new();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::lookup;
+
+    fn ask(proof: Proof) -> Ask {
+        Ask { command: lookup(b"hget").unwrap(), proof, version: Version::Resp2 }
+    }
+
+    #[test]
+    fn requests_are_kept_until_they_are_answered() {
+        let mut asks = Asks::default();
+        for request in [&b"first"[..], b"second", b"third"] {
+            asks.push(ask(Proof::NonNil), request);
+        }
+        asks.pop();
+        assert_eq!(&asks.take().unwrap().1[..], b"second");
+        asks.push(ask(Proof::NonNil), b"fourth");
+        asks.pop();
+        assert_eq!(&asks.take().unwrap().1[..], b"fourth");
+        assert!(asks.first().is_none() && asks.take().is_none());
+        asks.push(ask(Proof::NonNil), &[b'x'; 10_000]);
+        asks.pop();
+        assert!(asks.requests.capacity() <= KEPT_BYTES);
+    }
+
+    #[test]
+    fn the_first_line_decides_where_it_can() {
+        let check = |proof, beginning: &str, expected| {
+            let is_final = ask(proof).is_final_from_its_beginning(beginning.as_bytes());
+            assert_eq!(is_final, expected, "{proof:?} {beginning:?}");
+        };
+        check(Proof::NonNil, "$10", false);
+        check(Proof::NonNil, "$1000\r\nx", true);
+        check(Proof::NonEmpty, "*2\r\n$1\r", true);
+        check(Proof::NonEmpty, "*2\r", false);
+        check(Proof::AnyNonNil, "*3\r\n$-1\r\n$-1", false);
+        check(Proof::AnyNonNil, "*3\r\n$-1\r\n$5\r\nab", true);
+        check(Proof::AnyNonZero, "*3\r\n:0\r\n:1", false);
+        check(Proof::AnyNonZero, "*3\r\n:0\r\n:1\r\n", true);
+        check(Proof::Scanned, "*2\r\n$1\r\n8\r\n*0\r", false);
+        check(Proof::NonNil, "-LOADING x\r\n", false);
+    }
+}
