@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
+use sqlx::{Executor, PgPool};
 use tempfile::TempDir;
 
 use crate::drive::Servers;
@@ -16,7 +16,7 @@ use crate::{cache, relay, set, table};
 const POOL: u32 = 16;
 
 /// Two respgres, as the relay app's mappings are not those of the other workloads, each with a Redis
-/// of its own, and one Postgres.
+/// and a database of its own (on one database they would have to share one Redis), and one Postgres.
 pub(crate) struct House {
     pub(crate) servers: Servers,
     respgres: [Process; 2],
@@ -46,7 +46,8 @@ impl House {
         );
         let respgres = start_respgres(binary, &config, port, directory).await?;
         let relay_port = process::free_port()?;
-        let config = relay::config(relay_port, relay_redis_port, cluster.url());
+        pool.execute("CREATE DATABASE relay").await?;
+        let config = relay::config(relay_port, relay_redis_port, &cluster.url_of("relay"));
         let relay_respgres = start_respgres(binary, &config, relay_port, relay_directory).await?;
         let postgres_url = cluster.url().to_owned();
         let servers = Servers { respgres_port: port, redis_port, relay_port, pool, postgres_url };

@@ -10,7 +10,8 @@ use super::process::{self, Process, Program, Stop};
 pub(crate) struct Cluster {
     // Before the directory, so that the server is gone when its files are removed.
     process: Process,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
+    port: u16,
     url: String,
 }
 
@@ -46,8 +47,8 @@ impl Cluster {
         process.wait_for_port(port).await?;
         let arguments = ["-h", &socket, "-p", &port_text, "-U", "postgres", "bench"];
         create_database(&programs.join("createdb"), &arguments).await?;
-        let url = format!("postgres://postgres@localhost:{port}/bench?host={socket}");
-        Ok(Self { process, _directory: directory, url })
+        let url = url(port, &socket, "bench");
+        Ok(Self { process, directory, port, url })
     }
 
     /// Of the server and all its sessions.
@@ -59,6 +60,15 @@ impl Cluster {
     pub(crate) fn url(&self) -> &str {
         &self.url
     }
+
+    /// The same for another database.
+    pub(crate) fn url_of(&self, database: &str) -> String {
+        url(self.port, &self.directory.path().display().to_string(), database)
+    }
+}
+
+fn url(port: u16, socket: &str, database: &str) -> String {
+    format!("postgres://postgres@localhost:{port}/{database}?host={socket}")
 }
 
 /// The server listens a moment before it lets anybody in ("the database system is starting up").
