@@ -241,6 +241,7 @@ async fn bind(session: &mut Session, plans: &[Plan]) -> Result<Vec<Arc<Mapping>>
                 strategy: plan.config.strategy,
                 cache_ttl_ms: milliseconds(plan.config.cache_ttl_ms),
                 negative_ttl_ms: milliseconds(plan.config.negative_ttl_ms),
+                on_expire: plan.config.on_expire,
                 layout,
             })),
             Err(mut more) => problems.append(&mut more),

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use respgres::command::{Mapped, Need, Needs, lookup};
-use respgres::config::{self, FieldColumn, Kind, Strategy};
+use respgres::config::{self, FieldColumn, Kind, OnExpire, Strategy};
 use respgres::mapping::registry::Plan;
 use respgres::mapping::shape::TableName;
 use respgres::mapping::{KeyPattern, Layout, MappedKey, Mapping};
@@ -62,6 +62,7 @@ impl House {
             strategy: plan.config.strategy,
             cache_ttl_ms: 1000,
             negative_ttl_ms: 1000,
+            on_expire: OnExpire::Delete,
             layout,
         });
         Self { cluster, database, session, another, sql, mapping }
@@ -145,6 +146,7 @@ fn plan(kind: Kind) -> Plan {
         strategy: Strategy::DualWrite,
         cache_ttl_ms: 1000,
         negative_ttl_ms: 1000,
+        on_expire: OnExpire::Delete,
         expires_at: None,
         extra: (!is_set).then(|| "extra".into()),
         key_columns: BTreeMap::new(),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use respgres::command::Needs;
-use respgres::config::{self, FieldColumn, Kind, Strategy};
+use respgres::config::{self, FieldColumn, Kind, OnExpire, Strategy};
 use respgres::mapping::registry::Plan;
 use respgres::mapping::shape::TableName;
 use respgres::mapping::{KeyPattern, Layout, MappedKey, Mapping};
@@ -153,6 +153,7 @@ fn plan(adjust: impl FnOnce(&mut config::Mapping)) -> Plan {
         strategy: Strategy::DualWrite,
         cache_ttl_ms: 1000,
         negative_ttl_ms: 1000,
+        on_expire: OnExpire::Delete,
         expires_at: Some("gone_at".into()),
         extra: Some("extra".into()),
         key_columns: BTreeMap::new(),
@@ -176,6 +177,7 @@ async fn bind(session: &mut Session, plan: &Plan) -> Arc<Mapping> {
         strategy: plan.config.strategy,
         cache_ttl_ms: 1000,
         negative_ttl_ms: 1000,
+        on_expire: OnExpire::Delete,
         layout,
     })
 }

@@ -8,7 +8,7 @@ use toml::de::{DeTable, DeValue};
 use super::quantity::{duration_ms, size_bytes};
 use super::settings::{COLUMN, MAPPING, Presence, SECTIONS, Section, Setting, Slot, USER};
 use super::spelling::advice;
-use super::{Config, FieldColumn, Kind, Mapping, Problem, User};
+use super::{Config, FieldColumn, Kind, Mapping, OnExpire, Problem, User};
 
 /// What the names of environment variables that override settings begin with.
 pub(super) const ENVIRONMENT_PREFIX: &str = "RESPGRES__";
@@ -103,6 +103,7 @@ impl Reading {
             cache_ttl_ms: self.config.defaults.cache_ttl_ms,
             negative_ttl_ms: self.config.defaults.negative_ttl_ms,
             expires_at: None,
+            on_expire: OnExpire::Delete,
             extra: None,
             key_columns: Default::default(),
             columns: Vec::new(),
@@ -585,7 +586,7 @@ mod tests {
             keys = "apikey:{id:uuid}"
             table = "api-keys"
             strategy = "cache_first"
-            on_expire = "keep"
+            on_expire = "leave"
             exclude = ["", 5]
             key_columns = { id = 5, name = "a b" }
             [mapping.columns]
@@ -617,7 +618,7 @@ mod tests {
               mapping[0] "api keys".keys: there is no such setting; did you mean "key"?
               mapping[0] "api keys".table: "api-keys" is not a table's name; use letters, digits, '_' and '$', a letter or '_' first, at most 63 bytes
               mapping[0] "api keys".strategy: the strategy "cache_first" is not available yet; use "dual_write"
-              mapping[0] "api keys".on_expire: not available yet: an expired row is deleted; remove it
+              mapping[0] "api keys".on_expire: there is no word "leave"; there are: delete, keep
               mapping[0] "api keys".exclude[0]: is empty; say something, or remove it
               mapping[0] "api keys".exclude[1]: expected a text in quotes, found a number
               mapping[0] "api keys".key_columns.id: expected a text in quotes, found a number

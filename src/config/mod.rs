@@ -167,6 +167,14 @@ pub enum Strategy {
     PostgresOnly,
 }
 
+/// What becomes of the rows of a key that is past its expiry; for clients it is absent either way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnExpire {
+    Delete,
+    /// They stay until the key is written again.
+    Keep,
+}
+
 /// `[[mapping]]`
 #[derive(Clone, Debug)]
 pub struct Mapping {
@@ -183,6 +191,8 @@ pub struct Mapping {
     pub negative_ttl_ms: u64,
     /// Column of the key's own expiry; without one it is kept in `respgres.expiry`.
     pub expires_at: Option<String>,
+    /// What becomes of rows past their expiry. Default `delete`.
+    pub on_expire: OnExpire,
     /// jsonb column for fields without a column and for bytes that their column cannot give back.
     pub extra: Option<String>,
     /// Capture to column; a capture that is not named here has the column of its own name.

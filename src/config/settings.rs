@@ -221,6 +221,11 @@ pub(super) static MAPPING: &[Setting<Mapping>] = &[
         Slot::Text(|m, v| { words::column(v)?; m.expires_at = Some(v.to_owned()); Ok(()) }),
         "Column (`timestamptz`) of the key's own expiry: EXPIRE, TTL; for the kind `hash`. Without one it is \
          kept in the table `respgres.expiry`."),
+    row("on_expire", Default("\"delete\""),
+        Slot::Text(|m, v| { m.on_expire = words::on_expire(v)?; Ok(()) }),
+        "What becomes of the rows of a key that is past its expiry. `delete`: one of the proxies deletes them, a \
+         few hundred at a time; with a column for `expires_at`, an index on it makes that cheap. `keep`: they \
+         stay until the key is written again. For clients the key is absent either way."),
     row("extra", Optional("\"extra\""),
         Slot::Text(|m, v| { words::column(v)?; m.extra = Some(v.to_owned()); Ok(()) }),
         "Column (`jsonb`) for fields without a column of their own, and for bytes that a column of its type \
@@ -244,8 +249,6 @@ pub(super) static MAPPING: &[Setting<Mapping>] = &[
         "The column of a row's member, for the kind `set`. A member that the column's type could not give back \
          as it was is refused; `bytea` takes all. Types to which different texts are equal (`numeric`, `jsonb`, \
          …) are not for it."),
-    row("on_expire", NotYet("not available yet: an expired row is deleted; remove it"),
-        Slot::Text(|_, _| Ok(())), ""),
     row("on_postgres_down", NotYet("not available yet: without Postgres a mapped key gets an error; remove it"),
         Slot::Text(|_, _| Ok(())), ""),
 ];

@@ -3,7 +3,7 @@
 //! Every function's error says what is wrong and the way out.
 
 use super::spelling::advice;
-use super::{Flush, Kind, LogFormat, Strategy};
+use super::{Flush, Kind, LogFormat, OnExpire, Strategy};
 
 /// Longest identifier of Postgres, in bytes (NAMEDATALEN - 1).
 const MAX_IDENTIFIER_BYTES: usize = 63;
@@ -44,6 +44,10 @@ pub(super) fn kind(text: &str) -> Result<Kind, String> {
 pub(super) fn flush(text: &str) -> Result<Flush, String> {
     let words = [("refuse", Flush::Refuse), ("cache", Flush::Cache), ("truncate", Flush::Truncate)];
     word(text, "word", &words)
+}
+
+pub(super) fn on_expire(text: &str) -> Result<OnExpire, String> {
+    word(text, "word", &[("delete", OnExpire::Delete), ("keep", OnExpire::Keep)])
 }
 
 pub(super) fn log_format(text: &str) -> Result<LogFormat, String> {

@@ -25,6 +25,7 @@ use super::trust::{Attempt, Trust};
 use crate::command::Needs;
 use crate::mapping::{MappedKey, Registry};
 use crate::store::outbox::OutboxRow;
+use crate::store::sole::Work;
 use crate::store::{RowLock, Session, StoreError, Want};
 use crate::tasks::Tasks;
 use crate::upstream::control::{Control, Frame};
@@ -194,14 +195,14 @@ impl Keeper {
             if session.swept_run().await?.is_some_and(|swept| swept == text) {
                 return Ok(());
             }
-            if session.try_lock_sweep().await? {
+            if session.take_on(Work::Sweep).await? {
                 break;
             }
             sleep(PAUSE).await;
         }
         let done = self.sweep_under_lock(&text).await;
         let session = connected(&mut self.session, &self.settings).await?;
-        session.unlock_sweep().await?;
+        session.lay_down(Work::Sweep).await?;
         done
     }
 

@@ -6,6 +6,7 @@
 
 mod asked;
 pub mod errand;
+mod expirer;
 pub mod explain;
 mod keeper;
 pub mod keyspace;
@@ -35,6 +36,7 @@ use crate::upstream::RunId;
 use crate::upstream::control::ControlSettings;
 
 pub use errand::{Errand, ErrandFailed, Over, Runner};
+use expirer::Expirer;
 use keeper::Keeper;
 use keyspace::Surveyor;
 pub use keyspace::{Ask, Survey};
@@ -140,6 +142,10 @@ impl Engine {
             let keeper = Keeper::new(settings, self.trust(), registry, Arc::clone(&tables));
             let tasks_of_keeper = tasks.clone();
             tasks.spawn(async move { keeper.run(&tasks_of_keeper).await });
+            let (registry, tables) = (Arc::clone(&self.registry), Arc::clone(&tables));
+            let expirer = Expirer::new(settings, registry, tables);
+            let tasks_of_expirer = tasks.clone();
+            tasks.spawn(async move { expirer.run(&tasks_of_expirer).await });
             tasks.spawn(listener::listen(settings.postgres.clone(), self.trust(), tasks.clone()));
         }
         let surveyor = |queue: &Arc<Queue<Survey>>, long| {

@@ -472,6 +472,7 @@ mod tests {
             strategy: WriteStrategy::DualWrite,
             cache_ttl_ms: 1,
             negative_ttl_ms: 1,
+            on_expire: config::OnExpire::Delete,
             expires_at: None,
             extra: extra.then(|| "extra".into()),
             key_columns: BTreeMap::new(),

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::config::{Kind, Strategy};
+use crate::config::{Kind, OnExpire, Strategy};
 use crate::value::ValueKind;
 
 pub use layout::Layout;
@@ -32,6 +32,7 @@ pub struct Mapping {
     pub strategy: Strategy,
     pub cache_ttl_ms: i64,
     pub negative_ttl_ms: i64,
+    pub on_expire: OnExpire,
     pub layout: Layout,
 }
 

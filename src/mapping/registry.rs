@@ -176,6 +176,17 @@ impl Registry {
         Some(MappedKey { mapping: Arc::clone(mapping), key: key.clone(), captures })
     }
 
+    /// The key of a row with these values in its key columns, in the order of the captures; `None` when it
+    /// is none of this mapping: SQL can put into a column what no key holds, or what makes the key of
+    /// another mapping.
+    pub fn key_of_row(&self, mapping: &Mapping, values: &[String]) -> Option<MappedKey> {
+        let texts: Vec<&str> = values.iter().map(String::as_str).collect();
+        let key = Bytes::from(mapping.pattern.render(&texts));
+        let key = self.mapped_key(&key).filter(|key| key.mapping.index == mapping.index)?;
+        let is_same = key.capture_texts().eq(texts);
+        is_same.then_some(key)
+    }
+
     /// A mapping that may have keys which begin like this; in doubt there is one.
     pub fn that_may_hold(&self, beginning: &[u8]) -> Option<&Arc<Mapping>> {
         self.mappings.iter().find(|mapping| {

@@ -55,6 +55,16 @@ pub fn create_statements(plan: &Plan) -> String {
         let end = if place + 1 == others.len() { ';' } else { ',' };
         line(format_args!("{begin}    add column if not exists {column} {type_name}{end}\n"));
     }
+    if let Some(column) = &config.expires_at {
+        // For who deletes expired rows. On a large table in use it is better made beforehand, by hand,
+        // with CONCURRENTLY and this name.
+        line(format_args!(
+            "create index if not exists {} on {} ({column}) where {column} is not null;\n",
+            quote(&format!("{}_{column}_idx", table.name)),
+            table.quoted(),
+            column = quote(column)
+        ));
+    }
     sql
 }
 

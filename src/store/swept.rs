@@ -9,9 +9,6 @@ use super::session::Session;
 /// The row in `respgres.control`.
 const NAME: &str = "redis";
 
-/// Who sweeps holds this advisory lock (two numbers, so none of a key's).
-const LOCK: (i32, i32) = (0x7265_7370, 1);
-
 // === impl Session ===
 
 impl Session {
@@ -47,40 +44,6 @@ impl Session {
             .execute(connection)
             .await
             .map(drop)
-        })
-        .await
-    }
-
-    /// Takes the sweeper's lock, until `unlock_sweep` or the end of the session; false when another proxy
-    /// has it.
-    ///
-    /// # Errors
-    /// Those of the statement, see [`StoreError`].
-    pub async fn try_lock_sweep(&mut self) -> Result<bool, StoreError> {
-        let row = self
-            .attempt(async |connection| {
-                sqlx::query("select pg_try_advisory_lock($1, $2)")
-                    .bind(LOCK.0)
-                    .bind(LOCK.1)
-                    .fetch_one(connection)
-                    .await
-            })
-            .await?;
-        row.try_get(0).map_err(|error| self.failed(&error))
-    }
-
-    /// Gives the sweeper's lock back.
-    ///
-    /// # Errors
-    /// Those of the statement, see [`StoreError`].
-    pub async fn unlock_sweep(&mut self) -> Result<(), StoreError> {
-        self.attempt(async |connection| {
-            sqlx::query("select pg_advisory_unlock($1, $2)")
-                .bind(LOCK.0)
-                .bind(LOCK.1)
-                .execute(connection)
-                .await
-                .map(drop)
         })
         .await
     }

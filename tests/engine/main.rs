@@ -8,6 +8,7 @@
 mod calls;
 mod constraints;
 mod elements;
+mod expired_rows;
 mod expiry;
 mod outage;
 mod outbox;

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use respgres::command::{
     Command, Flags, Guarded, Keys, Mapped, Need, Path, Proof, Read, Write, lookup,
 };
-use respgres::config::{Config, RedisUrl};
+use respgres::config::{Config, OnExpire, RedisUrl};
 use respgres::engine::{Engine, EngineSettings, Mail, Mailbox, Operation, ReplyTo};
 use respgres::mapping::registry::plan;
 use respgres::mapping::shape::TableName;
@@ -73,6 +73,7 @@ async fn house() -> House {
         strategy: plans[0].config.strategy,
         cache_ttl_ms: 60_000,
         negative_ttl_ms: 1000,
+        on_expire: OnExpire::Delete,
         layout: Layout::bind(&plans[0], shape.as_ref()).unwrap(),
     };
     let control = ControlSettings {

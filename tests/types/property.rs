@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use respgres::config::{self, FieldColumn, Kind, Strategy};
+use respgres::config::{self, FieldColumn, Kind, OnExpire, Strategy};
 use respgres::mapping::registry::Plan;
 use respgres::mapping::shape::TableName;
 use respgres::mapping::{KeyPattern, Layout, MappedKey, Mapping};
@@ -237,6 +237,7 @@ impl House {
             strategy: plan.config.strategy,
             cache_ttl_ms: 1000,
             negative_ttl_ms: 1000,
+            on_expire: OnExpire::Delete,
             layout: layout.unwrap_or_else(|problems| panic!("{problems:?}")),
         })
     }
@@ -268,6 +269,7 @@ impl House {
             strategy: Strategy::DualWrite,
             cache_ttl_ms: 1000,
             negative_ttl_ms: 1000,
+            on_expire: OnExpire::Delete,
             expires_at: None,
             extra: extra.then(|| "extra".into()),
             key_columns: BTreeMap::new(),

@@ -261,24 +261,14 @@ impl Surveyor {
             )));
         }
         Ok(Page {
-            keys: page.keys.iter().filter_map(|values| self.key_of(&mapping, values)).collect(),
+            keys: page
+                .keys
+                .iter()
+                .filter_map(|values| Some(self.registry.key_of_row(&mapping, values)?.key))
+                .collect(),
             looked_at: page.looked_at,
             next: page.last.map(|after| Place { order, after }),
         })
-    }
-
-    /// The key of a row, unless it is none of this mapping: SQL can put into a column what no key
-    /// holds, or what makes the key of another mapping.
-    fn key_of(&self, mapping: &Mapping, values: &KeyValues) -> Option<Bytes> {
-        let texts: Vec<&str> = values.iter().map(String::as_str).collect();
-        let key = mapping.pattern.render(&texts);
-        if self.registry.find(&key)?.index != mapping.index {
-            return None;
-        }
-        let captures = mapping.pattern.captures(&key)?;
-        let is_same =
-            captures.into_iter().zip(&texts).all(|(range, text)| key[range] == *text.as_bytes());
-        is_same.then(|| Bytes::from(key))
     }
 
     /// A session to ask about a mapping's table with, and the mapping as it is now.

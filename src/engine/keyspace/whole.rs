@@ -10,7 +10,7 @@ use crate::config::Strategy;
 use crate::mapping::pattern::CaptureKind;
 use crate::mapping::{Mapping, overlap};
 use crate::protocol::{Bulks, Reply};
-use crate::store::TableSize;
+use crate::store::{KeyValues, TableSize};
 use crate::upstream::UpstreamError;
 use crate::upstream::control::Frame;
 use crate::upstream::scripts::{DRAWERS, drawer};
@@ -233,8 +233,8 @@ impl Surveyor {
             };
             match told {
                 Ok((keys, current)) => {
-                    let keys = keys.iter().filter_map(|values| self.key_of(&current, values));
-                    return Ok(keys.collect());
+                    let key = |row: &KeyValues| Some(self.registry.key_of_row(&current, row)?.key);
+                    return Ok(keys.iter().filter_map(key).collect());
                 }
                 Err(error) => self.settle(error, mapping, &mut tries).await?,
             }

@@ -1,0 +1,57 @@
+//! Work that one proxy does for all of them: who does it holds an advisory lock meanwhile.
+
+use sqlx::Row;
+
+use super::error::StoreError;
+use super::session::Session;
+
+/// The first of two numbers, so that it is the lock of no key.
+const CLASS: i32 = 0x7265_7370;
+
+/// A work of which there is one at a time on a database. The numbers are never to change: proxies of
+/// all versions have to agree on them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// Looking through Redis for old copies.
+    Sweep = 1,
+    /// Deleting rows past their expiry.
+    Expire = 2,
+}
+
+// === impl Session ===
+
+impl Session {
+    /// Takes on a work, until `lay_down` or the end of the session; false when another session has it.
+    /// To be called outside of a transaction.
+    ///
+    /// # Errors
+    /// Those of the statement, see [`StoreError`].
+    pub async fn take_on(&mut self, work: Work) -> Result<bool, StoreError> {
+        let row = self
+            .attempt(async |connection| {
+                sqlx::query("select pg_try_advisory_lock($1, $2)")
+                    .bind(CLASS)
+                    .bind(work as i32)
+                    .fetch_one(connection)
+                    .await
+            })
+            .await?;
+        row.try_get(0).map_err(|error| self.failed(&error))
+    }
+
+    /// Lets others have a work that this session has taken on.
+    ///
+    /// # Errors
+    /// Those of the statement, see [`StoreError`].
+    pub async fn lay_down(&mut self, work: Work) -> Result<(), StoreError> {
+        self.attempt(async |connection| {
+            sqlx::query("select pg_advisory_unlock($1, $2)")
+                .bind(CLASS)
+                .bind(work as i32)
+                .execute(connection)
+                .await
+                .map(drop)
+        })
+        .await
+    }
+}
