@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use respgres::command::Needs;
+use respgres::command::{Need, Needs};
 use respgres::config::{self, FieldColumn, Kind, OnExpire, Strategy};
 use respgres::mapping::registry::Plan;
 use respgres::mapping::shape::TableName;
@@ -611,8 +611,9 @@ async fn check_batches(house: &mut House, seed: u64) {
     ];
     let others: [&[u8]; 5] = [b"x", b"", b"nul\0", b"base64:eA==", b"q\"\\,{}"];
     let mut model: HashMap<u32, Record> = HashMap::new();
-    for _ in 0..60 {
-        let mut numbers: Vec<u32> = (0..1 + random(20)).map(|_| random(30) as u32).collect();
+    for batch in 0..120 {
+        let most = if batch % 3 == 0 { 1 } else { 20 };
+        let mut numbers: Vec<u32> = (0..1 + random(most)).map(|_| random(30) as u32).collect();
         numbers.sort_unstable();
         numbers.dedup();
         let keys: Vec<_> = numbers.iter().map(|number| house.key(*number)).collect();
@@ -620,33 +621,64 @@ async fn check_batches(house: &mut House, seed: u64) {
         numbers.reverse();
         let mut locks: Vec<i64> = keys.iter().map(|key| key.lock()).collect();
         locks.sort_unstable();
-        house.session.begin_locked(&locks).await.unwrap();
-        let read = house.session.read(&house.mapping, &keys, RowLock::ForUpdate).await.unwrap();
+        let mut change = || {
+            let field = match random(13) {
+                place @ 0..8 => Bytes::from(FIELDS[place].0),
+                place => Bytes::from_static(others[place - 8]),
+            };
+            match random(12) {
+                0 => Step::Delete,
+                1 | 2 => Step::Remove(field),
+                3 => Step::Expire(Some(4_000_000_000_000 + random(9) as i64)),
+                4 => Step::Expire(None),
+                _ => Step::Set(field, Bytes::from_static(values[random(values.len())])),
+            }
+        };
+        let steps: Vec<Vec<Step>> = keys
+            .iter()
+            .enumerate()
+            .map(|(at, _)| (0..at % 5).map(|_| change()).collect())
+            .collect();
+        let steps: Vec<Vec<Step>> =
+            if keys.len() == 1 { vec![vec![change(), change()]] } else { steps };
+        let needs: Vec<Needs> = steps.iter().map(|steps| needs_of(steps)).collect();
+        let want = |(&key, needs)| Want { key, needs, whole_up_to: 0 };
+        let mapping = Arc::clone(&house.mapping);
+        let reading =
+            Reading { mapping: &mapping, wants: keys.iter().zip(&needs).map(want).collect() };
+        let read = if batch % 2 == 0 {
+            house.session.begin_reading(&locks, &[reading]).await.unwrap().remove(0)
+        } else {
+            house.session.begin_locked(&locks).await.unwrap();
+            house.session.read(&mapping, &keys, RowLock::ForUpdate).await.unwrap()
+        };
+        assert!(read.now_ms > 1_700_000_000_000, "there is a clock, also without a row");
         let mut drafts = Vec::new();
-        for (number, row) in numbers.iter().zip(&read.rows) {
-            let mut expected = model.remove(number);
-            if let (Some(expected), Some(record)) = (&mut expected, &row.record) {
-                expected.fields.sort_keys();
-                let mut record = record.clone();
-                record.fields.sort_keys();
-                assert_eq!(&record, expected);
-            }
+        for (((number, row), steps), needs) in
+            numbers.iter().zip(&read.rows).zip(&steps).zip(&needs)
+        {
+            let expected = model.remove(number);
             assert_eq!(row.record.is_some(), expected.is_some());
-            let mut draft = Draft::new(ValueKind::Hash, row.record.clone());
-            for _ in 0..random(5) {
-                let field = match random(13) {
-                    place @ 0..8 => Bytes::from(FIELDS[place].0),
-                    place => Bytes::from_static(others[place - 8]),
-                };
-                match random(12) {
-                    0 => drop(draft.delete()),
-                    1 => drop(draft.remove(&field)),
-                    2 => draft.set_expires_at_ms(Some(4_000_000_000_000 + random(9) as i64)),
-                    3 => draft.set_expires_at_ms(None),
-                    _ => drop(draft.set(field, Bytes::from_static(values[random(values.len())]))),
-                }
+            if let (Some(expected), Some(record)) = (&expected, &row.record) {
+                assert_eq!(record.expires_at_ms, expected.expires_at_ms);
+                let is_asked =
+                    |field: &Bytes| batch % 2 == 1 || needs.whole || needs.fields.contains(field);
+                let mut asked = expected.fields.clone();
+                asked.retain(|field, _| is_asked(field));
+                asked.sort_keys();
+                let mut fields = record.fields.clone();
+                fields.sort_keys();
+                assert_eq!(fields, asked);
+                assert_eq!(record.others > 0, asked.len() < expected.fields.len());
             }
-            if let Some(record) = draft.record() {
+            let mut draft = Draft::new(ValueKind::Hash, row.record.clone());
+            // What Redis would hold; it knows all.
+            let mut true_draft = Draft::new(ValueKind::Hash, expected);
+            for step in steps {
+                assert_eq!(step.take(&mut draft), step.take(&mut true_draft), "{step:?}");
+            }
+            assert_eq!(draft.delta(), true_draft.delta());
+            if let Some(record) = true_draft.record() {
                 model.insert(*number, record.clone());
             }
             drafts.push(draft);
@@ -661,6 +693,42 @@ async fn check_batches(house: &mut House, seed: u64) {
         house.session.commit().await.unwrap();
     }
     assert!(!model.is_empty());
+}
+
+/// What becomes of a draft.
+#[derive(Debug)]
+enum Step {
+    Delete,
+    Remove(Bytes),
+    Expire(Option<i64>),
+    Set(Bytes, Bytes),
+}
+
+impl Step {
+    /// Takes it; what a client would be told.
+    fn take(&self, draft: &mut Draft) -> bool {
+        match self {
+            Self::Delete => draft.delete(),
+            Self::Remove(field) => draft.remove(field),
+            Self::Expire(at_ms) => {
+                draft.set_expires_at_ms(*at_ms);
+                draft.exists()
+            }
+            Self::Set(field, value) => draft.set(field.clone(), value.clone()),
+        }
+    }
+}
+
+fn needs_of(steps: &[Step]) -> Needs {
+    let mut needs = Needs::default();
+    for step in steps {
+        needs.add(match step {
+            Step::Delete => Need::Existence,
+            Step::Expire(_) => Need::Expiry,
+            Step::Remove(field) | Step::Set(field, _) => Need::Fields(vec![field.clone()]),
+        });
+    }
+    needs
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@
 //! another; `Session::is_broken` says when the next one is due.
 
 pub mod catalog;
+mod column_sets;
 mod element_read;
 mod element_write;
 mod empty;
@@ -15,6 +16,7 @@ mod keys;
 pub mod migrate;
 pub mod outbox;
 mod read;
+mod row_read;
 mod row_write;
 pub mod schema;
 mod session;

@@ -1,4 +1,4 @@
-//! Reading rows: one statement for all keys of a mapping.
+//! Reading: locks, and then the values of keys, one statement for all keys of a mapping.
 //!
 //! Invariants
 //! - Rows are locked in the order of their keys, the same in every session.
@@ -13,10 +13,10 @@ use sqlx::postgres::PgRow;
 use super::element_read::{ElementIntake, Want, element_reading, statement as element_statement};
 use super::error::StoreError;
 use super::exchange::{COMMIT, Exchange};
+use super::row_read::{Parts, RowIntake, row_reading, row_statement};
 use super::session::Session;
 use super::statement::Statement;
 use crate::command::Needs;
-use crate::mapping::codec::micros_of_text;
 use crate::mapping::shape::quote;
 use crate::mapping::{Layout, MappedKey, Mapping};
 use crate::value::Record;
@@ -55,20 +55,17 @@ pub struct Reading<'a> {
     pub wants: Vec<Want<'a>>,
 }
 
+/// How rows are read.
+#[derive(Clone, Copy)]
+struct Way {
+    lock: RowLock,
+    parts: Parts,
+}
+
 /// What the rows of one reading become.
 enum Intake<'a> {
     Rows(RowIntake<'a>),
     Elements(ElementIntake<'a>),
-}
-
-/// Rows that hold a whole value.
-struct RowIntake<'a> {
-    layout: &'a Layout,
-    /// The keys' places in the order in which their rows are read.
-    order: Vec<usize>,
-    now_ms: i64,
-    found: Vec<PgRow>,
-    rows: Vec<StoredRow>,
 }
 
 // === impl Session ===
@@ -102,7 +99,8 @@ impl Session {
         lock: RowLock,
     ) -> Result<ReadRows, StoreError> {
         let readings = [Reading { mapping, wants: wants.to_vec() }];
-        let (_, mut read) = self.read_within(Exchange::default(), None, &readings, lock).await?;
+        let way = Way { lock, parts: Parts::Whole };
+        let (_, mut read) = self.read_within(Exchange::default(), None, &readings, way).await?;
         Ok(read.remove(0))
     }
 
@@ -121,10 +119,24 @@ impl Session {
     ) -> Result<Vec<ReadRows>, StoreError> {
         debug_assert!(locks.is_sorted_by(|one, next| one < next));
         let exchange = Exchange { opening: self.opening(), ..Exchange::default() };
-        let locking =
-            "select count(pg_advisory_xact_lock(key)) > 0 from unnest($1::bigint[]) as k(key)";
-        let locking = (!locks.is_empty()).then(|| Statement::new(locking).bind(locks.to_vec()));
-        let (_, read) = self.read_within(exchange, locking, readings, RowLock::ForUpdate).await?;
+        // Postgres aggregates first, so the clock is read when all of them are granted.
+        let locking = "select count(pg_advisory_xact_lock(key)), \
+             floor(extract(epoch from clock_timestamp()) * 1000)::bigint \
+             from unnest($1::bigint[]) as k(key)";
+        if locks.is_empty() {
+            let way = Way { lock: RowLock::ForUpdate, parts: Parts::Whole };
+            return Ok(self.read_within(exchange, None, readings, way).await?.1);
+        }
+        let locking = Statement::new(locking).bind(locks.to_vec());
+        let way = Way { lock: RowLock::ForUpdate, parts: Parts::Needed };
+        let (granted, mut read) = self.read_within(exchange, Some(locking), readings, way).await?;
+        let now_ms: i64 = match granted.first() {
+            Some(row) => row.try_get(1).map_err(|error| self.failed(&error))?,
+            None => i64::MIN,
+        };
+        for read in &mut read {
+            read.now_ms = read.now_ms.max(now_ms);
+        }
         Ok(read)
     }
 
@@ -148,27 +160,31 @@ impl Session {
         let probe = "select pg_try_advisory_xact_lock_shared(key) \
              from unnest($1::bigint[]) with ordinality as k(key, n) order by n";
         let probe = (!locks.is_empty()).then(|| Statement::new(probe).bind(locks.to_vec()));
-        self.read_within(exchange, probe, readings, RowLock::None).await
+        let way = Way { lock: RowLock::None, parts: Parts::Whole };
+        let (probed, read) = self.read_within(exchange, probe, readings, way).await?;
+        let free = probed.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>();
+        Ok((free.map_err(|error| self.failed(&error))?, read))
     }
 
-    /// The flags that the first statement gives, and what the readings after it do.
+    /// The rows that the first statement gives, and what the readings after it do.
     async fn read_within<'a>(
         &mut self,
         mut exchange: Exchange<'a>,
         first: Option<Statement<'a>>,
         readings: &'a [Reading<'a>],
-        lock: RowLock,
-    ) -> Result<(Vec<bool>, Vec<ReadRows>), StoreError> {
-        let mut flags = Vec::new();
+        way: Way,
+    ) -> Result<(Vec<PgRow>, Vec<ReadRows>), StoreError> {
+        let mut rows = Vec::new();
         let mut intakes = Vec::with_capacity(readings.len());
         let before = usize::from(first.is_some());
         exchange.statements.extend(first);
         for reading in readings {
             let (statement, intake) = if reading.mapping.layout.element().is_none() {
-                let (statement, intake) = row_reading(reading, lock);
+                let sets = &mut self.read_columns;
+                let (statement, intake) = row_reading(reading, way.lock, way.parts, sets);
                 (statement, Intake::Rows(intake))
             } else {
-                let (statement, intake) = element_reading(reading, lock);
+                let (statement, intake) = element_reading(reading, way.lock);
                 (statement, Intake::Elements(intake))
             };
             exchange.statements.push(statement);
@@ -176,14 +192,14 @@ impl Session {
         }
         self.exchange(&exchange, |number, row| match number.checked_sub(before) {
             None => {
-                flags.push(row.try_get(0)?);
+                rows.push(row);
                 Ok(())
             }
             Some(number) => intakes[number].take_in(row),
         })
         .await?;
         let read = intakes.into_iter().map(Intake::finish).collect::<Result<_, _>>();
-        Ok((flags, read.map_err(|error| self.failed(&error))?))
+        Ok((rows, read.map_err(|error| self.failed(&error))?))
     }
 }
 
@@ -203,77 +219,6 @@ impl Intake<'_> {
             Self::Elements(intake) => Ok(intake.finish()),
         }
     }
-}
-
-// === impl RowIntake ===
-
-impl RowIntake<'_> {
-    fn take_in(&mut self, row: PgRow) -> Result<(), sqlx::Error> {
-        self.now_ms = self.now_ms.max(row.try_get(0)?);
-        self.found.push(row);
-        Ok(())
-    }
-
-    fn finish(mut self) -> Result<ReadRows, sqlx::Error> {
-        for row in &self.found {
-            let Some(number) = row.try_get::<Option<i64>, _>(1)? else { continue };
-            let place = usize::try_from(number - 1).ok().and_then(|number| self.order.get(number));
-            let Some(place) = place else { continue };
-            self.rows[*place] = stored_row(self.layout, row, self.now_ms)?;
-        }
-        Ok(ReadRows { now_ms: self.now_ms, rows: self.rows })
-    }
-}
-
-fn stored_row(layout: &Layout, row: &PgRow, now_ms: i64) -> Result<StoredRow, sqlx::Error> {
-    let absent = StoredRow { present: true, record: None };
-    let expires_at = row.try_get::<Option<&str>, _>(2)?;
-    let expires_at_ms = match expires_at.and_then(micros_of_text) {
-        None | Some(i64::MAX) => None,
-        Some(micros) => Some(micros.div_euclid(1000)),
-    };
-    // As Redis: gone when now is later than the expiry.
-    if expires_at_ms.is_some_and(|expires_at_ms| now_ms > expires_at_ms) {
-        return Ok(absent);
-    }
-    let extra = match layout.extra() {
-        Some(_) => row.try_get::<Option<&str>, _>(3)?,
-        None => None,
-    };
-    let first = 3 + usize::from(layout.extra().is_some());
-    let mut columns = Vec::with_capacity(layout.fields().len());
-    for place in 0..layout.fields().len() {
-        columns.push(row.try_get::<Option<&str>, _>(first + place)?);
-    }
-    let fields = layout.decode(columns.into_iter(), extra);
-    if fields.is_empty() {
-        return Ok(absent);
-    }
-    Ok(StoredRow {
-        present: true,
-        record: Some(Record { fields, expires_at_ms, ..Record::default() }),
-    })
-}
-
-/// What reads rows that hold a whole value, and takes them in.
-fn row_reading<'a>(reading: &'a Reading<'a>, lock: RowLock) -> (Statement<'a>, RowIntake<'a>) {
-    let Reading { mapping, wants } = reading;
-    let layout = &mapping.layout;
-    let mut order: Vec<usize> = (0..wants.len()).collect();
-    order.sort_unstable_by(|one, other| wants[*one].key.key.cmp(&wants[*other].key.key));
-    order.retain(|place| has_row(layout, wants[*place].key));
-
-    let mut statement = Statement::new(statement(layout, lock));
-    for column in key_arrays(layout, order.iter().map(|place| wants[*place].key)) {
-        statement = statement.bind(column);
-    }
-    if layout.expires_at().is_none() {
-        statement = statement
-            .bind(order.iter().map(|place| &wants[*place].key.key[..]).collect::<Vec<_>>())
-            .bind(mapping.name.as_str());
-    }
-    let rows = vec![StoredRow::default(); wants.len()];
-    (statement, RowIntake { layout, order, now_ms: i64::MIN, found: Vec::new(), rows })
 }
 
 /// Whether the key columns can hold the key: a number may be out of a column's range.
@@ -340,7 +285,7 @@ pub(super) fn key_aliases(layout: &Layout) -> String {
 pub fn select_statement(layout: &Layout) -> String {
     match layout.element() {
         Some(_) => element_statement(layout, RowLock::None),
-        None => statement(layout, RowLock::None),
+        None => row_statement(layout),
     }
 }
 
@@ -350,50 +295,5 @@ pub(super) fn kept_expiry(mapping: usize) -> String {
     format!(
         "(select e.expires_at from respgres.expiry as e where e.mapping = ${mapping}::text \
          and e.key = u.key)"
-    )
-}
-
-/// The clock is read in the outer query, so after the row was locked, and also when no row is found.
-fn statement(layout: &Layout, lock: RowLock) -> String {
-    let keys = key_parameters(layout);
-    let aliases = key_aliases(layout);
-    let condition = key_condition(layout);
-    let table = layout.table().quoted();
-    let mut columns = String::new();
-    let (source, expires_at) = match layout.expires_at() {
-        Some(column) => (
-            format!(
-                "unnest({keys}) with ordinality as u({aliases}, n) join {table} as t on {condition}"
-            ),
-            format!("t.{}", quote(column)),
-        ),
-        None => {
-            let (raw, mapping) = (layout.keys().len() + 1, layout.keys().len() + 2);
-            (
-                format!(
-                    "unnest({keys}, ${raw}::bytea[]) with ordinality as u({aliases}, key, n) \
-                     join {table} as t on {condition}"
-                ),
-                kept_expiry(mapping),
-            )
-        }
-    };
-    write!(columns, "u.n, {expires_at}::text as expires_at")
-        .expect("writing to a string cannot fail");
-    if let Some(extra) = layout.extra() {
-        write!(columns, ", t.{}::text as extra", quote(&extra.column))
-            .expect("writing to a string cannot fail");
-    }
-    for (place, field) in layout.fields().iter().enumerate() {
-        write!(columns, ", t.{}::text as c{place}", quote(&field.column))
-            .expect("writing to a string cannot fail");
-    }
-    let lock = match lock {
-        RowLock::None => "",
-        RowLock::ForUpdate => " for no key update of t",
-    };
-    format!(
-        "select floor(extract(epoch from clock_timestamp()) * 1000)::bigint, r.* \
-         from (values (1)) as clock left join (select {columns} from {source}{lock}) as r on true"
     )
 }

@@ -2,25 +2,25 @@
 //!
 //! Invariants
 //! - A column that no operation has touched is not written, so what SQL put there stays as it is.
-//! - Statement shapes are few: the sets of columns that updates name are remembered up to
-//!   `MAX_COLUMN_SETS` a mapping; after that an update names all columns, and a bit a column says
-//!   for each row whether it changes.
+//! - Statement shapes are few: an update names the columns that change if `column_sets` admits it, else
+//!   all columns, and a bit a column says for each row whether it changes.
+//!
+//! One row alone is written with single values instead of arrays, which costs Postgres half as much.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
+use super::column_sets::SetsByNumber;
 use super::read::{has_row, key_aliases, key_arrays, key_condition, key_parameters};
-use super::statement::Statement;
-use super::write::{Change, ColumnSets, Expiries, checked};
+use super::row_read::{Asked, condition, parameters};
+use super::statement::{Argument, Statement};
+use super::write::{Change, Expiries, checked};
 use crate::mapping::codec::text_of_epoch_ms;
 use crate::mapping::extra;
 use crate::mapping::layout::Unencodable;
 use crate::mapping::shape::quote;
 use crate::mapping::{Layout, MappedKey, Mapping};
 use crate::value::Record;
-
-/// Column sets of updates that get a statement of their own, a mapping.
-const MAX_COLUMN_SETS: usize = 8;
 
 /// Values of so many bytes go into one statement; Postgres takes a message of at most 1 GiB.
 const MAX_STATEMENT_BYTES: usize = 64 << 20;
@@ -90,7 +90,7 @@ impl<'a> WholeRows<'a> {
     pub(super) fn write<'s>(
         &'s self,
         mapping: &'s Mapping,
-        column_sets: &mut ColumnSets,
+        column_sets: &mut SetsByNumber,
         statements: &mut Vec<Statement<'s>>,
     ) {
         let layout = &mapping.layout;
@@ -111,18 +111,13 @@ impl<'a> WholeRows<'a> {
 
 impl UpdateShape {
     /// What the rows change, if that is known or there is room to remember it, else everything.
-    fn of(mapping: &Mapping, rows: &[Written<'_>], column_sets: &mut ColumnSets) -> Self {
+    fn of(mapping: &Mapping, rows: &[Written<'_>], column_sets: &mut SetsByNumber) -> Self {
         let layout = &mapping.layout;
         let all: Vec<usize> = (0..layout.fields().len()).collect();
         let touched = |place: &usize| rows.iter().any(|row| row.columns[*place].is_some());
         let mut columns: Vec<usize> = all.iter().copied().filter(touched).collect();
-        let known = column_sets.entry(mapping.name.clone()).or_default();
-        if !known.contains(&columns) {
-            if known.len() < MAX_COLUMN_SETS {
-                known.push(columns.clone());
-            } else {
-                columns = all;
-            }
+        if !column_sets.of(rows.len()).admit(&mapping.name, &columns) {
+            columns = all;
         }
         let extra = layout.extra().is_some() && rows.iter().any(|row| row.changes_extra());
         let has_expiry = layout.expires_at().is_some();
@@ -220,16 +215,52 @@ fn number_of(rows: &[Written<'_>]) -> i64 {
     i64::try_from(rows.len()).unwrap_or(i64::MAX)
 }
 
-fn column_array<'r>(rows: &'r [Written<'_>], place: usize) -> Vec<Option<&'r str>> {
-    rows.iter().map(|row| row.columns[place].as_ref().and_then(Option::as_deref)).collect()
+/// Gives the next parameter a text of each row: an array, or one alone.
+fn bind_texts<'s, T>(
+    statement: Statement<'s>,
+    asked: Asked,
+    texts: impl Iterator<Item = Option<T>>,
+) -> Statement<'s>
+where
+    Argument<'s>: From<Option<T>> + From<Vec<Option<T>>>,
+{
+    match asked {
+        Asked::One => statement.bind(texts.last().flatten()),
+        Asked::Several => statement.bind(texts.collect::<Vec<_>>()),
+    }
 }
 
-fn extra_array<'r>(rows: &'r [Written<'_>]) -> Vec<Option<&'r str>> {
-    rows.iter().map(|row| row.extra.as_deref()).collect()
+fn bind_keys<'s>(
+    mut statement: Statement<'s>,
+    layout: &Layout,
+    asked: Asked,
+    rows: &'s [Written<'_>],
+) -> Statement<'s> {
+    if let (Asked::One, [row]) = (asked, rows) {
+        for text in row.key.capture_texts() {
+            statement = statement.bind(text);
+        }
+        return statement;
+    }
+    for array in key_arrays(layout, rows.iter().map(|row| row.key)) {
+        statement = statement.bind(array);
+    }
+    statement
 }
 
-fn expiry_array(rows: &[Written<'_>]) -> Vec<Option<String>> {
-    rows.iter().map(|row| row.record.expires_at_ms.map(text_of_epoch_ms)).collect()
+fn column_texts<'r>(
+    rows: &'r [Written<'_>],
+    place: usize,
+) -> impl Iterator<Item = Option<&'r str>> {
+    rows.iter().map(move |row| row.columns[place].as_ref().and_then(Option::as_deref))
+}
+
+fn extra_texts<'r>(rows: &'r [Written<'_>]) -> impl Iterator<Item = Option<&'r str>> {
+    rows.iter().map(|row| row.extra.as_deref())
+}
+
+fn expiry_texts(rows: &[Written<'_>]) -> impl Iterator<Item = Option<String>> {
+    rows.iter().map(|row| row.record.expires_at_ms.map(text_of_epoch_ms))
 }
 
 /// Adds an element to the text of a Postgres array, which the caller closes.
@@ -262,18 +293,17 @@ fn deleting<'s>(layout: &Layout, keys: &[&'s MappedKey]) -> Statement<'s> {
 }
 
 fn inserting<'s>(layout: &Layout, rows: &'s [Written<'_>]) -> Statement<'s> {
-    let mut statement = Statement::new(insert_statement(layout));
-    for array in key_arrays(layout, rows.iter().map(|row| row.key)) {
-        statement = statement.bind(array);
-    }
+    let asked = Asked::of(rows.len());
+    let statement = Statement::new(insert_statement(layout, asked));
+    let mut statement = bind_keys(statement, layout, asked, rows);
     for place in 0..layout.fields().len() {
-        statement = statement.bind(column_array(rows, place));
+        statement = bind_texts(statement, asked, column_texts(rows, place));
     }
     if layout.extra().is_some() {
-        statement = statement.bind(extra_array(rows));
+        statement = bind_texts(statement, asked, extra_texts(rows));
     }
     if layout.expires_at().is_some() {
-        statement = statement.bind(expiry_array(rows));
+        statement = bind_texts(statement, asked, expiry_texts(rows));
     }
     statement.bind(number_of(rows))
 }
@@ -287,19 +317,20 @@ fn updating<'s>(
     if shape.columns.is_empty() && !shape.extra && !shape.expiry {
         return None;
     }
-    let mut statement = Statement::new(update_statement(layout, shape));
-    for array in key_arrays(layout, rows.iter().map(|row| row.key)) {
-        statement = statement.bind(array);
-    }
+    // Masks are for rows that differ.
+    let asked = if shape.masked { Asked::Several } else { Asked::of(rows.len()) };
+    let statement = Statement::new(update_statement(layout, shape, asked));
+    let mut statement = bind_keys(statement, layout, asked, rows);
     for place in &shape.columns {
-        statement = statement.bind(column_array(rows, *place));
+        statement = bind_texts(statement, asked, column_texts(rows, *place));
     }
     if shape.extra {
-        statement = statement.bind(extra_array(rows));
-        statement = statement.bind(rows.iter().map(|row| row.names.as_str()).collect::<Vec<_>>());
+        statement = bind_texts(statement, asked, extra_texts(rows));
+        let names = rows.iter().map(|row| Some(row.names.as_str()));
+        statement = bind_texts(statement, asked, names);
     }
     if shape.expiry {
-        statement = statement.bind(expiry_array(rows));
+        statement = bind_texts(statement, asked, expiry_texts(rows));
     }
     if shape.masked {
         statement = statement.bind(rows.iter().map(|row| row.mask(shape)).collect::<Vec<_>>());
@@ -307,35 +338,55 @@ fn updating<'s>(
     Some(statement.bind(number_of(rows)))
 }
 
-/// Numbers the parameters of a statement, and names them in the `unnest` they are rows of.
+/// Numbers the parameters of a statement, and names them in what they are rows, or the row, of.
 struct Parameters {
+    asked: Asked,
     sql: String,
     aliases: String,
     count: usize,
 }
 
 impl Parameters {
-    fn of_keys(layout: &Layout) -> Self {
-        let (sql, aliases) = (key_parameters(layout), key_aliases(layout));
-        Self { sql, aliases, count: layout.keys().len() }
+    fn of_keys(layout: &Layout, asked: Asked) -> Self {
+        let (sql, aliases) = (parameters(layout, asked), key_aliases(layout));
+        Self { asked, sql, aliases, count: layout.keys().len() }
     }
 
-    fn add(&mut self, cast: &str, alias: &str) {
+    /// `casts`: the types that the value is brought to, one after the other.
+    fn add(&mut self, casts: &[&str], alias: &str) {
+        let comma = if self.count == 0 { "" } else { ", " };
         self.count += 1;
-        write!(self.sql, ", ${}::{cast}", self.count).expect("writing to a string cannot fail");
-        write!(self.aliases, ", {alias}").expect("writing to a string cannot fail");
+        let Self { asked, sql, aliases, count } = self;
+        write!(sql, "{comma}${count}").expect("writing to a string cannot fail");
+        for cast in casts {
+            let array = if *asked == Asked::One { "" } else { "[]" };
+            write!(sql, "::{cast}{array}").expect("writing to a string cannot fail");
+        }
+        if *asked == Asked::One {
+            write!(sql, " as {alias}").expect("writing to a string cannot fail");
+        }
+        write!(aliases, "{comma}{alias}").expect("writing to a string cannot fail");
     }
 
     /// A column's values, and what to write of a row. They are cast one by one: an array of texts
     /// cannot be cast to an array of arrays.
     fn add_column(&mut self, layout: &Layout, place: usize) -> String {
-        self.add("text[]", &format!("c{place}"));
+        self.add(&["text"], &format!("c{place}"));
         format!("u.c{place}::{}", layout.fields()[place].type_name)
+    }
+
+    /// What stands in FROM.
+    fn source(&self) -> String {
+        let Self { asked, sql, aliases, .. } = self;
+        match asked {
+            Asked::One => format!("(select {sql}) as u"),
+            Asked::Several => format!("unnest({sql}) as u({aliases})"),
+        }
     }
 }
 
-fn insert_statement(layout: &Layout) -> String {
-    let mut parameters = Parameters::of_keys(layout);
+fn insert_statement(layout: &Layout, asked: Asked) -> String {
+    let mut parameters = Parameters::of_keys(layout, asked);
     let key_columns: Vec<_> = layout.keys().iter().map(|key| quote(&key.column)).collect();
     let mut columns = key_columns.clone();
     let mut values: Vec<_> = (0..key_columns.len()).map(|place| format!("u.k{place}")).collect();
@@ -348,29 +399,28 @@ fn insert_statement(layout: &Layout) -> String {
         });
     }
     if let Some(extra) = layout.extra() {
-        parameters.add("text[]::jsonb[]", "extra");
+        parameters.add(&["text", "jsonb"], "extra");
         columns.push(quote(&extra.column));
         values.push(if extra.not_null { "coalesce(u.extra, '{}')" } else { "u.extra" }.into());
     }
     if let Some(column) = layout.expires_at() {
-        parameters.add("text[]::timestamptz[]", "expires_at");
+        parameters.add(&["text", "timestamptz"], "expires_at");
         columns.push(quote(column));
         values.push("u.expires_at".into());
     }
     let insert = format!(
-        "insert into {} ({}) select {} from unnest({}) as u({}) on conflict ({}) do nothing",
+        "insert into {} ({}) select {} from {} on conflict ({}) do nothing",
         layout.table().quoted(),
         columns.join(", "),
         values.join(", "),
-        parameters.sql,
-        parameters.aliases,
+        parameters.source(),
         key_columns.join(", ")
     );
     checked(&insert, parameters.count + 1)
 }
 
-fn update_statement(layout: &Layout, shape: &UpdateShape) -> String {
-    let mut parameters = Parameters::of_keys(layout);
+fn update_statement(layout: &Layout, shape: &UpdateShape, asked: Asked) -> String {
+    let mut parameters = Parameters::of_keys(layout, asked);
     let mut settings = Vec::new();
     let bit = |place: usize| format!("get_bit(u.mask, {place}) = 1");
     let set = |column: &str, place: usize, value: &str| {
@@ -396,8 +446,8 @@ fn update_statement(layout: &Layout, shape: &UpdateShape) -> String {
         settings.push(set(&field.column, place, &value));
     }
     if let (true, Some(extra)) = (shape.extra, layout.extra()) {
-        parameters.add("text[]::jsonb[]", "extra");
-        parameters.add("text[]", "names");
+        parameters.add(&["text", "jsonb"], "extra");
+        parameters.add(&["text"], "names");
         let old = format!("t.{}", quote(&extra.column));
         let (new, empty) =
             if extra.not_null { ("coalesce(u.extra, '{}')", "null") } else { ("u.extra", "'{}'") };
@@ -410,19 +460,18 @@ fn update_statement(layout: &Layout, shape: &UpdateShape) -> String {
         settings.push(set(&extra.column, flags, &value));
     }
     if let (true, Some(column)) = (shape.expiry, layout.expires_at()) {
-        parameters.add("text[]::timestamptz[]", "expires_at");
+        parameters.add(&["text", "timestamptz"], "expires_at");
         settings.push(set(column, flags + 2, "u.expires_at"));
     }
     if shape.masked {
-        parameters.add("bytea[]", "mask");
+        parameters.add(&["bytea"], "mask");
     }
     let update = format!(
-        "update {} as t set {} from unnest({}) as u({}) where {}",
+        "update {} as t set {} from {} where {}",
         layout.table().quoted(),
         settings.join(", "),
-        parameters.sql,
-        parameters.aliases,
-        key_condition(layout)
+        parameters.source(),
+        condition(layout, asked)
     );
     checked(&update, parameters.count + 1)
 }

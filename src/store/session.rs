@@ -15,9 +15,9 @@ use std::time::Duration;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor};
 
+use super::column_sets::SetsByNumber;
 use super::error::StoreError;
 use super::exchange::{Exchange, Prepared};
-use super::write::ColumnSets;
 use crate::config;
 
 /// A setting of ours that is on in our sessions: what they write, respgres knows.
@@ -32,7 +32,7 @@ const SETTINGS: &str =
     set plan_cache_mode = 'force_generic_plan'; set respgres.own_writes = 'on';
     set idle_in_transaction_session_timeout = '15s';";
 
-/// Statements kept prepared: about ten shapes a mapping.
+/// Statements kept prepared: about ten shapes a mapping, and one more for each set of columns.
 pub(super) const STATEMENT_CACHE: usize = 512;
 
 /// How much longer than the server we wait for the server to give up a statement.
@@ -49,7 +49,8 @@ pub struct Session {
     broken: bool,
     statements_stale: bool,
     pub(super) prepared: Prepared,
-    pub(super) column_sets: ColumnSets,
+    pub(super) read_columns: SetsByNumber,
+    pub(super) written_columns: SetsByNumber,
     /// The longest that the client waits for one reply.
     pub(super) patience: Duration,
     /// The limit of a statement in the next transactions, where it is not the usual one.
@@ -100,7 +101,8 @@ impl Session {
             broken: false,
             statements_stale: false,
             prepared: Prepared::default(),
-            column_sets: ColumnSets::default(),
+            read_columns: SetsByNumber::new(),
+            written_columns: SetsByNumber::new(),
             patience: Duration::from_millis(statement_timeout_ms) + GRACE,
             hurry_ms: None,
         })
@@ -155,7 +157,8 @@ impl Session {
             self.attempt(async |connection| connection.clear_cached_statements().await).await?;
             self.forget_prepared().await?;
             self.statements_stale = false;
-            self.column_sets.clear();
+            self.read_columns = SetsByNumber::new();
+            self.written_columns = SetsByNumber::new();
         }
         Ok(())
     }

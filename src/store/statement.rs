@@ -23,7 +23,10 @@ pub(super) struct Statement<'a> {
 #[derive(Debug)]
 pub(super) enum Argument<'a> {
     Text(&'a str),
+    /// Perhaps a null.
+    MaybeText(Option<Cow<'a, str>>),
     Integer(i64),
+    ByteString(&'a [u8]),
     Texts(Vec<Option<Cow<'a, str>>>),
     ByteStrings(Vec<Cow<'a, [u8]>>),
     Integers(Vec<Option<i64>>),
@@ -57,7 +60,9 @@ impl<'a> Statement<'a> {
         for argument in &self.arguments {
             query = match argument {
                 Argument::Text(text) => query.bind(*text),
+                Argument::MaybeText(text) => query.bind(text.as_deref()),
                 Argument::Integer(number) => query.bind(*number),
+                Argument::ByteString(bytes) => query.bind(*bytes),
                 Argument::Texts(texts) => {
                     query.bind(texts.iter().map(Option::as_deref).collect::<Vec<_>>())
                 }
@@ -75,7 +80,12 @@ impl<'a> Statement<'a> {
         sql.push_str("execute ");
         sql.push_str(name);
         for (place, argument) in self.arguments.iter().enumerate() {
-            sql.push_str(if place == 0 { "(E'" } else { ", E'" });
+            sql.push_str(if place == 0 { "(" } else { ", " });
+            if matches!(argument, Argument::MaybeText(None)) {
+                sql.push_str("null");
+                continue;
+            }
+            sql.push_str("E'");
             argument.write_quoted(sql);
             sql.push('\'');
         }
@@ -91,7 +101,9 @@ impl Argument<'_> {
     fn size(&self) -> usize {
         match self {
             Self::Text(text) => text.len(),
+            Self::MaybeText(text) => text.as_ref().map_or(0, |text| text.len()),
             Self::Integer(_) => 8,
+            Self::ByteString(bytes) => 4 + 2 * bytes.len(),
             Self::Texts(texts) => {
                 texts.iter().map(|text| 4 + text.as_ref().map_or(0, |text| text.len())).sum()
             }
@@ -104,8 +116,11 @@ impl Argument<'_> {
         let has_nul = |text: &str| memchr::memchr(0, text.as_bytes()).is_some();
         match self {
             Self::Text(text) => !has_nul(text),
+            Self::MaybeText(text) => !text.as_ref().is_some_and(|text| has_nul(text)),
             Self::Texts(texts) => !texts.iter().flatten().any(|text| has_nul(text)),
-            Self::Integer(_) | Self::ByteStrings(_) | Self::Integers(_) => true,
+            Self::Integer(_) | Self::ByteString(_) | Self::ByteStrings(_) | Self::Integers(_) => {
+                true
+            }
         }
     }
 
@@ -113,12 +128,13 @@ impl Argument<'_> {
     /// `standard_conforming_strings` says, so that no text of a client's can end the literal.
     fn write_quoted(&self, sql: &mut String) {
         match self {
-            Self::Text(text) => push_escaped(sql, text, |byte| match byte {
-                b'\'' => Some("''"),
-                b'\\' => Some(r"\\"),
-                _ => None,
-            }),
+            Self::Text(text) => push_text(sql, text),
+            Self::MaybeText(text) => push_text(sql, text.as_deref().unwrap_or_default()),
             Self::Integer(number) => push_number(sql, *number),
+            Self::ByteString(bytes) => {
+                sql.push_str(r"\\x");
+                push_hex(sql, bytes);
+            }
             Self::Texts(texts) => push_array(sql, texts, |sql, text| match text {
                 None => sql.push_str("null"),
                 Some(text) => {
@@ -144,6 +160,14 @@ impl Argument<'_> {
             }),
         }
     }
+}
+
+fn push_text(sql: &mut String, text: &str) {
+    push_escaped(sql, text, |byte| match byte {
+        b'\'' => Some("''"),
+        b'\\' => Some(r"\\"),
+        _ => None,
+    });
 }
 
 fn push_array<T>(sql: &mut String, elements: &[T], push: impl Fn(&mut String, &T)) {
@@ -191,6 +215,18 @@ impl<'a> From<&'a str> for Argument<'a> {
     }
 }
 
+impl<'a> From<Option<&'a str>> for Argument<'a> {
+    fn from(text: Option<&'a str>) -> Self {
+        Self::MaybeText(text.map(Cow::Borrowed))
+    }
+}
+
+impl From<Option<String>> for Argument<'_> {
+    fn from(text: Option<String>) -> Self {
+        Self::MaybeText(text.map(Cow::Owned))
+    }
+}
+
 impl From<i64> for Argument<'_> {
     fn from(number: i64) -> Self {
         Self::Integer(number)
@@ -218,6 +254,12 @@ impl<'a> From<Vec<Option<Cow<'a, str>>>> for Argument<'a> {
 impl From<Vec<Option<String>>> for Argument<'_> {
     fn from(texts: Vec<Option<String>>) -> Self {
         Self::Texts(texts.into_iter().map(|text| text.map(Cow::Owned)).collect())
+    }
+}
+
+impl<'a> From<&'a [u8]> for Argument<'a> {
+    fn from(bytes: &'a [u8]) -> Self {
+        Self::ByteString(bytes)
     }
 }
 
@@ -264,10 +306,13 @@ mod tests {
             .bind(vec![Some(r#"a'b"c\d, {é}"#), None, Some("")])
             .bind(vec![&b"\0'\xff"[..], b""])
             .bind(vec![Some(i64::MIN), None])
-            .bind(Vec::<i64>::new());
+            .bind(Vec::<i64>::new())
+            .bind(None::<&str>)
+            .bind(Some("n'ull"))
+            .bind(&b"\0'\xff"[..]);
         let expected = r#"execute p1(E'it''s \\ "so"', E'-7', "#.to_owned()
             + r#"E'{"a''b\\"c\\\\d, {é}",null,""}', "#
-            + r#"E'{"\\\\x0027ff","\\\\x"}', E'{-9223372036854775808,null}', E'{}')"#;
+            + r#"E'{"\\\\x0027ff","\\\\x"}', E'{-9223372036854775808,null}', E'{}', null, E'n''ull', E'\\x0027ff')"#;
         assert_eq!(call(&statement), expected);
     }
 
@@ -275,6 +320,7 @@ mod tests {
     fn a_text_with_a_nul_cannot_be_called() {
         assert!(Statement::new("").bind("a").bind(vec![&b"\0"[..]]).is_callable());
         assert!(!Statement::new("").bind("a\0").is_callable());
+        assert!(!Statement::new("").bind(Some("a\0")).is_callable());
         assert!(!Statement::new("").bind(vec![Some("a"), Some("\0")]).is_callable());
     }
 }

@@ -9,8 +9,6 @@
 //!
 //! A change that follows from a row's old values needs the key's lock: see `Session::begin_reading`.
 
-use std::collections::HashMap;
-
 use super::element_write::ElementRows;
 use super::error::{RACED, StoreError};
 use super::exchange::{COMMIT, Exchange};
@@ -29,9 +27,6 @@ pub struct Change<'a> {
     pub present: bool,
     pub draft: &'a Draft,
 }
-
-/// By mapping: the sets of columns that updates have named so far, see `row_write`.
-pub(super) type ColumnSets = HashMap<String, Vec<Vec<usize>>, ahash::RandomState>;
 
 /// The rows of one mapping that are going to be written.
 enum Rows<'a> {
@@ -98,7 +93,7 @@ impl Session {
         for (mapping, rows) in &rows {
             let statements = &mut exchange.statements;
             match rows {
-                Rows::Whole(rows) => rows.write(mapping, &mut self.column_sets, statements),
+                Rows::Whole(rows) => rows.write(mapping, &mut self.written_columns, statements),
                 Rows::Elements(rows) => rows.write(mapping, statements),
             }
         }
