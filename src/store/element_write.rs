@@ -11,6 +11,7 @@ use std::borrow::Cow;
 
 use super::element_read::{names, sources};
 use super::error::StoreError;
+use super::parameters::{Asked, Parameters};
 use super::read::{equals, has_row, key_arrays, key_condition};
 use super::statement::Statement;
 use super::write::{Change, Expiries};
@@ -136,12 +137,26 @@ fn removing<'s>(layout: &Layout, rows: &'s [Element<'_>]) -> Statement<'s> {
 }
 
 fn setting<'s>(layout: &Layout, rows: &'s [Element<'_>]) -> Statement<'s> {
-    let mut statement = Statement::new(set_statement(layout));
+    let mut statement = Statement::new(set_statement(layout, Asked::of(rows.len())));
+    let has_value = !layout.fields().is_empty();
+    if let [Element { key, row }] = rows {
+        for text in key.capture_texts() {
+            statement = statement.bind(text);
+        }
+        statement = statement.bind(&*row.element);
+        if has_value {
+            statement = statement.bind(row.value.as_deref());
+        }
+        if layout.extra().is_some() {
+            statement = statement.bind(row.extra.as_deref());
+        }
+        return statement;
+    }
     for array in key_arrays(layout, rows.iter().map(|row| row.key)) {
         statement = statement.bind(array);
     }
     statement = statement.bind(elements(rows));
-    if !layout.fields().is_empty() {
+    if has_value {
         let values = rows.iter().map(|row| row.row.value.as_deref());
         statement = statement.bind(values.collect::<Vec<_>>());
     }
@@ -165,29 +180,27 @@ fn element_of(layout: &Layout) -> (&str, &str) {
     layout.element().map_or(("", "text"), |element| (&element.column, &element.type_name))
 }
 
-fn set_statement(layout: &Layout) -> String {
+fn set_statement(layout: &Layout, asked: Asked) -> String {
     let (name, type_name) = element_of(layout);
     let mut columns: Vec<String> = layout.keys().iter().map(|key| quote(&key.column)).collect();
     columns.push(quote(name));
     let unique = columns.join(", ");
-    let mut casts = vec![format!("text[]::{type_name}[]")];
-    let mut aliases = "element".to_owned();
+    let mut parameters = Parameters::of_keys(layout, asked);
+    parameters.add(&["text", type_name], "element");
     let mut values: Vec<Cow<'_, str>> =
         (0..layout.keys().len()).map(|place| format!("u.k{place}").into()).collect();
     values.push("u.element".into());
     let mut settings = Vec::new();
     if let Some(value) = layout.fields().first() {
         // Cast one by one: arrays of arrays have no text of their own.
-        casts.push("text[]".to_owned());
-        aliases.push_str(", value");
+        parameters.add(&["text"], "value");
         let column = quote(&value.column);
         settings.push(format!("{column} = excluded.{column}"));
         columns.push(column);
         values.push(format!("u.value::{}", value.type_name).into());
     }
     if let Some(extra) = layout.extra() {
-        casts.push("text[]::jsonb[]".to_owned());
-        aliases.push_str(", extra");
+        parameters.add(&["text", "jsonb"], "extra");
         let column = quote(&extra.column);
         settings.push(format!("{column} = excluded.{column}"));
         columns.push(column);
@@ -198,14 +211,12 @@ fn set_statement(layout: &Layout) -> String {
     } else {
         format!("do update set {}", settings.join(", "))
     };
-    let casts: Vec<&str> = casts.iter().map(String::as_str).collect();
     format!(
-        "insert into {} ({}) select {} from unnest({}) as u({}) on conflict ({unique}) {on_conflict}",
+        "insert into {} ({}) select {} from {} on conflict ({unique}) {on_conflict}",
         layout.table().quoted(),
         columns.join(", "),
         values.join(", "),
-        sources(layout, 1, &casts),
-        names(layout, &aliases),
+        parameters.source(),
     )
 }
 

@@ -13,6 +13,7 @@ use sqlx::postgres::PgRow;
 use super::element_read::{ElementIntake, Want, element_reading, statement as element_statement};
 use super::error::StoreError;
 use super::exchange::{COMMIT, Exchange};
+use super::named_read::{NamedIntake, named_reading};
 use super::row_read::{Parts, RowIntake, row_reading, row_statement};
 use super::session::Session;
 use super::statement::Statement;
@@ -20,6 +21,9 @@ use crate::command::Needs;
 use crate::mapping::shape::quote;
 use crate::mapping::{Layout, MappedKey, Mapping};
 use crate::value::Record;
+
+/// The clock of Postgres, milliseconds since the Unix epoch.
+pub(super) const NOW_MS: &str = "floor(extract(epoch from clock_timestamp()) * 1000)::bigint";
 
 /// Whether reading keeps other sessions from changing the rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +70,7 @@ struct Way {
 enum Intake<'a> {
     Rows(RowIntake<'a>),
     Elements(ElementIntake<'a>),
+    Named(NamedIntake<'a>),
 }
 
 // === impl Session ===
@@ -120,17 +125,17 @@ impl Session {
         debug_assert!(locks.is_sorted_by(|one, next| one < next));
         let exchange = Exchange { opening: self.opening(), ..Exchange::default() };
         // Postgres aggregates first, so the clock is read when all of them are granted.
-        let locking = "select count(pg_advisory_xact_lock(key)), \
-             floor(extract(epoch from clock_timestamp()) * 1000)::bigint \
-             from unnest($1::bigint[]) as k(key)";
+        let locking = format!(
+            "select count(pg_advisory_xact_lock(key)), {NOW_MS} from unnest($1::bigint[]) as k(key)"
+        );
         if locks.is_empty() {
             let way = Way { lock: RowLock::ForUpdate, parts: Parts::Whole };
             return Ok(self.read_within(exchange, None, readings, way).await?.1);
         }
         let locking = Statement::new(locking).bind(locks.to_vec());
         let way = Way { lock: RowLock::ForUpdate, parts: Parts::Needed };
-        let (granted, mut read) = self.read_within(exchange, Some(locking), readings, way).await?;
-        let now_ms: i64 = match granted.first() {
+        let (locked, mut read) = self.read_within(exchange, Some(locking), readings, way).await?;
+        let now_ms: i64 = match locked.first() {
             Some(row) => row.try_get(1).map_err(|error| self.failed(&error))?,
             None => i64::MIN,
         };
@@ -183,6 +188,10 @@ impl Session {
                 let sets = &mut self.read_columns;
                 let (statement, intake) = row_reading(reading, way.lock, way.parts, sets);
                 (statement, Intake::Rows(intake))
+            } else if let (Parts::Needed, Some((statement, intake))) =
+                (way.parts, named_reading(reading))
+            {
+                (statement, Intake::Named(intake))
             } else {
                 let (statement, intake) = element_reading(reading, way.lock);
                 (statement, Intake::Elements(intake))
@@ -210,6 +219,7 @@ impl Intake<'_> {
         match self {
             Self::Rows(intake) => intake.take_in(row),
             Self::Elements(intake) => intake.take_in(&row),
+            Self::Named(intake) => intake.take_in(&row),
         }
     }
 
@@ -217,6 +227,7 @@ impl Intake<'_> {
         match self {
             Self::Rows(intake) => intake.finish(),
             Self::Elements(intake) => Ok(intake.finish()),
+            Self::Named(intake) => Ok(intake.finish()),
         }
     }
 }

@@ -19,9 +19,9 @@ use sqlx::postgres::PgRow;
 
 use super::column_sets::SetsByNumber;
 use super::element_read::Want;
+use super::parameters::{Asked, condition, parameters};
 use super::read::{
-    ReadRows, Reading, RowLock, StoredRow, has_row, kept_expiry, key_aliases, key_arrays,
-    key_condition, key_parameters,
+    NOW_MS, ReadRows, Reading, RowLock, StoredRow, has_row, kept_expiry, key_aliases, key_arrays,
 };
 use super::statement::Statement;
 use crate::mapping::codec::micros_of_text;
@@ -31,15 +31,6 @@ use crate::value::{Fields, Record};
 
 /// Arguments of one call that `num_nonnulls` takes.
 const NONNULLS: usize = 50;
-
-/// How the keys, and what belongs to them, come into a statement.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Asked {
-    /// As single values.
-    One,
-    /// As arrays.
-    Several,
-}
 
 /// What is read of rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,14 +68,6 @@ const NOW: usize = 0;
 const NUMBER: usize = 1;
 const EXPIRES_AT: usize = 2;
 const EXTRA: usize = 3;
-
-// === impl Asked ===
-
-impl Asked {
-    pub(super) fn of(number: usize) -> Self {
-        if number == 1 { Self::One } else { Self::Several }
-    }
-}
 
 // === impl ReadShape ===
 
@@ -280,29 +263,6 @@ pub(super) fn row_statement(layout: &Layout) -> String {
     statement(layout, &shape, RowLock::None)
 }
 
-/// `$1::text::uuid as k0, …` for one key, else see `key_parameters`.
-pub(super) fn parameters(layout: &Layout, asked: Asked) -> String {
-    if asked == Asked::Several {
-        return key_parameters(layout);
-    }
-    let parameter = |(place, key): (usize, &crate::mapping::layout::KeyColumn)| {
-        format!("${}::text::{} as k{place}", place + 1, key.type_name)
-    };
-    layout.keys().iter().enumerate().map(parameter).collect::<Vec<_>>().join(", ")
-}
-
-/// `t."id" = u.k0 and …` for one key, of which no join is made that could be turned round; else see
-/// `key_condition`.
-pub(super) fn condition(layout: &Layout, asked: Asked) -> String {
-    if asked == Asked::Several || layout.keys().is_empty() {
-        return key_condition(layout);
-    }
-    let equal = |(place, key): (usize, &crate::mapping::layout::KeyColumn)| {
-        format!("t.{} = u.k{place}", quote(&key.column))
-    };
-    layout.keys().iter().enumerate().map(equal).collect::<Vec<_>>().join(" and ")
-}
-
 fn statement(layout: &Layout, shape: &ReadShape, lock: RowLock) -> String {
     let keys = parameters(layout, shape.asked);
     let aliases = key_aliases(layout);
@@ -348,11 +308,10 @@ fn statement(layout: &Layout, shape: &ReadShape, lock: RowLock) -> String {
     let table = layout.table().quoted();
     let condition = condition(layout, shape.asked);
     let rows = format!("select {columns} from {source} join {table} as t on {condition}{lock}");
-    let now = "floor(extract(epoch from clock_timestamp()) * 1000)::bigint";
     if shape.clock {
-        format!("select {now}, r.* from (values (1)) as clock left join ({rows}) as r on true")
+        format!("select {NOW_MS}, r.* from (values (1)) as clock left join ({rows}) as r on true")
     } else {
-        format!("select {now}, r.* from ({rows}) as r")
+        format!("select {NOW_MS}, r.* from ({rows}) as r")
     }
 }
 

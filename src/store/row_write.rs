@@ -8,11 +8,11 @@
 //! One row alone is written with single values instead of arrays, which costs Postgres half as much.
 
 use std::borrow::Cow;
-use std::fmt::Write as _;
 
 use super::column_sets::SetsByNumber;
+use super::parameters::{Asked, Parameters, condition};
 use super::read::{has_row, key_aliases, key_arrays, key_condition, key_parameters};
-use super::row_read::{Asked, condition, parameters};
+
 use super::statement::{Argument, Statement};
 use super::write::{Change, Expiries, checked};
 use crate::mapping::codec::text_of_epoch_ms;
@@ -338,51 +338,11 @@ fn updating<'s>(
     Some(statement.bind(number_of(rows)))
 }
 
-/// Numbers the parameters of a statement, and names them in what they are rows, or the row, of.
-struct Parameters {
-    asked: Asked,
-    sql: String,
-    aliases: String,
-    count: usize,
-}
-
-impl Parameters {
-    fn of_keys(layout: &Layout, asked: Asked) -> Self {
-        let (sql, aliases) = (parameters(layout, asked), key_aliases(layout));
-        Self { asked, sql, aliases, count: layout.keys().len() }
-    }
-
-    /// `casts`: the types that the value is brought to, one after the other.
-    fn add(&mut self, casts: &[&str], alias: &str) {
-        let comma = if self.count == 0 { "" } else { ", " };
-        self.count += 1;
-        let Self { asked, sql, aliases, count } = self;
-        write!(sql, "{comma}${count}").expect("writing to a string cannot fail");
-        for cast in casts {
-            let array = if *asked == Asked::One { "" } else { "[]" };
-            write!(sql, "::{cast}{array}").expect("writing to a string cannot fail");
-        }
-        if *asked == Asked::One {
-            write!(sql, " as {alias}").expect("writing to a string cannot fail");
-        }
-        write!(aliases, "{comma}{alias}").expect("writing to a string cannot fail");
-    }
-
-    /// A column's values, and what to write of a row. They are cast one by one: an array of texts
-    /// cannot be cast to an array of arrays.
-    fn add_column(&mut self, layout: &Layout, place: usize) -> String {
-        self.add(&["text"], &format!("c{place}"));
-        format!("u.c{place}::{}", layout.fields()[place].type_name)
-    }
-
-    /// What stands in FROM.
-    fn source(&self) -> String {
-        let Self { asked, sql, aliases, .. } = self;
-        match asked {
-            Asked::One => format!("(select {sql}) as u"),
-            Asked::Several => format!("unnest({sql}) as u({aliases})"),
-        }
-    }
+/// A column's values, and what to write of a row. They are cast one by one: an array of texts cannot be
+/// cast to an array of arrays.
+fn add_column(parameters: &mut Parameters, layout: &Layout, place: usize) -> String {
+    parameters.add(&["text"], &format!("c{place}"));
+    format!("u.c{place}::{}", layout.fields()[place].type_name)
 }
 
 fn insert_statement(layout: &Layout, asked: Asked) -> String {
@@ -391,7 +351,7 @@ fn insert_statement(layout: &Layout, asked: Asked) -> String {
     let mut columns = key_columns.clone();
     let mut values: Vec<_> = (0..key_columns.len()).map(|place| format!("u.k{place}")).collect();
     for (place, field) in layout.fields().iter().enumerate() {
-        let value = parameters.add_column(layout, place);
+        let value = add_column(&mut parameters, layout, place);
         columns.push(quote(&field.column));
         values.push(match &field.default {
             Some(default) => format!("coalesce({value}, {default})"),
@@ -433,7 +393,7 @@ fn update_statement(layout: &Layout, shape: &UpdateShape, asked: Asked) -> Strin
     };
     let flags = shape.columns.len();
     for (place, column) in shape.columns.iter().enumerate() {
-        let value = parameters.add_column(layout, *column);
+        let value = add_column(&mut parameters, layout, *column);
         let field = &layout.fields()[*column];
         // A row that is written anew is one that is inserted.
         let value = match &field.default {

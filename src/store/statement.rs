@@ -221,6 +221,12 @@ impl<'a> From<Option<&'a str>> for Argument<'a> {
     }
 }
 
+impl<'a> From<Option<Cow<'a, str>>> for Argument<'a> {
+    fn from(text: Option<Cow<'a, str>>) -> Self {
+        Self::MaybeText(text)
+    }
+}
+
 impl From<Option<String>> for Argument<'_> {
     fn from(text: Option<String>) -> Self {
         Self::MaybeText(text.map(Cow::Owned))
