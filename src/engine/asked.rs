@@ -153,8 +153,8 @@ enum Wanted<'a> {
 
 impl<'a> Wanted<'a> {
     fn of(needs: &'a Needs) -> Self {
-        let Needs { whole, fields, existence: _, expiry: _, count, sample } = needs;
-        match (*whole || *sample > 0, *count, fields.len()) {
+        let Needs { whole, each, fields, existence: _, expiry: _, count, sample } = needs;
+        match (*whole || *each || *sample > 0, *count, fields.len()) {
             (true, ..) | (_, true, 1..) | (_, _, MOST_FIELDS..) => Self::Whole,
             (false, true, 0) => Self::Count,
             (false, false, 0) => Self::Existence,

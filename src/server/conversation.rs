@@ -124,6 +124,7 @@ impl Conversation {
                     Poll::Pending => {}
                 }
             }
+            self.talk.bring_large(cx);
             if client.is_done() {
                 return Poll::Ready(());
             }

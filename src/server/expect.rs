@@ -7,15 +7,18 @@
 //! Invariants
 //! - All elements before `lane_at` need nothing more from the lane.
 //! - The first element is never complete: complete ones leave at once.
+//! - A large value is asked for when it is the first element, and goes out as it comes: it is never held
+//!   here.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::sync::mpsc;
 
 use super::queued::Queued;
 use crate::command::Proof;
-use crate::engine::{Operation, Watched};
+use crate::engine::{Large, Operation, Piece, Watched};
 use crate::mapping::MappedKey;
 
 /// One client's requests under way.
@@ -37,6 +40,16 @@ enum Element {
     Inspect { inspection: Inspection, gathered: Vec<u8>, muted: bool },
     /// A reply from elsewhere.
     Slot { number: u32, reply: Option<Bytes>, muted: bool },
+    /// A reply that comes in pieces.
+    Large(LargeReply),
+}
+
+/// A reply that is too large to be held.
+#[derive(Debug)]
+pub(super) enum LargeReply {
+    /// It is asked for when it is its turn.
+    Waits(Box<Large>),
+    Comes(mpsc::Receiver<Piece>),
 }
 
 /// Why a reply of the lane is looked at.
@@ -128,7 +141,7 @@ impl Expected {
 
     /// The lane has sent bytes in which `ended` replies end. They all belong to one element.
     pub(super) fn deliver(&mut self, bytes: &[u8], ended: u32, out: &mut Vec<u8>) -> Delivery {
-        while matches!(self.elements.get(self.lane_at), Some(Element::Slot { .. })) {
+        while let Some(Element::Slot { .. } | Element::Large(_)) = self.elements.get(self.lane_at) {
             self.lane_at += 1;
         }
         self.requests = self.requests.saturating_sub(ended as usize);
@@ -174,7 +187,39 @@ impl Expected {
                 };
                 Delivery::Inspect(Inspected { slot, inspection, reply: gathered })
             }
-            Some(Element::Slot { .. }) | None => Delivery::Kept,
+            Some(Element::Slot { .. } | Element::Large(_)) | None => Delivery::Kept,
+        }
+    }
+
+    /// A slot's reply is too large to be held.
+    pub(super) fn put_off(&mut self, slot: u32, large: Box<Large>, out: &mut Vec<u8>) {
+        let is_it = |element: &&mut Element| match element {
+            Element::Slot { number, reply: None, .. } => *number == slot,
+            _ => false,
+        };
+        match self.elements.iter_mut().find(is_it) {
+            // Nobody will see it.
+            Some(Element::Slot { muted: true, .. }) => self.fill(slot, Bytes::new(), out),
+            Some(element) => *element = Element::Large(LargeReply::Waits(large)),
+            None => {}
+        }
+    }
+
+    /// A large reply whose turn it is.
+    pub(super) fn large(&mut self) -> Option<&mut LargeReply> {
+        match self.elements.front_mut() {
+            Some(Element::Large(large)) => Some(large),
+            _ => None,
+        }
+    }
+
+    /// The large reply whose turn it was is complete; whatever can go out now is appended to `out`.
+    pub(super) fn end_large(&mut self, out: &mut Vec<u8>) {
+        if self.large().is_some() {
+            self.elements.pop_front();
+            self.lane_at = self.lane_at.saturating_sub(1);
+            self.requests = self.requests.saturating_sub(1);
+            self.release(out);
         }
     }
 
@@ -206,7 +251,10 @@ impl Expected {
                         break;
                     }
                 }
-                Some(Element::Slot { reply: None, .. } | Element::Inspect { .. }) | None => break,
+                Some(
+                    Element::Slot { reply: None, .. } | Element::Inspect { .. } | Element::Large(_),
+                )
+                | None => break,
             }
             self.elements.pop_front();
             self.lane_at = self.lane_at.saturating_sub(1);
@@ -219,6 +267,7 @@ impl Expected {
             Element::Replies { held, .. } => held.len(),
             Element::Inspect { gathered, .. } => gathered.len(),
             Element::Slot { reply, .. } => reply.as_ref().map_or(0, Bytes::len),
+            Element::Large(_) => 0,
         };
         if self.elements.len() <= 1 { 0 } else { self.elements.iter().map(held).sum() }
     }

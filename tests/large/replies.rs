@@ -1,0 +1,217 @@
+//! The replies: what Redis would send, in the order of the requests, and of one moment.
+
+use crate::reader::{Reader, ask, assert_counts_up};
+use crate::stack::{Client, Stack, Value, talk, wait_until};
+use crate::{COUNTS, MAPPINGS};
+
+const COUNT: usize = 30_000;
+
+#[tokio::test]
+async fn all_of_a_value_comes_under_every_strategy() {
+    for strategy in ["dual_write", "database_first", "postgres_only"] {
+        let stack =
+            Stack::builder(MAPPINGS).set("RESPGRES__DEFAULTS__STRATEGY", strategy).start().await;
+        stack.add_ids(COUNT).await;
+        stack.add_counts(COUNT).await;
+        // Once more, as it is known to be large then.
+        for _ in 0..2 {
+            let [fields, values] = [format!("HKEYS {COUNTS}"), format!("HVALS {COUNTS}")];
+            let replies =
+                ask(&stack, &["SMEMBERS ids:1", &format!("HGETALL {COUNTS}"), &fields, &values])
+                    .await;
+            assert_counts_up(&replies[0], COUNT);
+            let Value::Map(entries) = replies[1].clone().into_map() else { panic!("no map") };
+            let (fields, values) = entries.into_iter().unzip();
+            assert_counts_up(&Value::Array(fields), COUNT);
+            assert_counts_up(&Value::Array(values), COUNT);
+            assert_counts_up(&replies[2], COUNT);
+            assert_counts_up(&replies[3], COUNT);
+            assert!(replies[2].elements()[0].bytes().unwrap().starts_with(b"f"));
+        }
+        // Too large for a copy.
+        assert_eq!(stack.redis.say(&format!("EXISTS ids:1 {COUNTS}")).await, Value::Integer(0));
+        assert_eq!(stack.open_transactions().await, 0);
+        stack.stop_expecting(&[]).await;
+    }
+}
+
+#[tokio::test]
+async fn the_bytes_are_those_of_redis_in_both_protocols() {
+    let stack = Stack::with_mappings(MAPPINGS).await;
+    stack.add_ids(COUNT).await;
+    stack.add_counts(COUNT).await;
+    let mut redis = Client::connect(&stack.redis).await;
+    let members: Vec<String> = (1..=COUNT).map(|n| n.to_string()).collect();
+    let entries: Vec<String> = (1..=COUNT).map(|n| format!("f{n} {n}")).collect();
+    redis.say(&format!("SADD plain:set {}", members.join(" "))).await;
+    redis.say(&format!("HSET plain:hash {}", entries.join(" "))).await;
+    for version in [2, 3] {
+        let hello = format!("HELLO {version}");
+        for (mapped, plain) in [
+            ("SMEMBERS ids:1".to_owned(), "SMEMBERS plain:set"),
+            (format!("HGETALL {COUNTS}"), "HGETALL plain:hash"),
+            (format!("HKEYS {COUNTS}"), "HKEYS plain:hash"),
+            (format!("HVALS {COUNTS}"), "HVALS plain:hash"),
+        ] {
+            let sorted = |reply: &Value| {
+                let mut reply = reply.clone();
+                match &mut reply {
+                    Value::Map(pairs) => pairs.sort(),
+                    // Two by two.
+                    Value::Array(_) if mapped.starts_with("HGETALL") => reply = reply.into_map(),
+                    Value::Array(elements) | Value::Set(elements) => elements.sort(),
+                    other => panic!("{other:?}"),
+                }
+                reply
+            };
+            let replies = ask(&stack, &[&hello, &mapped, plain]).await;
+            assert_eq!(sorted(&replies[1]), sorted(&replies[2]), "{mapped} {version}");
+        }
+    }
+    stack.stop_expecting(&[]).await;
+}
+
+#[tokio::test]
+async fn a_large_reply_keeps_its_place_among_the_others() {
+    let stack = Stack::with_mappings(MAPPINGS).await;
+    stack.add_ids(COUNT).await;
+    stack.add_counts(COUNT).await;
+    let requests = [
+        "SET a 1",
+        "SADD ids:2 5",
+        "SMEMBERS ids:1",
+        "INCR a",
+        "SMEMBERS ids:2",
+        &format!("HKEYS {COUNTS}"),
+        "SADD ids:1 30001",
+        "SCARD ids:1",
+        "SMEMBERS ids:1",
+        "GET a",
+        "CLIENT REPLY SKIP",
+        "SMEMBERS ids:1",
+        "INCR a",
+    ];
+    let mut reader = Reader::connect(&stack).await;
+    // Again over the same connection.
+    for round in 0..2 {
+        reader.send(&requests).await;
+        let replies = reader.replies().await;
+        assert_eq!(replies.len(), requests.len() - 2);
+        assert_eq!(replies[0], Value::Status("OK".into()));
+        assert_eq!(replies[1], Value::Integer(1 - round));
+        assert_counts_up(&replies[2], COUNT + usize::from(round > 0));
+        assert_eq!(replies[3], Value::Integer(2));
+        assert_eq!(replies[4].elements(), [Value::Bulk(b"5".to_vec())]);
+        assert_counts_up(&replies[5], COUNT);
+        assert_eq!(replies[6], Value::Integer(1 - round));
+        assert_eq!(replies[7], Value::Integer(30_001));
+        assert_counts_up(&replies[8], COUNT + 1);
+        assert_eq!(replies[9], Value::Bulk(b"2".to_vec()));
+        assert_eq!(replies[10], Value::Integer(3));
+    }
+    stack.stop_expecting(&[]).await;
+}
+
+#[tokio::test]
+async fn a_client_that_has_said_all_gets_all() {
+    let stack = Stack::with_mappings(MAPPINGS).await;
+    stack.add_ids(COUNT).await;
+    let mut client = stack.client().await;
+    client.send(b"SMEMBERS ids:1\r\nPING\r\n").await;
+    client.finish_sending().await;
+    let bytes = client.read_to_end().await;
+    let (reply, taken) = Value::parse(&bytes).expect("a whole reply");
+    assert_counts_up(&reply, COUNT);
+    assert_eq!(&bytes[taken..], b"+PONG\r\n");
+    stack.stop_expecting(&[]).await;
+}
+
+#[tokio::test]
+async fn a_reply_is_of_one_moment_whatever_is_written_meanwhile() {
+    let stack = Stack::with_mappings(MAPPINGS).await;
+    // More than the sockets hold.
+    stack.add_ids(600_000).await;
+    let mut reader = Reader::connect(&stack).await;
+    reader.send(&["SMEMBERS ids:1"]).await;
+    reader.read(1000).await;
+    assert_eq!(stack.open_transactions().await, 1);
+    stack.sql_execute("delete from ids where member % 3 = 0").await;
+    let mut writer = stack.client().await;
+    assert_eq!(writer.say("SADD ids:1 700001 700002").await, Value::Integer(2));
+    assert_eq!(writer.say("SREM ids:1 599999").await, Value::Integer(1));
+    assert_counts_up(&reader.replies().await[0], 600_000);
+    assert_eq!(writer.say("SCARD ids:1").await, Value::Integer(400_001));
+    assert_eq!(stack.open_transactions().await, 0);
+    stack.stop_expecting(&[]).await;
+}
+
+#[tokio::test]
+async fn what_has_expired_or_gone_is_not_streamed() {
+    let stack = Stack::with_mappings(MAPPINGS).await;
+    stack.add_ids(COUNT).await;
+    let mut client = stack.client().await;
+    assert_eq!(client.say("EXPIRE ids:1 1000").await, Value::Integer(1));
+    assert_counts_up(&ask(&stack, &["SMEMBERS ids:1"]).await[0], COUNT);
+    assert_eq!(client.say("PEXPIRE ids:1 1").await, Value::Integer(1));
+    wait_until("it has expired", async || {
+        client.say("SMEMBERS ids:1").await == Value::Array(Vec::new())
+    })
+    .await;
+    talk(
+        &stack,
+        "
+        > SMEMBERS ids:1
+        *0
+        > HGETALL counts:2026-11-20
+        *0
+        ",
+    )
+    .await;
+    stack.stop_expecting(&[]).await;
+}
+
+#[tokio::test]
+async fn fields_whose_values_are_only_in_extra_are_counted_as_they_are_read() {
+    let stack = Stack::with_mappings(MAPPINGS).await;
+    stack.add_counts(COUNT).await;
+    let mut client = stack.client().await;
+    assert_eq!(client.say(&format!("HSET {COUNTS} odd x f1 007")).await, Value::Integer(1));
+    // What was 007 is nothing now: the field is absent, though `extra` has it still.
+    stack.sql_execute("update counts set amount = null where what = 'f1'").await;
+    stack.sql_execute("update counts set amount = null where what in ('f2', 'f3')").await;
+    let replies = ask(&stack, &[&format!("HKEYS {COUNTS}"), &format!("HGET {COUNTS} f1")]).await;
+    assert_eq!(replies[1], Value::NilBulk);
+    let fields = replies[0].elements();
+    assert_eq!(fields.len(), COUNT + 1 - 3);
+    assert!(fields.contains(&Value::Bulk(b"odd".to_vec())));
+    stack.stop_expecting(&[]).await;
+}
+
+#[tokio::test]
+async fn a_table_that_changes_between_two_reads_is_read_as_it_is() {
+    let stack = Stack::with_mappings(MAPPINGS).await;
+    stack.add_ids(COUNT).await;
+    assert_counts_up(&ask(&stack, &["SMEMBERS ids:1"]).await[0], COUNT);
+    stack.sql_execute("alter table ids alter column member type integer").await;
+    stack.sql_execute("alter table ids alter column id type integer").await;
+    assert_counts_up(&ask(&stack, &["SMEMBERS ids:1"]).await[0], COUNT);
+    stack.stop_allowing(&[], &[]).await;
+}
+
+#[tokio::test]
+async fn what_is_cached_and_what_is_not_is_for_the_configuration_to_say() {
+    let stack =
+        Stack::builder(MAPPINGS).set("RESPGRES__DEFAULTS__CACHE_MAX_ELEMENTS", "5").start().await;
+    let mut client = stack.client().await;
+    client.say("SADD ids:5 1 2 3 4 5").await;
+    client.say("SADD ids:6 1 2 3 4 5 6").await;
+    for _ in 0..2 {
+        assert_counts_up(&client.say("SMEMBERS ids:5").await, 5);
+        assert_counts_up(&client.say("SMEMBERS ids:6").await, 6);
+    }
+    let mut redis = Client::connect(&stack.redis).await;
+    wait_until("there is a copy", async || redis.say("SCARD ids:5").await == Value::Integer(5))
+        .await;
+    assert_eq!(redis.say("EXISTS ids:6").await, Value::Integer(0));
+    stack.stop_expecting(&[]).await;
+}
