@@ -232,7 +232,9 @@ impl MissReader {
             let lease_ms = Bytes::from(self.settings.lease_ms.to_string());
             let kind = asked[at].key.mapping.holds().name();
             let mut arguments = vec![token.text(), lease_ms, Bytes::from_static(kind.as_bytes())];
-            arguments.extend(wanted(&asked[at].needs));
+            let has_rows = asked[at].key.mapping.layout.element().is_some();
+            let most = if has_rows { self.settings.cache_max_elements } else { usize::MAX };
+            arguments.extend(wanted(&asked[at].needs, most));
             let key = &asked[at].key.key;
             calls.push(Call {
                 script: Script::Miss,
