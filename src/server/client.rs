@@ -237,6 +237,16 @@ impl Client {
 
     /// Bytes that stand outside of the order of replies: pushes, published messages.
     pub(super) fn push(&self, bytes: &[u8]) {
+        let kept = self.expected.borrow_mut().keep_push(bytes);
+        match kept {
+            None => self.send(bytes),
+            Some(kept) if kept > self.most_output_bytes => self.leave_unread(),
+            Some(_) => {}
+        }
+    }
+
+    /// Bytes of the reply whose turn it is.
+    pub(super) fn send(&self, bytes: &[u8]) {
         self.write(&mut self.output.borrow_mut(), bytes);
     }
 
@@ -325,10 +335,15 @@ impl Client {
         } else {
             output.bytes.extend_from_slice(bytes);
             if output.bytes.len() - output.written > self.most_output_bytes {
-                tracing::warn!(client = self.entry.id, "closed: it does not read its replies");
-                self.leave();
+                self.leave_unread();
             }
         }
+    }
+
+    /// Leaves, as too much waits for it.
+    fn leave_unread(&self) {
+        tracing::warn!(client = self.entry.id, "closed: it does not read its replies");
+        self.leave();
     }
 
     fn write_failed(&self, output: &mut Output, error: &io::Error) {

@@ -49,7 +49,11 @@ enum Element {
 pub(super) enum LargeReply {
     /// It is asked for when it is its turn.
     Waits(Box<Large>),
-    Comes(mpsc::Receiver<Piece>),
+    Comes {
+        pieces: mpsc::Receiver<Piece>,
+        /// Pushes, which may stand between replies but not within one.
+        pushed: Vec<u8>,
+    },
 }
 
 /// Why a reply of the lane is looked at.
@@ -213,9 +217,18 @@ impl Expected {
         }
     }
 
+    /// Keeps bytes that stand outside of the order of replies, if there is a part of a reply before them;
+    /// how many are kept then.
+    pub(super) fn keep_push(&mut self, bytes: &[u8]) -> Option<usize> {
+        let Some(LargeReply::Comes { pushed, .. }) = self.large() else { return None };
+        pushed.extend_from_slice(bytes);
+        Some(pushed.len())
+    }
+
     /// The large reply whose turn it was is complete; whatever can go out now is appended to `out`.
     pub(super) fn end_large(&mut self, out: &mut Vec<u8>) {
-        if self.large().is_some() {
+        if let Some(LargeReply::Comes { pushed, .. }) = self.large() {
+            out.append(pushed);
             self.elements.pop_front();
             self.lane_at = self.lane_at.saturating_sub(1);
             self.requests = self.requests.saturating_sub(1);
@@ -267,7 +280,8 @@ impl Expected {
             Element::Replies { held, .. } => held.len(),
             Element::Inspect { gathered, .. } => gathered.len(),
             Element::Slot { reply, .. } => reply.as_ref().map_or(0, Bytes::len),
-            Element::Large(_) => 0,
+            Element::Large(LargeReply::Comes { pushed, .. }) => pushed.len(),
+            Element::Large(LargeReply::Waits(_)) => 0,
         };
         if self.elements.len() <= 1 { 0 } else { self.elements.iter().map(held).sum() }
     }
@@ -338,5 +352,30 @@ mod tests {
         deliver(&mut expected, b"+3\r\n", 1, &mut out);
         assert_eq!(out, b"+3\r\n");
         assert!(expected.is_empty());
+    }
+
+    #[test]
+    fn what_comes_after_a_large_reply_waits_and_what_was_pushed_comes_first() {
+        let (mut expected, mut out) = (Expected::default(), Vec::new());
+        let slot = expected.slot(false);
+        let (_sender, pieces) = mpsc::channel(1);
+        let comes = LargeReply::Comes { pieces, pushed: Vec::new() };
+        expected.elements.push_back(Element::Large(comes));
+        expected.requests += 1;
+        expected.replies(1, false);
+        deliver(&mut expected, b"+3\r\n", 1, &mut out);
+        assert!(expected.large().is_none());
+        assert_eq!(expected.keep_push(b">0\r\n"), None);
+        expected.fill(slot, Bytes::from_static(b"+1\r\n"), &mut out);
+        assert_eq!(out, b"+1\r\n");
+        assert!(expected.large().is_some());
+        assert_eq!(expected.keep_push(b">0\r\n"), Some(4));
+        assert_eq!(expected.keep_push(b">0\r\n"), Some(8));
+        assert_eq!(expected.held_bytes(), 12);
+        out.clear();
+        expected.end_large(&mut out);
+        assert_eq!(out, b">0\r\n>0\r\n+3\r\n");
+        assert!(expected.is_empty());
+        assert_eq!(expected.requests(), 0);
     }
 }

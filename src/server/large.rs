@@ -21,14 +21,15 @@ impl Talk {
             let Some(reply) = expected.large() else { return };
             if let LargeReply::Waits(large) = reply {
                 let large = Large::clone(large);
-                *reply = LargeReply::Comes(self.event_loop.shared.engine.stream(large));
+                let pieces = self.event_loop.shared.engine.stream(large);
+                *reply = LargeReply::Comes { pieces, pushed: Vec::new() };
                 client.stalled.set(true);
             }
-            let LargeReply::Comes(pieces) = reply else { return };
+            let LargeReply::Comes { pieces, .. } = reply else { return };
             let Poll::Ready(piece) = pieces.poll_recv(cx) else { return };
             drop(expected);
             match piece {
-                Some(Piece::Bytes(bytes)) => client.push(&bytes),
+                Some(Piece::Bytes(bytes)) => client.send(&bytes),
                 Some(Piece::End) => client.end_large(),
                 // It has failed half-way, and the log says why.
                 None => return client.leave(),

@@ -30,9 +30,22 @@ table = "counts"
 field = "what"
 value = { column = "amount", type = "bigint" }
 extra = "extra"
+
+[[mapping]]
+name = "words"
+key = "words:{id:int}"
+kind = "set"
+table = "words"
+member = "member"
 "#;
 
 pub const COUNTS: &str = "counts:2026-11-20";
+
+/// So many words are more than the sockets between hold.
+pub const WORDS: usize = 10_000;
+
+/// The `n`-th word.
+const WORD: &str = "n || repeat('x', 1000)";
 
 impl Stack {
     /// Gives `ids:1` the members 1 to `count`.
@@ -47,6 +60,13 @@ impl Stack {
             "insert into counts select '2026-11-20', 'f' || n, n from generate_series(1, {count}) as n"
         ))
         .await;
+    }
+
+    /// Gives `words:1` so many members of a kilobyte.
+    pub async fn add_words(&self) {
+        let sql =
+            format!("insert into words select 1, {} from generate_series(1, {WORDS}) as n", WORD);
+        self.sql_execute(&sql).await;
     }
 
     /// Transactions of respgres that are open in Postgres.

@@ -2,9 +2,9 @@
 
 use crate::reader::{Reader, ask, assert_counts_up};
 use crate::stack::{Client, Stack, Value, talk, wait_until};
-use crate::{COUNTS, MAPPINGS};
+use crate::{COUNTS, MAPPINGS, WORDS};
 
-const COUNT: usize = 30_000;
+const COUNT: usize = 12_000;
 
 #[tokio::test]
 async fn all_of_a_value_comes_under_every_strategy() {
@@ -83,7 +83,7 @@ async fn a_large_reply_keeps_its_place_among_the_others() {
         "INCR a",
         "SMEMBERS ids:2",
         &format!("HKEYS {COUNTS}"),
-        "SADD ids:1 30001",
+        "SADD ids:1 12001",
         "SCARD ids:1",
         "SMEMBERS ids:1",
         "GET a",
@@ -104,11 +104,30 @@ async fn a_large_reply_keeps_its_place_among_the_others() {
         assert_eq!(replies[4].elements(), [Value::Bulk(b"5".to_vec())]);
         assert_counts_up(&replies[5], COUNT);
         assert_eq!(replies[6], Value::Integer(1 - round));
-        assert_eq!(replies[7], Value::Integer(30_001));
+        assert_eq!(replies[7], Value::Integer(12_001));
         assert_counts_up(&replies[8], COUNT + 1);
         assert_eq!(replies[9], Value::Bulk(b"2".to_vec()));
         assert_eq!(replies[10], Value::Integer(3));
     }
+    stack.stop_expecting(&[]).await;
+}
+
+#[tokio::test]
+async fn a_push_does_not_fall_into_a_large_reply() {
+    let stack = Stack::with_mappings(MAPPINGS).await;
+    stack.add_words().await;
+    let mut reader = Reader::connect(&stack).await;
+    reader.send(&["HELLO 3", "SUBSCRIBE news"]).await;
+    reader.replies().await;
+    reader.send(&["SMEMBERS words:1"]).await;
+    reader.read(1000).await;
+    for _ in 0..3 {
+        assert_eq!(stack.redis.say("PUBLISH news x").await, Value::Integer(1));
+    }
+    let replies = reader.replies().await;
+    assert_counts_up(&replies[0], WORDS);
+    assert_eq!(replies.len(), 4);
+    assert!(replies[1..].iter().all(|reply| matches!(reply, Value::Push(_))));
     stack.stop_expecting(&[]).await;
 }
 
@@ -129,18 +148,18 @@ async fn a_client_that_has_said_all_gets_all() {
 #[tokio::test]
 async fn a_reply_is_of_one_moment_whatever_is_written_meanwhile() {
     let stack = Stack::with_mappings(MAPPINGS).await;
-    // More than the sockets hold.
-    stack.add_ids(600_000).await;
+    stack.add_words().await;
     let mut reader = Reader::connect(&stack).await;
-    reader.send(&["SMEMBERS ids:1"]).await;
+    reader.send(&["SMEMBERS words:1"]).await;
     reader.read(1000).await;
     assert_eq!(stack.open_transactions().await, 1);
-    stack.sql_execute("delete from ids where member % 3 = 0").await;
+    stack.sql_execute("delete from words where member like '%1x%'").await;
     let mut writer = stack.client().await;
-    assert_eq!(writer.say("SADD ids:1 700001 700002").await, Value::Integer(2));
-    assert_eq!(writer.say("SREM ids:1 599999").await, Value::Integer(1));
-    assert_counts_up(&reader.replies().await[0], 600_000);
-    assert_eq!(writer.say("SCARD ids:1").await, Value::Integer(400_001));
+    assert_eq!(writer.say("SADD words:1 a b").await, Value::Integer(2));
+    let gone = format!("SREM words:1 2{0} 3{0}", "x".repeat(1000));
+    assert_eq!(writer.say(&gone).await, Value::Integer(2));
+    assert_counts_up(&reader.replies().await[0], WORDS);
+    assert_eq!(writer.say("SCARD words:1").await, Value::Integer(9000));
     assert_eq!(stack.open_transactions().await, 0);
     stack.stop_expecting(&[]).await;
 }
@@ -196,6 +215,38 @@ async fn a_table_that_changes_between_two_reads_is_read_as_it_is() {
     stack.sql_execute("alter table ids alter column id type integer").await;
     assert_counts_up(&ask(&stack, &["SMEMBERS ids:1"]).await[0], COUNT);
     stack.stop_allowing(&[], &[]).await;
+}
+
+#[tokio::test]
+async fn a_copy_that_has_grown_too_large_is_not_taken_from_redis_at_once() {
+    for strategy in ["dual_write", "database_first"] {
+        let stack = Stack::builder(MAPPINGS)
+            .set("RESPGRES__DEFAULTS__CACHE_MAX_ELEMENTS", "5")
+            .set("RESPGRES__DEFAULTS__STRATEGY", strategy)
+            .start()
+            .await;
+        let mut client = stack.client().await;
+        client.say("SADD ids:5 1 2 3").await;
+        assert_counts_up(&client.say("SMEMBERS ids:5").await, 3);
+        let mut redis = Client::connect(&stack.redis).await;
+        let copied = async |redis: &mut Client, count| {
+            wait_until("there is a copy", async || {
+                redis.say("SCARD ids:5").await == Value::Integer(count)
+            })
+            .await;
+        };
+        copied(&mut redis, 3).await;
+        client.say("SADD ids:5 4 5 6 7").await;
+        copied(&mut redis, 7).await;
+        redis.say("CONFIG RESETSTAT").await;
+        assert_counts_up(&client.say("SMEMBERS ids:5").await, 7);
+        let whole = redis.say("INFO commandstats").await;
+        let text = String::from_utf8_lossy(whole.bytes().unwrap()).into_owned();
+        // A hit, as the client asked it.
+        let times = usize::from(strategy == "dual_write");
+        assert_eq!(text.matches("cmdstat_smembers").count(), times, "{text}");
+        stack.stop_expecting(&[]).await;
+    }
 }
 
 #[tokio::test]
