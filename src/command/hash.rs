@@ -94,7 +94,7 @@ pub const RANDOM: Read = Read {
 pub const SCAN: Read = Read {
     of: HASH,
     proof: Proof::Scanned,
-    need: |_| Need::Whole,
+    need: |args| Step::need(args, Listing::StepOfEntries),
     reply: |args, record, _| match Step::parse(args, record.is_some()) {
         Err(error) => Reply::Error(error),
         Ok(step) => {

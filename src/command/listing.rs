@@ -1,10 +1,11 @@
-//! Replies that list a whole value: HGETALL, HKEYS, HVALS, SMEMBERS.
+//! Replies that list a whole value: HGETALL, HKEYS, HVALS, SMEMBERS; HSCAN and SSCAN without a pattern.
 //!
 //! Made in two ways that give the same bytes: as a reply from a record, and element by element from a
 //! value that is too large to be held.
 
 use bytes::{Bytes, BytesMut};
 
+use super::scan::Step;
 use crate::protocol::reply::{write_bulk, write_count};
 use crate::protocol::{Reply, Version};
 use crate::value::Record;
@@ -18,6 +19,9 @@ pub enum Listing {
     Values,
     /// The members of a set.
     Members,
+    /// The one step of a scan: fields and their values, or members.
+    StepOfEntries,
+    StepOfMembers,
 }
 
 // === impl Listing ===
@@ -34,6 +38,10 @@ impl Listing {
             Self::Fields => Reply::Array(entries.map(|(field, _)| bulk(field)).collect()),
             Self::Values => Reply::Array(entries.map(|(_, value)| bulk(value)).collect()),
             Self::Members => Reply::Set(entries.map(|(member, _)| bulk(member)).collect()),
+            Self::StepOfEntries => {
+                Step::reply(entries.flat_map(|(field, value)| [bulk(field), bulk(value)]).collect())
+            }
+            Self::StepOfMembers => Step::reply(entries.map(|(member, _)| bulk(member)).collect()),
         }
     }
 
@@ -46,17 +54,22 @@ impl Listing {
             (Self::Fields | Self::Values, _) | (Self::Members, Version::Resp2) => {
                 write_count(out, b'*', count);
             }
+            (Self::StepOfEntries | Self::StepOfMembers, _) => {
+                write_count(out, b'*', 2);
+                write_bulk(out, Step::LAST);
+                write_count(out, b'*', if self == Self::StepOfEntries { 2 * count } else { count });
+            }
         }
     }
 
     /// An element; a set's member has no value.
     pub fn write_element(self, name: &[u8], value: &[u8], out: &mut BytesMut) {
         match self {
-            Self::Entries => {
+            Self::Entries | Self::StepOfEntries => {
                 write_bulk(out, name);
                 write_bulk(out, value);
             }
-            Self::Fields | Self::Members => write_bulk(out, name),
+            Self::Fields | Self::Members | Self::StepOfMembers => write_bulk(out, name),
             Self::Values => write_bulk(out, value),
         }
     }
@@ -66,6 +79,15 @@ impl Listing {
 mod tests {
     use super::*;
 
+    const LISTINGS: [Listing; 6] = [
+        Listing::Entries,
+        Listing::Fields,
+        Listing::Values,
+        Listing::Members,
+        Listing::StepOfEntries,
+        Listing::StepOfMembers,
+    ];
+
     #[test]
     fn both_ways_give_the_same_bytes() {
         let pairs = [("a", "1"), ("", ""), ("b\r\n", "\0")];
@@ -73,7 +95,7 @@ mod tests {
         for count in 0..=pairs.len() {
             let fields = pairs[..count].iter().map(|(name, value)| (bytes(name), bytes(value)));
             let record = Record { fields: fields.collect(), ..Record::default() };
-            for listing in [Listing::Entries, Listing::Fields, Listing::Values, Listing::Members] {
+            for listing in LISTINGS {
                 for version in [Version::Resp2, Version::Resp3] {
                     let (mut whole, mut parts) = (BytesMut::new(), BytesMut::new());
                     listing.reply(Some(&record)).write(version, &mut whole);

@@ -60,7 +60,7 @@ pub const RANDOM: Read = Read {
 pub const SCAN: Read = Read {
     of: SET,
     proof: Proof::Scanned,
-    need: |_| Need::Whole,
+    need: |args| Step::need(args, Listing::StepOfMembers),
     reply: |args, record, _| match Step::parse(args, record.is_some()) {
         Err(error) => Reply::Error(error),
         Ok(step) => {

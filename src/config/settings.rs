@@ -150,7 +150,7 @@ pub(super) static SECTIONS: &[Section] = &[
             "Connections that read what the cache lacks; they combine in the same way."),
         row("streams", Default("4"), Slot::Number(1..=64, |c, v| c.postgres.streams = count(v)),
             "Connections that bring values too large for the cache (see `defaults.cache_max_elements`) to clients \
-             that ask for all of one (SMEMBERS, HGETALL, HKEYS, HVALS): one value at a time each, at its client's \
+             that ask for all of one (SMEMBERS, HGETALL, HKEYS, HVALS; HSCAN and SSCAN without MATCH): one value at a time each, at its client's \
              pace. They are opened when they are needed."),
         row("stream_timeout", Default("\"1m\""), Slot::Duration(|c, v| c.postgres.stream_timeout_ms = v),
             "Longest time until a client has all of such a value, of which Postgres keeps a snapshot meanwhile. \

@@ -236,27 +236,20 @@ impl Streamer {
         key: &MappedKey,
     ) -> Result<(&'s mut Session, Arc<Mapping>, usize), StoreError> {
         let limit_ms = self.settings.postgres.stream_timeout_ms;
-        let mut again = false;
-        loop {
-            let mapping = self.tables.current(&key.mapping).ok_or_else(set_aside)?;
-            let was_connected = session.is_some();
+        // A reader has just looked at the table.
+        let mapping = self.tables.current(&key.mapping).ok_or_else(set_aside)?;
+        let was_connected = session.is_some();
+        let connection = connected(session, &self.settings).await?;
+        let mut begun = connection.begin_elements(&mapping, key, limit_ms).await;
+        if was_connected && matches!(begun, Err(StoreError::Unreachable(_))) {
+            // The session had died unnoticed.
+            *session = None;
             let connection = connected(session, &self.settings).await?;
-            match connection.begin_elements(&mapping, key, limit_ms).await {
-                Ok(count) => {
-                    let session = session.as_mut().expect("it has begun a transaction just now");
-                    return Ok((session, mapping, count));
-                }
-                Err(error) if again => return Err(error),
-                // The session had died unnoticed.
-                Err(StoreError::Unreachable(_)) if was_connected => *session = None,
-                Err(StoreError::LayoutChanged { .. }) => {
-                    connection.rollback().await?;
-                    self.tables.look_again(connection, &mapping).await?;
-                }
-                Err(error) => return Err(error),
-            }
-            again = true;
+            begun = connection.begin_elements(&mapping, key, limit_ms).await;
         }
+        let count = begun?;
+        let session = session.as_mut().expect("it has begun a transaction just now");
+        Ok((session, mapping, count))
     }
 }
 

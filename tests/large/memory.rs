@@ -61,6 +61,8 @@ async fn many_elements_take_no_more_memory_than_few() {
     for (field, value) in entries {
         assert_eq!(field.bytes().unwrap()[1..], *value.bytes().unwrap());
     }
+    let steps = ask(&stack, &["SSCAN ids:1 0"]).await;
+    assert_eq!(steps[0].elements()[1].elements().len(), 1_000_000);
     let grown_kb = peak.grown_kb();
     assert!(grown_kb < MOST_KB, "{grown_kb} KB");
     stack.stop_expecting(&[]).await;

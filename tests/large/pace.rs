@@ -28,8 +28,32 @@ async fn clients_that_read_slowly_keep_nobody_waiting() {
 }
 
 #[tokio::test]
+async fn a_client_that_reads_slowly_is_not_heard_meanwhile() {
+    let stack = Stack::with_mappings(MAPPINGS).await;
+    stack.add_words().await;
+    let mut reader = Reader::connect(&stack).await;
+    reader.send(&["SMEMBERS words:1"]).await;
+    reader.read(1000).await;
+    reader.send(&["SET late 1", "SMEMBERS words:1", "GET late"]).await;
+    for _ in 0..20 {
+        others_are_served(&stack).await;
+        assert_eq!(stack.redis.say("GET late").await, Value::NilBulk);
+    }
+    let replies = reader.all_replies(2).await;
+    assert_counts_up(&replies[0], WORDS);
+    assert_counts_up(&replies[3], WORDS);
+    assert_eq!(replies[4], Value::Bulk(b"1".to_vec()));
+    stack.stop_expecting(&[]).await;
+}
+
+#[tokio::test]
 async fn a_client_that_goes_takes_its_snapshot_with_it() {
-    let stack = Stack::builder(MAPPINGS).set("RESPGRES__POSTGRES__STREAMS", "1").start().await;
+    // Whoever waits for the one stream waits for long.
+    let stack = Stack::builder(MAPPINGS)
+        .set("RESPGRES__POSTGRES__STREAMS", "1")
+        .set("RESPGRES__POSTGRES__STATEMENT_TIMEOUT", "20s")
+        .start()
+        .await;
     stack.add_words().await;
     for _ in 0..3 {
         let mut reader = Reader::connect(&stack).await;

@@ -36,6 +36,36 @@ async fn all_of_a_value_comes_under_every_strategy() {
 }
 
 #[tokio::test]
+async fn the_one_step_of_a_scan_has_all() {
+    let stack = Stack::with_mappings(MAPPINGS).await;
+    stack.add_ids(COUNT).await;
+    stack.add_counts(COUNT).await;
+    let requests = [
+        "HELLO 3",
+        "SSCAN ids:1 0 COUNT 10",
+        &format!("HSCAN {COUNTS} 0"),
+        &format!("HSCAN {COUNTS} 7 MATCH f1000?"),
+        &format!("HSCAN {COUNTS} 0 COUNT 0"),
+        &format!("HSCAN {COUNTS} x"),
+    ];
+    let replies = ask(&stack, &requests).await;
+    let found = |at: usize| {
+        let [cursor, found] = replies[at].elements() else { panic!("no step") };
+        assert_eq!(*cursor, Value::Bulk(b"0".to_vec()));
+        found
+    };
+    assert_counts_up(found(1), COUNT);
+    let entries = found(2).elements();
+    assert_eq!(entries.len(), 2 * COUNT);
+    let fields = entries.chunks(2).map(|pair| pair[0].clone()).collect();
+    assert_counts_up(&Value::Array(fields), COUNT);
+    assert_eq!(found(3).elements().len(), 20);
+    assert_eq!(replies[4], Value::Error("ERR syntax error".into()));
+    assert_eq!(replies[5], Value::Error("ERR invalid cursor".into()));
+    stack.stop_expecting(&[]).await;
+}
+
+#[tokio::test]
 async fn the_bytes_are_those_of_redis_in_both_protocols() {
     let stack = Stack::with_mappings(MAPPINGS).await;
     stack.add_ids(COUNT).await;
@@ -161,6 +191,33 @@ async fn a_reply_is_of_one_moment_whatever_is_written_meanwhile() {
     assert_counts_up(&reader.replies().await[0], WORDS);
     assert_eq!(writer.say("SCARD words:1").await, Value::Integer(9000));
     assert_eq!(stack.open_transactions().await, 0);
+    stack.stop_expecting(&[]).await;
+}
+
+#[tokio::test]
+async fn the_count_is_that_of_the_elements_while_others_write() {
+    let stack = Stack::with_mappings(MAPPINGS).await;
+    stack.add_ids(COUNT).await;
+    let (done, is_done) = tokio::sync::watch::channel(false);
+    let mut writer = stack.client().await;
+    let writes = tokio::spawn(async move {
+        let mut member = 100_000;
+        while !*is_done.borrow() {
+            member += 1;
+            writer.say(&format!("SADD ids:1 {member}")).await;
+        }
+        member
+    });
+    let (mut before, mut changed) = (COUNT, 0);
+    for _ in 0..30 {
+        let replies = ask(&stack, &["SMEMBERS ids:1"]).await;
+        let count = replies[0].elements().len();
+        assert!(count >= before);
+        changed += usize::from(count > before);
+        before = count;
+    }
+    done.send(true).unwrap();
+    assert!(writes.await.unwrap() > 100_000 && changed > 10, "{changed}");
     stack.stop_expecting(&[]).await;
 }
 
