@@ -17,7 +17,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::asked::{Asked, Found, Lease, Residence, keys_of, wanted};
+use super::asked::{Asked, Found, Residence, keys_of, wanted};
+use super::fill::{fill, unlease};
 use super::operation::{Operation, batches, total};
 use super::queue::Queue;
 use super::refusal::{read_failed, read_too_busy, read_too_slow, upstream_not_read};
@@ -25,25 +26,20 @@ use super::rescue::{answer_the_rest, rescue};
 use super::slow::{Slow, Verdict, hurry_ms};
 use super::tables::Tables;
 use super::through::{connected, set_aside};
-use super::transaction::cached_ttl_ms;
 use super::trust::Trust;
 use super::{BATCH_BYTES, EngineSettings, patience};
 use crate::command::{Listing, Need};
 use crate::config::Strategy;
-use crate::mapping::{MappedKey, Mapping};
+use crate::mapping::Mapping;
 use crate::protocol::Reply;
-use crate::store::{ReadRows, Reading, Session, StoreError, WHOLE_BYTES, Want};
+use crate::store::{ReadRows, Reading, Session, StoreError, Want};
 use crate::tasks::Tasks;
 use crate::upstream::UpstreamError;
 use crate::upstream::control::{Control, Frame};
-use crate::upstream::scripts::{Call, Script, Token, decimal, mark_of};
-use crate::value::{Record, ValueKind};
+use crate::upstream::scripts::{Call, Script, Token, mark_of};
 
 /// Keys that are filled or asked for by one statement.
 const BATCH_KEYS: usize = 500;
-
-/// Arguments of a fill. Redis takes 1,048,576 in a request.
-const FILL_ARGUMENTS: usize = 1 << 20;
 
 /// How long a key that was too large for the cache is not looked at as a whole again.
 const LARGE_FOR: Duration = Duration::from_secs(60);
@@ -497,48 +493,4 @@ fn by_mapping(asked: &[Asked<'_>], of_store: &[usize]) -> Vec<Group> {
         }
     }
     groups
-}
-
-fn fill(
-    key: &MappedKey,
-    mapping: &Mapping,
-    lease: &Lease,
-    record: Option<&Record>,
-    now_ms: i64,
-    most_elements: usize,
-) -> Call {
-    let has_rows = mapping.layout.element().is_some();
-    let most = if has_rows { most_elements } else { FILL_ARGUMENTS / 2 - 8 };
-    let mut arguments = vec![lease.token.text()];
-    match record {
-        Some(record) if record.others > 0 || record.fields.len() > most => {
-            return unlease(key, lease);
-        }
-        Some(record) if has_rows && bytes_of(record) > WHOLE_BYTES => return unlease(key, lease),
-        Some(record) => {
-            let left_ms = cached_ttl_ms(mapping, record.expires_at_ms, now_ms);
-            arguments.push(Bytes::from_static(mapping.holds().name().as_bytes()));
-            arguments.push(decimal(lease.upstream_now_ms.saturating_add(left_ms)));
-            for (field, value) in &record.fields {
-                arguments.push(field.clone());
-                if mapping.holds() == ValueKind::Hash {
-                    arguments.push(value.clone());
-                }
-            }
-        }
-        None => {
-            arguments.push(Bytes::from_static(b"gone"));
-            arguments.push(decimal(mapping.negative_ttl_ms));
-        }
-    }
-    Call { script: Script::Fill, keys: vec![key.key.clone(), mark_of(&key.key)], arguments }
-}
-
-fn bytes_of(record: &Record) -> usize {
-    record.fields.iter().map(|(field, value)| field.len() + value.len()).sum()
-}
-
-fn unlease(key: &MappedKey, lease: &Lease) -> Call {
-    let arguments = vec![lease.token.text()];
-    Call { script: Script::Unlease, keys: vec![mark_of(&key.key)], arguments }
 }

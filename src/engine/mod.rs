@@ -7,6 +7,7 @@
 mod asked;
 pub mod errand;
 pub mod explain;
+mod fill;
 mod keeper;
 pub mod keyspace;
 mod listener;
