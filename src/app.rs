@@ -206,6 +206,7 @@ fn engine_settings(setup: &Setup) -> Result<EngineSettings, AppError> {
         postgres: postgres.clone(),
         control,
         lease_ms: defaults.lease_ms,
+        cache_max_elements: defaults.cache_max_elements,
         plans: setup.plans.clone(),
         reply_most_bytes: setup.config.limits.client_backlog_max_bytes,
     })

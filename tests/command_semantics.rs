@@ -193,7 +193,7 @@ fn part(record: &Record, need: Need) -> Record {
         part.expires_at_ms = None;
     }
     match need {
-        Need::Whole => {}
+        Need::Whole | Need::Each(_) => {}
         Need::Fields(fields) => part.fields.retain(|field, _| fields.contains(field)),
         Need::Existence | Need::Expiry | Need::Count => part.fields.clear(),
         Need::Sample(count) | Need::Repeated(count) => {

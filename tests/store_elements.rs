@@ -45,6 +45,8 @@ impl House {
             url: cluster.url(&database),
             writers: 1,
             readers: 2,
+            streams: 1,
+            stream_timeout_ms: 60_000,
             batch_operations: 1000,
             connect_timeout_ms: 10_000,
             statement_timeout_ms: 60_000,

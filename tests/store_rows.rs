@@ -187,6 +187,8 @@ fn postgres(url: String) -> config::Postgres {
         url,
         writers: 1,
         readers: 2,
+        streams: 1,
+        stream_timeout_ms: 60_000,
         batch_operations: 1000,
         connect_timeout_ms: 10_000,
         statement_timeout_ms: 10_000,

@@ -67,7 +67,7 @@ fn state(text: &str) -> Option<Record> {
 fn part(record: &Record, need: Need) -> Record {
     let mut part = record.clone();
     match need {
-        Need::Whole => {}
+        Need::Whole | Need::Each(_) => {}
         Need::Fields(fields) => part.fields.retain(|field, _| fields.contains(field)),
         Need::Existence | Need::Expiry | Need::Count => part.fields.clear(),
         Need::Sample(count) | Need::Repeated(count) => {

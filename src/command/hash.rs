@@ -6,7 +6,7 @@
 use bytes::Bytes;
 
 use super::scan::{Step, count_to_draw, draw, need_to_draw};
-use super::{Need, Proof, Read, Write};
+use super::{Listing, Need, Proof, Read, Write};
 use crate::protocol::Reply;
 use crate::value::number::{LongDouble, format_i64, parse_i64};
 use crate::value::{Draft, Record, ValueKind};
@@ -38,31 +38,24 @@ pub const MULTI_GET: Read = Read {
 pub const GET_ALL: Read = Read {
     of: HASH,
     proof: Proof::NonEmpty,
-    need: |_| Need::Whole,
-    reply: |_, record, _| {
-        let pair = |(field, value)| (Reply::Bulk(field), Reply::Bulk(value));
-        Reply::Map(entries(record).map(pair).collect())
-    },
+    need: |_| Need::Each(Listing::Entries),
+    reply: |_, record, _| Listing::Entries.reply(record),
 };
 
 /// HKEYS
 pub const FIELDS: Read = Read {
     of: HASH,
     proof: Proof::NonEmpty,
-    need: |_| Need::Whole,
-    reply: |_, record, _| {
-        Reply::Array(entries(record).map(|(field, _)| Reply::Bulk(field)).collect())
-    },
+    need: |_| Need::Each(Listing::Fields),
+    reply: |_, record, _| Listing::Fields.reply(record),
 };
 
 /// HVALS
 pub const VALUES: Read = Read {
     of: HASH,
     proof: Proof::NonEmpty,
-    need: |_| Need::Whole,
-    reply: |_, record, _| {
-        Reply::Array(entries(record).map(|(_, value)| Reply::Bulk(value)).collect())
-    },
+    need: |_| Need::Each(Listing::Values),
+    reply: |_, record, _| Listing::Values.reply(record),
 };
 
 /// HEXISTS
@@ -101,7 +94,7 @@ pub const RANDOM: Read = Read {
 pub const SCAN: Read = Read {
     of: HASH,
     proof: Proof::Scanned,
-    need: |_| Need::Whole,
+    need: |args| Step::need(args, Listing::StepOfEntries),
     reply: |args, record, _| match Step::parse(args, record.is_some()) {
         Err(error) => Reply::Error(error),
         Ok(step) => {

@@ -17,6 +17,7 @@ pub mod hash;
 mod index;
 pub mod key;
 mod keys;
+mod listing;
 mod needs;
 mod scan;
 pub mod set;
@@ -31,6 +32,7 @@ pub use document::document;
 pub use flags::Flags;
 pub use index::lookup;
 pub use keys::Keys;
+pub use listing::Listing;
 pub use needs::{Need, Needs};
 pub use table::COMMANDS;
 

@@ -3,11 +3,15 @@
 use bytes::Bytes;
 use indexmap::IndexSet;
 
+use super::Listing;
+
 /// What a command needs of the value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Need {
     /// All fields or members.
     Whole,
+    /// Each of them, for a listing: those of a large value one after the other.
+    Each(Listing),
     /// These fields or members, and whether there are others.
     Fields(Vec<Bytes>),
     /// Only whether the key is there.
@@ -25,7 +29,10 @@ pub enum Need {
 /// What several commands need of one key.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Needs {
+    /// All fields or members, at once.
     pub whole: bool,
+    /// All of them; not to be held where they are too many.
+    pub each: bool,
     pub fields: IndexSet<Bytes, ahash::RandomState>,
     pub existence: bool,
     pub expiry: bool,
@@ -40,6 +47,7 @@ impl Needs {
     pub fn add(&mut self, need: Need) {
         match need {
             Need::Whole => self.whole = true,
+            Need::Each(_) => self.each = true,
             Need::Fields(fields) => self.fields.extend(fields),
             Need::Existence => self.existence = true,
             Need::Expiry => self.expiry = true,
@@ -54,7 +62,8 @@ impl Needs {
 
     /// Whether anything but the expiry is needed.
     pub fn of_value(&self) -> bool {
-        self.whole || self.existence || self.count || self.sample > 0 || !self.fields.is_empty()
+        let Self { whole, each, fields, existence, expiry: _, count, sample } = self;
+        *whole || *each || *existence || *count || *sample > 0 || !fields.is_empty()
     }
 
     /// How many have to be drawn, so that there are enough even if others of these commands remove what

@@ -7,7 +7,7 @@
 
 use bytes::Bytes;
 
-use super::Need;
+use super::{Listing, Need};
 use crate::protocol::Reply;
 use crate::value::Record;
 use crate::value::glob::Glob;
@@ -24,6 +24,18 @@ pub(super) struct Step {
 // === impl Step ===
 
 impl Step {
+    /// The cursor of the last step.
+    pub(super) const LAST: &'static [u8] = b"0";
+
+    /// What a step needs that shows all that it wants; `listing`: if that is everything.
+    pub(super) fn need(args: &[Bytes], listing: Listing) -> Need {
+        match Self::parse(args, true) {
+            Ok(Self { pattern: None }) => Need::Each(listing),
+            Ok(_) => Need::Whole,
+            Err(_) => Need::Existence,
+        }
+    }
+
     /// Reads `HSCAN key cursor [MATCH pattern] [COUNT count]`; errors come in Redis' order, which does not
     /// look at the options when there is no key.
     pub(super) fn parse(args: &[Bytes], exists: bool) -> Result<Self, String> {
@@ -57,7 +69,7 @@ impl Step {
 
     /// The last step's reply.
     pub(super) fn reply(found: Vec<Reply>) -> Reply {
-        Reply::Array(vec![Reply::bulk("0"), Reply::Array(found)])
+        Reply::Array(vec![Reply::bulk(Self::LAST), Reply::Array(found)])
     }
 }
 

@@ -5,7 +5,7 @@
 use bytes::Bytes;
 
 use super::scan::{Step, at_most, count_to_draw, draw, need_to_draw};
-use super::{Need, Proof, Read, Write};
+use super::{Listing, Need, Proof, Read, Write};
 use crate::protocol::Reply;
 use crate::value::number::parse_i64;
 use crate::value::{Draft, Record, ValueKind};
@@ -44,8 +44,8 @@ pub const CARDINALITY: Read = Read {
 pub const MEMBERS: Read = Read {
     of: SET,
     proof: Proof::NonEmpty,
-    need: |_| Need::Whole,
-    reply: |_, record, _| Reply::Set(members(record).map(Reply::Bulk).collect()),
+    need: |_| Need::Each(Listing::Members),
+    reply: |_, record, _| Listing::Members.reply(record),
 };
 
 /// SRANDMEMBER
@@ -60,7 +60,7 @@ pub const RANDOM: Read = Read {
 pub const SCAN: Read = Read {
     of: SET,
     proof: Proof::Scanned,
-    need: |_| Need::Whole,
+    need: |args| Step::need(args, Listing::StepOfMembers),
     reply: |args, record, _| match Step::parse(args, record.is_some()) {
         Err(error) => Reply::Error(error),
         Ok(step) => {

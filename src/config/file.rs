@@ -456,6 +456,7 @@ mod tests {
         assert!(!config.upstream.admin_commands);
         assert_eq!(config.postgres.url, "postgres://localhost/respgres");
         assert_eq!((config.postgres.writers, config.postgres.readers), (1, 2));
+        assert_eq!((config.postgres.streams, config.postgres.stream_timeout_ms), (4, 60_000));
         assert_eq!(config.postgres.batch_operations, 1000);
         assert_eq!(config.postgres.connect_timeout_ms, 3000);
         assert_eq!(config.postgres.statement_timeout_ms, 5000);
@@ -465,6 +466,7 @@ mod tests {
         assert_eq!(config.defaults.cache_ttl_ms, 86_400_000);
         assert_eq!(config.defaults.negative_ttl_ms, 5000);
         assert_eq!(config.defaults.lease_ms, 10_000);
+        assert_eq!(config.defaults.cache_max_elements, 10_000);
         assert!(config.mappings.is_empty());
     }
 

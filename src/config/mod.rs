@@ -124,6 +124,10 @@ pub struct Postgres {
     pub writers: usize,
     /// Connections that combine reads after a miss. Default 2.
     pub readers: usize,
+    /// Connections that bring large values to clients. Default 4.
+    pub streams: usize,
+    /// Longest time for one of them. Default 1 min.
+    pub stream_timeout_ms: u64,
     /// Most operations in one transaction. Default 1000.
     pub batch_operations: usize,
     /// Default 3 s.
@@ -156,6 +160,8 @@ pub struct Defaults {
     pub negative_ttl_ms: u64,
     /// Life of a reader's or writer's mark in Redis; a matter of speed only. Default 10 s.
     pub lease_ms: u64,
+    /// Elements of a value with a row for each: a larger one is not cached. Default 10000.
+    pub cache_max_elements: usize,
 }
 
 /// Who is written first, who is read first, when the client is told "done".
@@ -323,6 +329,8 @@ impl Config {
                 url: String::new(),
                 writers: 0,
                 readers: 0,
+                streams: 0,
+                stream_timeout_ms: 0,
                 batch_operations: 0,
                 connect_timeout_ms: 0,
                 statement_timeout_ms: 0,
@@ -333,6 +341,7 @@ impl Config {
                 cache_ttl_ms: 0,
                 negative_ttl_ms: 0,
                 lease_ms: 0,
+                cache_max_elements: 0,
             },
             mappings: Vec::new(),
         }

@@ -148,6 +148,14 @@ pub(super) static SECTIONS: &[Section] = &[
              faster than many."),
         row("readers", Default("2"), Slot::Number(1..=64, |c, v| c.postgres.readers = count(v)),
             "Connections that read what the cache lacks; they combine in the same way."),
+        row("streams", Default("4"), Slot::Number(1..=64, |c, v| c.postgres.streams = count(v)),
+            "Connections that bring values too large for the cache (see `defaults.cache_max_elements`) to clients \
+             that ask for all of one (SMEMBERS, HGETALL, HKEYS, HVALS; HSCAN and SSCAN without MATCH): one value at a time each, at its client's \
+             pace. They are opened when they are needed."),
+        row("stream_timeout", Default("\"1m\""), Slot::Duration(|c, v| c.postgres.stream_timeout_ms = v),
+            "Longest time until a client has all of such a value, of which Postgres keeps a snapshot meanwhile. \
+             After that, or after 10 s in which it takes nothing, its connection is closed: half a reply cannot be \
+             taken back."),
         row("batch_operations", Default("1000"), Slot::Number(1..=100_000, |c, v| c.postgres.batch_operations = count(v)),
             "Most operations in one transaction."),
         row("connect_timeout", Default("\"3s\""), Slot::Duration(|c, v| c.postgres.connect_timeout_ms = v),
@@ -176,6 +184,10 @@ pub(super) static SECTIONS: &[Section] = &[
             "How long it is remembered that a key has no row."),
         row("lease", Default("\"10s\""), Slot::Duration(|c, v| c.defaults.lease_ms = v),
             "Life of a reader's or writer's mark in Redis; a matter of speed only."),
+        row("cache_max_elements", Default("10000"), Slot::Number(1..=500_000, |c, v| c.defaults.cache_max_elements = count(v)),
+            "A set, or a hash of the kind `hash_entries`, that has more elements, or more than 4 MB, is not put into the \
+             cache: to do so keeps Redis busy with one key. Its elements are read one by one from Postgres, and all of \
+             them are streamed from there."),
     ]},
 ];
 

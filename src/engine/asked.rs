@@ -148,13 +148,18 @@ enum Wanted<'a> {
     Count,
     /// These, which are not too many.
     Fields(&'a indexmap::IndexSet<Bytes, ahash::RandomState>),
+    /// All, unless that is too much to be held.
+    Each,
     Whole,
 }
 
 impl<'a> Wanted<'a> {
     fn of(needs: &'a Needs) -> Self {
-        let Needs { whole, fields, existence: _, expiry: _, count, sample } = needs;
-        match (*whole || *sample > 0, *count, fields.len()) {
+        let Needs { whole, each, fields, existence: _, expiry: _, count, sample } = needs;
+        if *each && !*whole && *sample == 0 && !*count && fields.is_empty() {
+            return Self::Each;
+        }
+        match (*whole || *each || *sample > 0, *count, fields.len()) {
             (true, ..) | (_, true, 1..) | (_, _, MOST_FIELDS..) => Self::Whole,
             (false, true, 0) => Self::Count,
             (false, false, 0) => Self::Existence,
@@ -163,11 +168,12 @@ impl<'a> Wanted<'a> {
     }
 }
 
-/// The words by which the script is told.
-pub(super) fn wanted(needs: &Needs) -> Vec<Bytes> {
+/// The words by which the script is told; a large value has more elements than `most`.
+pub(super) fn wanted(needs: &Needs, most: usize) -> Vec<Bytes> {
     match Wanted::of(needs) {
         Wanted::Existence => vec![Bytes::from_static(b"existence")],
         Wanted::Count => vec![Bytes::from_static(b"count")],
+        Wanted::Each => vec![Bytes::from_static(b"each"), Bytes::from(most.to_string())],
         Wanted::Whole => vec![Bytes::from_static(b"whole")],
         Wanted::Fields(fields) => {
             let word = Bytes::from_static(b"fields");

@@ -1,4 +1,5 @@
-//! What the workers send to an event loop: answers for its clients, and errands.
+//! What the workers send to an event loop: answers for its clients, large values to be streamed to them,
+//! and errands.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -6,6 +7,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::sync::Notify;
 
 use super::errand::Errand;
+use super::stream::Large;
 use crate::protocol::{Reply, Version};
 use crate::upstream::lane::Owner;
 
@@ -21,6 +23,12 @@ pub struct Answer {
 #[derive(Debug)]
 pub enum Mail {
     Answer(Answer),
+    /// The reply for this client's slot is to be streamed, when it is its turn.
+    Large {
+        owner: Owner,
+        slot: u32,
+        large: Box<Large>,
+    },
     Errand(Errand),
     /// The lane that is held under this number is not needed any more.
     GiveBack(u32),
@@ -96,6 +104,12 @@ impl ReplyTo {
         let mut bytes = BytesMut::new();
         reply.write(self.version, &mut bytes);
         self.answer_bytes(bytes.freeze());
+    }
+
+    /// Has the reply streamed when it is its turn.
+    pub fn put_off(&self, large: Large) {
+        let Self { owner, slot, .. } = *self;
+        self.mailbox.put(Mail::Large { owner, slot, large: Box::new(large) });
     }
 
     /// Answers with a reply as it goes over the wire.

@@ -17,7 +17,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::asked::{Asked, Found, Lease, Residence, keys_of, wanted};
+use super::asked::{Asked, Found, Residence, keys_of, wanted};
+use super::fill::{fill, unlease};
 use super::operation::{Operation, batches, total};
 use super::queue::Queue;
 use super::refusal::{read_failed, read_too_busy, read_too_slow, upstream_not_read};
@@ -25,30 +26,22 @@ use super::rescue::{answer_the_rest, rescue};
 use super::slow::{Slow, Verdict, hurry_ms};
 use super::tables::Tables;
 use super::through::{connected, set_aside};
-use super::transaction::cached_ttl_ms;
 use super::trust::Trust;
 use super::{BATCH_BYTES, EngineSettings, patience};
+use crate::command::{Listing, Need};
 use crate::config::Strategy;
-use crate::mapping::{MappedKey, Mapping};
+use crate::mapping::Mapping;
 use crate::protocol::Reply;
 use crate::store::{ReadRows, Reading, Session, StoreError, Want};
 use crate::tasks::Tasks;
 use crate::upstream::UpstreamError;
 use crate::upstream::control::{Control, Frame};
-use crate::upstream::scripts::{Call, Script, Token, decimal, mark_of};
-use crate::value::{Record, ValueKind};
+use crate::upstream::scripts::{Call, Script, Token, mark_of};
 
 /// Keys that are filled or asked for by one statement.
 const BATCH_KEYS: usize = 500;
 
-/// Arguments of a fill. Redis takes 1,048,576 in a request.
-const FILL_ARGUMENTS: usize = 1 << 20;
-
-/// Elements of a value with a row for each: a larger one is not cached. Its rows can be read one by one,
-/// while all of them would keep Redis, and Postgres, busy with one key.
-const FILL_ELEMENTS: usize = 10_000;
-
-/// How long a key that was larger than that is not looked at as a whole again.
+/// How long a key that was too large for the cache is not looked at as a whole again.
 const LARGE_FOR: Duration = Duration::from_secs(60);
 
 /// More than so many large keys are not remembered.
@@ -65,7 +58,7 @@ pub struct MissReader {
     control: Control,
     queue: Arc<Queue>,
     /// Keys that were too large to be filled, and since when. A matter of speed: to find out again means
-    /// to count up to `FILL_ELEMENTS` rows.
+    /// to count up to `cache_max_elements` rows.
     large: HashMap<Bytes, Instant, ahash::RandomState>,
 }
 
@@ -141,6 +134,10 @@ impl MissReader {
             self.ask_postgres(part).await;
         }
         for (operation, places) in operations.iter().zip(&places) {
+            if let Some(listing) = large_listing(operation, places, &asked) {
+                operation.put_off(listing);
+                continue;
+            }
             let reply = self.reply(operation, places, &asked).await;
             operation.answer(&reply);
         }
@@ -231,7 +228,9 @@ impl MissReader {
             let lease_ms = Bytes::from(self.settings.lease_ms.to_string());
             let kind = asked[at].key.mapping.holds().name();
             let mut arguments = vec![token.text(), lease_ms, Bytes::from_static(kind.as_bytes())];
-            arguments.extend(wanted(&asked[at].needs));
+            let has_rows = asked[at].key.mapping.layout.element().is_some();
+            let most = if has_rows { self.settings.cache_max_elements } else { usize::MAX };
+            arguments.extend(wanted(&asked[at].needs, most));
             let key = &asked[at].key.key;
             calls.push(Call {
                 script: Script::Miss,
@@ -317,8 +316,8 @@ impl MissReader {
         let session = connected(&mut self.session, &self.settings).await?;
         session.hurry(part.hurried.then(|| hurry_ms(timeout_ms)));
         let limit = Duration::from_millis(2 * timeout_ms);
-        let large = &self.large;
-        match tokio::time::timeout(limit, select_in(session, asked, part, large)).await {
+        let (large, most) = (&self.large, self.settings.cache_max_elements);
+        match tokio::time::timeout(limit, select_in(session, asked, part, large, most)).await {
             Ok(read) => read,
             Err(_) => {
                 self.session = None;
@@ -384,8 +383,9 @@ impl MissReader {
             let Some(Found::Record { record: Some(record), .. }) = &asked[at].stored else {
                 continue;
             };
-            let was_tried = whole_up_to(&asked[at], &self.large) > 0;
-            if was_tried && record.len() > FILL_ELEMENTS {
+            let most = self.settings.cache_max_elements;
+            let was_tried = whole_up_to(&asked[at], &self.large, most) > 0;
+            if was_tried && record.len() > most {
                 if self.large.len() >= MOST_LARGE {
                     self.large.retain(|_, since| since.elapsed() < LARGE_FOR);
                 }
@@ -410,7 +410,8 @@ impl MissReader {
                 let is_free = free.next().is_some_and(|free| *free);
                 calls.push(match stored {
                     Some(Found::Record { record, now_ms }) if is_free => {
-                        fill(key, &group.mapping, lease, record.as_ref(), *now_ms)
+                        let most = self.settings.cache_max_elements;
+                        fill(key, &group.mapping, lease, record.as_ref(), *now_ms, most)
                     }
                     _ => unlease(key, lease),
                 });
@@ -424,11 +425,27 @@ impl MissReader {
 
 // === what Postgres has ===
 
-/// Up to how many elements a key is to be read whole, though less is needed: so that it can be filled.
-fn whole_up_to(asked: &Asked<'_>, large: &HashMap<Bytes, Instant, ahash::RandomState>) -> usize {
-    let may_fill = matches!(asked.residence, Residence::Fill(_));
+/// Up to how many elements a key is to be read whole, though less is needed: so that it can be filled, or
+/// listed at once.
+fn whole_up_to(
+    asked: &Asked<'_>,
+    large: &HashMap<Bytes, Instant, ahash::RandomState>,
+    most: usize,
+) -> usize {
+    let is_wanted = asked.needs.each || matches!(asked.residence, Residence::Fill(_));
     let is_large = large.get(&asked.key.key).is_some_and(|since| since.elapsed() < LARGE_FOR);
-    if may_fill && !is_large { FILL_ELEMENTS } else { 0 }
+    if is_wanted && !is_large { most } else { 0 }
+}
+
+/// How all of a value is to be told that was too large to be read at once.
+fn large_listing(operation: &Operation, places: &[usize], asked: &[Asked<'_>]) -> Option<Listing> {
+    let asked = asked.get(*places.first()?).filter(|asked| asked.needs.each)?;
+    let need = (operation.as_read()?.need)(&operation.arguments);
+    let Need::Each(listing) = need else { return None };
+    match asked.found(&need) {
+        Some(Found::Record { record: Some(record), .. }) if record.others > 0 => Some(listing),
+        _ => None,
+    }
 }
 
 /// For each key with a lease, in the order of the groups, whether it may be used.
@@ -437,6 +454,7 @@ async fn select_in(
     asked: &mut [Asked<'_>],
     part: &Part,
     large: &HashMap<Bytes, Instant, ahash::RandomState>,
+    most: usize,
 ) -> Result<Vec<bool>, StoreError> {
     let places = part.groups.iter().flat_map(|group| &group.places);
     let locks: Vec<i64> = places
@@ -447,7 +465,7 @@ async fn select_in(
         let want = |&at: &usize| Want {
             key: asked[at].key,
             needs: &asked[at].needs,
-            whole_up_to: whole_up_to(&asked[at], large),
+            whole_up_to: whole_up_to(&asked[at], large, most),
         };
         group.places.iter().map(want).collect()
     };
@@ -475,42 +493,4 @@ fn by_mapping(asked: &[Asked<'_>], of_store: &[usize]) -> Vec<Group> {
         }
     }
     groups
-}
-
-fn fill(
-    key: &MappedKey,
-    mapping: &Mapping,
-    lease: &Lease,
-    record: Option<&Record>,
-    now_ms: i64,
-) -> Call {
-    let has_rows = mapping.layout.element().is_some();
-    let most = if has_rows { FILL_ELEMENTS } else { FILL_ARGUMENTS / 2 - 8 };
-    let mut arguments = vec![lease.token.text()];
-    match record {
-        Some(record) if record.others > 0 || record.fields.len() > most => {
-            return unlease(key, lease);
-        }
-        Some(record) => {
-            let left_ms = cached_ttl_ms(mapping, record.expires_at_ms, now_ms);
-            arguments.push(Bytes::from_static(mapping.holds().name().as_bytes()));
-            arguments.push(decimal(lease.upstream_now_ms.saturating_add(left_ms)));
-            for (field, value) in &record.fields {
-                arguments.push(field.clone());
-                if mapping.holds() == ValueKind::Hash {
-                    arguments.push(value.clone());
-                }
-            }
-        }
-        None => {
-            arguments.push(Bytes::from_static(b"gone"));
-            arguments.push(decimal(mapping.negative_ttl_ms));
-        }
-    }
-    Call { script: Script::Fill, keys: vec![key.key.clone(), mark_of(&key.key)], arguments }
-}
-
-fn unlease(key: &MappedKey, lease: &Lease) -> Call {
-    let arguments = vec![lease.token.text()];
-    Call { script: Script::Unlease, keys: vec![mark_of(&key.key)], arguments }
 }

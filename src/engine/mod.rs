@@ -8,6 +8,7 @@ mod asked;
 pub mod errand;
 mod expirer;
 pub mod explain;
+mod fill;
 mod keeper;
 pub mod keyspace;
 mod listener;
@@ -20,6 +21,7 @@ pub mod refusal;
 pub mod rescue;
 pub mod route;
 pub mod slow;
+pub mod stream;
 pub mod tables;
 pub mod through;
 mod transaction;
@@ -27,6 +29,8 @@ mod trust;
 
 use std::sync::Arc;
 use std::time::Duration;
+
+use tokio::sync::mpsc;
 
 use crate::config;
 use crate::mapping::registry::Plan;
@@ -46,6 +50,8 @@ pub use loan::{Lent, Loan, Told};
 pub use mailbox::{Answer, Mail, Mailbox, ReplyTo};
 pub use operation::Operation;
 pub use queue::Queue;
+pub use stream::{Large, Piece};
+use stream::{Streamer, Streaming};
 use tables::Tables;
 use trust::Trust;
 
@@ -61,6 +67,8 @@ pub struct EngineSettings {
     pub postgres: config::Postgres,
     pub control: ControlSettings,
     pub lease_ms: u64,
+    /// A value with more elements, a row for each, is not cached.
+    pub cache_max_elements: usize,
     /// What the mappings are to be bound to again when a table changes.
     pub plans: Vec<Plan>,
     /// The longest reply that a client can be sent.
@@ -75,6 +83,7 @@ pub struct Engine {
     database: u16,
     writers: Vec<Arc<Queue>>,
     readers: Vec<Arc<Queue>>,
+    streams: Arc<Queue<Streaming>>,
     loans: Arc<Queue<Job>>,
     trust: Arc<Trust>,
     /// What looks at all keys, and what looks at some of them.
@@ -93,6 +102,7 @@ impl Engine {
             database: settings.control.database,
             writers: queues(settings.postgres.writers),
             readers: queues(settings.postgres.readers),
+            streams: Arc::default(),
             loans: Arc::default(),
             trust: Arc::default(),
             surveys: Default::default(),
@@ -128,6 +138,9 @@ impl Engine {
             let tasks_of_worker = tasks.clone();
             tasks.spawn(async move { worker.run(&tasks_of_worker).await });
         }
+        let streamer = Streamer::new(settings, Arc::clone(&tables), Arc::clone(&self.streams));
+        let tasks_of_streamer = tasks.clone();
+        tasks.spawn(async move { Arc::new(streamer).run(&tasks_of_streamer).await });
         let digester = loan::watch::Digester::default();
         for _ in 0..LENDERS {
             let (tables, queue) = (Arc::clone(&tables), Arc::clone(&self.loans));
@@ -195,6 +208,13 @@ impl Engine {
     pub fn read(&self, operation: Operation) {
         let worker = worker_of(&operation.keys[0], self.readers.len());
         self.readers[worker].push(operation);
+    }
+
+    /// Has a large value streamed; its reply comes in pieces.
+    pub fn stream(&self, large: Large) -> mpsc::Receiver<Piece> {
+        let (streaming, pieces) = Streaming::new(large);
+        self.streams.push(streaming);
+        pieces
     }
 
     /// Hands over a write. Operations of one worker are done in the order in which they came.

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::mailbox::ReplyTo;
-use crate::command::{Command, Mapped, Read, Write};
+use super::stream::Large;
+use crate::command::{Command, Listing, Mapped, Read, Write};
 use crate::mapping::MappedKey;
 use crate::protocol::Reply;
 
@@ -59,6 +60,15 @@ impl Operation {
     pub fn answer(&self, reply: &Reply) {
         if !self.answered.swap(true, Ordering::Relaxed) {
             self.reply_to.answer(reply);
+        }
+    }
+
+    /// Has a large value, its first key's, streamed instead of an answer.
+    pub fn put_off(&self, listing: Listing) {
+        let Some(key) = self.keys.first() else { return };
+        if !self.answered.swap(true, Ordering::Relaxed) {
+            let version = self.reply_to.version;
+            self.reply_to.put_off(Large { key: key.clone(), listing, version });
         }
     }
 

@@ -4,7 +4,7 @@
 //! Replies are written from where they arrive (the lane's reader, the mailbox), directly to the
 //! socket; only what the socket does not take at once is kept.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, RefCell, RefMut};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use super::expect::{Delivery, Expected, Inspected, Unproven};
 use super::pin::Pin;
 use super::queued::Queued;
 use super::roster::{Entry, Standing};
-use crate::engine::Watched;
+use crate::engine::{Large, Watched};
 use crate::protocol::{Reply, Version};
 use crate::upstream::lane::Owner;
 
@@ -185,6 +185,7 @@ impl Client {
         let mut expected = self.expected.borrow_mut();
         let delivery = expected.deliver(bytes, ended, &mut output.bytes);
         let drained = expected.is_empty();
+        let is_large = matches!(delivery, Delivery::Kept) && expected.large().is_some();
         drop(expected);
         let look = match delivery {
             // One write for all of them.
@@ -213,6 +214,8 @@ impl Client {
         drop(output);
         if drained {
             self.drained();
+        } else if is_large {
+            self.wake();
         }
         look
     }
@@ -242,15 +245,48 @@ impl Client {
     pub(super) fn fill(&self, slot: u32, bytes: Bytes) {
         let mut expected = self.expected.borrow_mut();
         expected.fill(slot, bytes, &mut self.output.borrow_mut().bytes);
-        let drained = expected.is_empty();
+        self.after_release(expected);
+    }
+
+    /// A slot's reply is too large to be held.
+    pub(super) fn put_off(&self, slot: u32, large: Box<Large>) {
+        let mut expected = self.expected.borrow_mut();
+        expected.put_off(slot, large, &mut self.output.borrow_mut().bytes);
+        self.after_release(expected);
+        self.flush();
+    }
+
+    /// The large reply whose turn it was is complete.
+    pub(super) fn end_large(&self) {
+        let mut expected = self.expected.borrow_mut();
+        expected.end_large(&mut self.output.borrow_mut().bytes);
+        self.after_release(expected);
+        self.flush();
+    }
+
+    /// Replies have gone out, perhaps.
+    fn after_release(&self, mut expected: RefMut<'_, Expected>) {
+        let (drained, is_large) = (expected.is_empty(), expected.large().is_some());
         drop(expected);
         if drained {
             self.drained();
+        } else if is_large {
+            self.wake();
         }
     }
 
     /// Bytes that stand outside of the order of replies: pushes, published messages.
     pub(super) fn push(&self, bytes: &[u8]) {
+        let kept = self.expected.borrow_mut().keep_push(bytes);
+        match kept {
+            None => self.send(bytes),
+            Some(kept) if kept > self.most_output_bytes => self.leave_unread(),
+            Some(_) => {}
+        }
+    }
+
+    /// Bytes of the reply whose turn it is.
+    pub(super) fn send(&self, bytes: &[u8]) {
         self.write(&mut self.output.borrow_mut(), bytes);
     }
 
@@ -339,10 +375,15 @@ impl Client {
         } else {
             output.bytes.extend_from_slice(bytes);
             if output.bytes.len() - output.written > self.most_output_bytes {
-                tracing::warn!(client = self.entry.id, "closed: it does not read its replies");
-                self.leave();
+                self.leave_unread();
             }
         }
+    }
+
+    /// Leaves, as too much waits for it.
+    fn leave_unread(&self) {
+        tracing::warn!(client = self.entry.id, "closed: it does not read its replies");
+        self.leave();
     }
 
     fn write_failed(&self, output: &mut Output, error: &io::Error) {

@@ -149,6 +149,7 @@ impl Conversation {
                     Poll::Pending => {}
                 }
             }
+            self.talk.bring_large(cx);
             if client.is_done() {
                 return Poll::Ready(());
             }

@@ -104,6 +104,12 @@ impl EventLoop {
             for mail in self.mailbox.take().await {
                 let mut answer = match mail {
                     Mail::Answer(answer) => answer,
+                    Mail::Large { owner, slot, large } => {
+                        if let Some(client) = self.client(owner) {
+                            client.put_off(slot, large);
+                        }
+                        continue;
+                    }
                     Mail::Errand(errand) => {
                         self.run_errand(errand);
                         continue;

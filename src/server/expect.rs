@@ -7,15 +7,18 @@
 //! Invariants
 //! - All elements before `lane_at` need nothing more from the lane.
 //! - The first element is never complete: complete ones leave at once.
+//! - A large value is asked for when it is the first element, and goes out as it comes: it is never held
+//!   here.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::sync::mpsc;
 
 use super::asked::{Ask, Asks};
 use super::queued::Queued;
-use crate::engine::Watched;
+use crate::engine::{Large, Piece, Watched};
 use crate::mapping::MappedKey;
 use crate::upstream::lane::Delivered;
 
@@ -42,6 +45,20 @@ enum Element {
     Inspect { inspection: Inspection, gathered: Vec<u8>, muted: bool },
     /// A reply from elsewhere.
     Slot { number: u32, reply: Option<Bytes>, muted: bool },
+    /// A reply that comes in pieces.
+    Large(LargeReply),
+}
+
+/// A reply that is too large to be held.
+#[derive(Debug)]
+pub(super) enum LargeReply {
+    /// It is asked for when it is its turn.
+    Waits(Box<Large>),
+    Comes {
+        pieces: mpsc::Receiver<Piece>,
+        /// Pushes, which may stand between replies but not within one.
+        pushed: Vec<u8>,
+    },
 }
 
 /// The reply under way among `Asked` ones.
@@ -218,7 +235,48 @@ impl Expected {
                 };
                 Delivery::Inspect(Inspected { slot, inspection, reply: gathered })
             }
-            Some(Element::Slot { .. }) | None => Delivery::Kept,
+            Some(Element::Slot { .. } | Element::Large(_)) | None => Delivery::Kept,
+        }
+    }
+
+    /// A slot's reply is too large to be held.
+    pub(super) fn put_off(&mut self, slot: u32, large: Box<Large>, out: &mut Vec<u8>) {
+        let is_it = |element: &&mut Element| match element {
+            Element::Slot { number, reply: None, .. } => *number == slot,
+            _ => false,
+        };
+        match self.elements.iter_mut().find(is_it) {
+            // Nobody will see it.
+            Some(Element::Slot { muted: true, .. }) => self.fill(slot, Bytes::new(), out),
+            Some(element) => *element = Element::Large(LargeReply::Waits(large)),
+            None => {}
+        }
+    }
+
+    /// A large reply whose turn it is.
+    pub(super) fn large(&mut self) -> Option<&mut LargeReply> {
+        match self.elements.front_mut() {
+            Some(Element::Large(large)) => Some(large),
+            _ => None,
+        }
+    }
+
+    /// Keeps bytes that stand outside of the order of replies, if there is a part of a reply before them;
+    /// how many are kept then.
+    pub(super) fn keep_push(&mut self, bytes: &[u8]) -> Option<usize> {
+        let Some(LargeReply::Comes { pushed, .. }) = self.large() else { return None };
+        pushed.extend_from_slice(bytes);
+        Some(pushed.len())
+    }
+
+    /// The large reply whose turn it was is complete; whatever can go out now is appended to `out`.
+    pub(super) fn end_large(&mut self, out: &mut Vec<u8>) {
+        if let Some(LargeReply::Comes { pushed, .. }) = self.large() {
+            out.append(pushed);
+            self.elements.pop_front();
+            self.lane_at = self.lane_at.saturating_sub(1);
+            self.requests = self.requests.saturating_sub(1);
+            self.release(out);
         }
     }
 
@@ -232,7 +290,7 @@ impl Expected {
     }
 
     fn skip_slots(&mut self) {
-        while matches!(self.elements.get(self.lane_at), Some(Element::Slot { .. })) {
+        while let Some(Element::Slot { .. } | Element::Large(_)) = self.elements.get(self.lane_at) {
             self.lane_at += 1;
         }
     }
@@ -338,7 +396,10 @@ impl Expected {
                         break;
                     }
                 }
-                Some(Element::Slot { reply: None, .. } | Element::Inspect { .. }) | None => break,
+                Some(
+                    Element::Slot { reply: None, .. } | Element::Inspect { .. } | Element::Large(_),
+                )
+                | None => break,
             }
             self.elements.pop_front();
             self.lane_at = self.lane_at.saturating_sub(1);
@@ -355,6 +416,8 @@ impl Expected {
             Element::Asked { held, .. } => held.len(),
             Element::Inspect { gathered, .. } => gathered.len(),
             Element::Slot { reply, .. } => reply.as_ref().map_or(0, Bytes::len),
+            Element::Large(LargeReply::Comes { pushed, .. }) => pushed.len(),
+            Element::Large(LargeReply::Waits(_)) => 0,
         };
         if self.elements.len() <= 1 { 0 } else { self.elements.iter().map(held).sum() }
     }
@@ -515,5 +578,30 @@ mod tests {
         expected.fill(unproven.slot, Bytes::from_static(b"1"), &mut out);
         assert_eq!(out, b"1-ERR lost\r\n");
         assert!(expected.is_empty());
+    }
+
+    #[test]
+    fn what_comes_after_a_large_reply_waits_and_what_was_pushed_comes_first() {
+        let (mut expected, mut out) = (Expected::default(), Vec::new());
+        let slot = expected.slot(false);
+        let (_sender, pieces) = mpsc::channel(1);
+        let comes = LargeReply::Comes { pieces, pushed: Vec::new() };
+        expected.elements.push_back(Element::Large(comes));
+        expected.requests += 1;
+        expected.replies(1, false);
+        deliver(&mut expected, b"+3\r\n", 1, &mut out);
+        assert!(expected.large().is_none());
+        assert_eq!(expected.keep_push(b">0\r\n"), None);
+        expected.fill(slot, Bytes::from_static(b"+1\r\n"), &mut out);
+        assert_eq!(out, b"+1\r\n");
+        assert!(expected.large().is_some());
+        assert_eq!(expected.keep_push(b">0\r\n"), Some(4));
+        assert_eq!(expected.keep_push(b">0\r\n"), Some(8));
+        assert_eq!(expected.held_bytes(), 12);
+        out.clear();
+        expected.end_large(&mut out);
+        assert_eq!(out, b">0\r\n>0\r\n+3\r\n");
+        assert!(expected.is_empty());
+        assert_eq!(expected.requests(), 0);
     }
 }

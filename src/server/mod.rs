@@ -13,6 +13,7 @@ mod errand;
 mod event_loop;
 mod expect;
 mod info;
+mod large;
 mod listener;
 mod local;
 mod mapped;

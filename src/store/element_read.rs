@@ -25,8 +25,12 @@ use crate::mapping::shape::quote;
 use crate::mapping::{Layout, MappedKey, Mapping};
 use crate::value::{Fields, Record};
 
-/// Rows that one statement reads at most beyond what is needed.
+/// Rows that one statement reads at most beyond what is needed, and about their bytes.
 const ROWS_BEYOND: i64 = 100_000;
+const BYTES_BEYOND: usize = 16 << 20;
+
+/// A value of more bytes, about, does not come whole unless it is needed so.
+pub const WHOLE_BYTES: usize = 4 << 20;
 
 /// One key, and what is wanted of it.
 #[derive(Clone, Copy, Debug)]
@@ -34,7 +38,8 @@ pub struct Want<'a> {
     pub key: &'a MappedKey,
     pub needs: &'a Needs,
     /// The value is wanted as a whole, though less is needed, if it has no more elements than this and
-    /// the values before it have left room.
+    /// no more than [`WHOLE_BYTES`], and the values before it have left room. Where each element is
+    /// needed, nothing but this brings them.
     pub whole_up_to: usize,
 }
 
@@ -206,7 +211,7 @@ fn integer(number: usize) -> i64 {
 // === the statement ===
 
 /// `t."field"::text, t."value"::text, t."extra"::text`
-fn element_columns(layout: &Layout) -> String {
+pub(super) fn element_columns(layout: &Layout) -> String {
     let column = |name: Option<&str>| match name {
         Some(name) => format!("t.{}::text", quote(name)),
         None => "null::text".to_owned(),
@@ -217,6 +222,21 @@ fn element_columns(layout: &Layout) -> String {
         column(layout.extra().map(|extra| extra.column.as_str())),
     ]
     .join(", ")
+}
+
+/// About the bytes of an element, without looking at values that are stored apart.
+fn element_bytes(layout: &Layout) -> String {
+    let is_text =
+        |name: &str| matches!(name, "text" | "bytea") || name.starts_with("character varying");
+    let bytes = |column: &str, type_name: &str| {
+        let size = if is_text(type_name) { "octet_length" } else { "pg_column_size" };
+        format!("coalesce({size}(t.{}), 0)", quote(column))
+    };
+    let element = layout.element().map(|element| bytes(&element.column, &element.type_name));
+    let value = layout.fields().first().map(|value| bytes(&value.column, &value.type_name));
+    let extra = layout.extra().map(|extra| bytes(&extra.column, "jsonb"));
+    let columns: Vec<String> = [element, value, extra].into_iter().flatten().collect();
+    if columns.is_empty() { "0".to_owned() } else { columns.join(" + ") }
 }
 
 /// What stands in an `unnest`: the key columns' arrays from parameter `first` on, then these.
@@ -251,6 +271,7 @@ pub(super) fn statement(layout: &Layout, lock: RowLock) -> String {
         None => key_condition(layout),
         Some(present) => format!("{} and {present}", key_condition(layout)),
     };
+    let bytes = element_bytes(layout);
     let (clock, locking) = match lock {
         RowLock::None => ("r.count is not null or r.n is null", ""),
         RowLock::ForUpdate => ("true", " for no key update of t"),
@@ -264,13 +285,16 @@ pub(super) fn statement(layout: &Layout, lock: RowLock) -> String {
     let named_names = names(layout, "n, element");
     format!(
         "with counted as materialized (\
-         select u.*, {expires_at}::text as expires_at, c.count \
+         select u.*, {expires_at}::text as expires_at, c.count, coalesce(c.bytes, 0) as bytes \
          from unnest({asked}) with ordinality as u({asked_names}) \
-         cross join lateral (select count(*) from (select from {table} as t where {condition} \
-         limit u.bound) as b) as c(count)), \
-         asked as materialized (select *, whole is null or count <= whole and \
-         sum(count) filter (where count <= whole) over (order by n) <= {ROWS_BEYOND} as is_whole \
-         from counted) \
+         cross join lateral (select count(*), sum(b.bytes) from (\
+         select case when u.whole > 0 then {bytes} end from {table} as t where {condition} \
+         limit u.bound) as b(bytes)) as c(count, bytes)), \
+         fitting as materialized (select *, count <= whole and bytes <= {WHOLE_BYTES} as fits from counted), \
+         asked as materialized (select *, whole is null or fits and \
+         sum(count) filter (where fits) over (order by n) <= greatest(whole, {ROWS_BEYOND}) and \
+         sum(bytes) filter (where fits) over (order by n) <= {BYTES_BEYOND} as is_whole \
+         from fitting) \
          select case when {clock} \
          then floor(extract(epoch from clock_timestamp()) * 1000)::bigint end, r.* \
          from (values (1)) as clock left join (\

@@ -7,6 +7,7 @@
 pub mod catalog;
 mod column_sets;
 mod element_read;
+mod element_stream;
 mod element_write;
 mod empty;
 mod error;
@@ -28,7 +29,8 @@ mod swept;
 pub mod triggers;
 mod write;
 
-pub use element_read::Want;
+pub use element_read::{WHOLE_BYTES, Want};
+pub use element_stream::Elements;
 pub use error::StoreError;
 pub use keys::{CountedPage, KeyPage, KeyValues, TableSize};
 pub use read::{ReadRows, Reading, RowLock, StoredRow, select_statement};

@@ -217,6 +217,14 @@ impl Session {
         self.broken = true;
     }
 
+    /// The connection, and whether it is broken, for who keeps account of that.
+    pub(super) fn parts(&mut self) -> Result<(&mut PgConnection, &mut bool), StoreError> {
+        if self.broken {
+            return Err(lost());
+        }
+        Ok((&mut self.connection, &mut self.broken))
+    }
+
     /// The cheapest question: whether Postgres still answers.
     ///
     /// # Errors

@@ -86,6 +86,7 @@ async fn house() -> House {
         postgres: config.postgres,
         control,
         lease_ms: 10_000,
+        cache_max_elements: 10_000,
         plans,
         reply_most_bytes: 1 << 20,
     };

@@ -2,11 +2,17 @@
 -- A reader did not find what it wanted: is the key itself there, known to be absent, or may this
 -- reader fill it?
 -- KEYS: value, mark. ARGV: mark of the reader, lease in ms, 'hash' or 'set', what it needs: 'whole',
--- 'count', 'existence', or 'fields' and their names, no more than `unpack` takes. FILL comes with the
--- time in ms.
+-- 'each' (as 'whole', unless there are more elements than ARGV[5]), 'count', 'existence', or 'fields' and
+-- their names, no more than `unpack` takes. FILL comes with the time in ms.
 if redis.call('EXISTS', KEYS[1]) == 1 then
   local is_set = ARGV[3] == 'set'
-  if ARGV[4] == 'whole' then
+  if ARGV[4] == 'each' then
+    local count = redis.pcall(is_set and 'SCARD' or 'HLEN', KEYS[1])
+    if type(count) == 'number' and count > tonumber(ARGV[5]) then
+      return {'HIT'}
+    end
+  end
+  if ARGV[4] == 'whole' or ARGV[4] == 'each' then
     return {'HIT', redis.pcall(is_set and 'SMEMBERS' or 'HGETALL', KEYS[1])}
   elseif ARGV[4] == 'count' then
     return {'HIT', redis.pcall(is_set and 'SCARD' or 'HLEN', KEYS[1])}
