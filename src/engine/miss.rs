@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::asked::{Asked, Found, Lease, Residence, keys_of, wanted};
+use super::copy::ends_at_ms;
 use super::operation::{Operation, batches, total};
 use super::queue::Queue;
 use super::refusal::{read_failed, read_too_busy, read_too_slow, upstream_not_read};
@@ -494,7 +495,8 @@ fn fill(
         Some(record) => {
             let left_ms = cached_ttl_ms(mapping, record.expires_at_ms, now_ms);
             arguments.push(Bytes::from_static(mapping.holds().name().as_bytes()));
-            arguments.push(decimal(lease.upstream_now_ms.saturating_add(left_ms)));
+            let expires = record.expires_at_ms.is_some();
+            arguments.push(decimal(ends_at_ms(lease.upstream_now_ms, left_ms, expires)));
             for (field, value) in &record.fields {
                 arguments.push(field.clone());
                 if mapping.holds() == ValueKind::Hash {

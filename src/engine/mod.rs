@@ -5,8 +5,10 @@
 //! answers come back through the loops' mailboxes.
 
 mod asked;
+mod copy;
 pub mod errand;
 pub mod explain;
+pub mod journal;
 mod keeper;
 pub mod keyspace;
 mod listener;

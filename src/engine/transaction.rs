@@ -14,6 +14,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
+use super::copy::ends_at_ms;
 use super::operation::{Operation, total};
 use super::refusal::write_failed;
 use super::tables::Tables;
@@ -478,7 +479,8 @@ fn end_call(touched: &[Touched<'_>], begun: &Begun, aborted: bool) -> Call {
         }
         let left_ms = cached_ttl_ms(mapping, draft.expires_at_ms(), begun.store_now_ms);
         arguments.push(Bytes::from_static(mode.as_bytes()));
-        arguments.push(decimal(begun.upstream_now_ms.saturating_add(left_ms)));
+        let expires = draft.expires_at_ms().is_some();
+        arguments.push(decimal(ends_at_ms(begun.upstream_now_ms, left_ms, expires)));
         arguments.push(Bytes::from(set.len().to_string()));
         for (field, value) in set {
             arguments.push(field);

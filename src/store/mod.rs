@@ -4,7 +4,9 @@
 //! release, which costs two to three round trips a statement. The sessions of one worker follow one
 //! another; `Session::is_broken` says when the next one is due.
 
+mod applied;
 pub mod catalog;
+mod dead_letters;
 mod element_read;
 mod element_write;
 mod empty;
@@ -22,9 +24,12 @@ mod swept;
 pub mod triggers;
 mod write;
 
+pub use applied::Applied;
+pub use dead_letters::{DeadLetter, Letter};
 pub use element_read::Want;
 pub use error::StoreError;
 pub use keys::{CountedPage, KeyPage, KeyValues, TableSize};
-pub use read::{ReadRows, Reading, RowLock, StoredRow, select_statement};
+pub use read::{ReadRows, Reading, RowLock, StoredRow, has_row, select_statement};
 pub use session::Session;
+pub use swept::Swept;
 pub use write::Change;

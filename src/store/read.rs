@@ -277,7 +277,7 @@ fn row_reading<'a>(reading: &'a Reading<'a>, lock: RowLock) -> (Statement<'a>, R
 }
 
 /// Whether the key columns can hold the key: a number may be out of a column's range.
-pub(super) fn has_row(layout: &Layout, key: &MappedKey) -> bool {
+pub fn has_row(layout: &Layout, key: &MappedKey) -> bool {
     let fits = |(column, text): (&crate::mapping::layout::KeyColumn, &str)| {
         column.codec.encode(text.as_bytes()).exact
     };
