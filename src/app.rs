@@ -195,7 +195,7 @@ fn worker_runtime() -> Result<Runtime, AppError> {
 }
 
 fn engine_settings(setup: &Setup) -> Result<EngineSettings, AppError> {
-    let Config { upstream, postgres, defaults, .. } = &setup.config;
+    let Config { upstream, postgres, journal, defaults, .. } = &setup.config;
     let control = ControlSettings {
         address: setup.upstream_url()?,
         database: upstream.database,
@@ -204,6 +204,7 @@ fn engine_settings(setup: &Setup) -> Result<EngineSettings, AppError> {
     };
     Ok(EngineSettings {
         postgres: postgres.clone(),
+        journal: journal.clone(),
         control,
         lease_ms: defaults.lease_ms,
         plans: setup.plans.clone(),

@@ -164,6 +164,9 @@ impl Keeper {
             return self.come_back().await;
         }
         self.trust.journal.tell(journal);
+        let session = connected(&mut self.session, &self.settings).await?;
+        let count = session.count_dead_letters().await?;
+        self.trust.journal.tell_dead_letters(count);
         self.work_off_the_outbox().await
     }
 

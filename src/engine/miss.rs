@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::asked::{Asked, Found, Lease, Residence, keys_of, wanted};
+use super::barrier::until_clean;
 use super::copy::ends_at_ms;
 use super::operation::{Operation, batches, total};
 use super::queue::Queue;
@@ -47,13 +48,13 @@ const FILL_ARGUMENTS: usize = 1 << 20;
 
 /// Elements of a value with a row for each: a larger one is not cached. Its rows can be read one by one,
 /// while all of them would keep Redis, and Postgres, busy with one key.
-const FILL_ELEMENTS: usize = 10_000;
+pub(super) const FILL_ELEMENTS: usize = 10_000;
 
 /// How long a key that was larger than that is not looked at as a whole again.
-const LARGE_FOR: Duration = Duration::from_secs(60);
+pub(super) const LARGE_FOR: Duration = Duration::from_secs(60);
 
 /// More than so many large keys are not remembered.
-const MOST_LARGE: usize = 10_000;
+pub(super) const MOST_LARGE: usize = 10_000;
 
 /// A worker that reads what is not, or may not be, in Redis.
 #[derive(Debug)]
@@ -139,6 +140,7 @@ impl MissReader {
         let (mut asked, places) = keys_of(&operations);
         for part in asked.chunks_mut(BATCH_KEYS) {
             self.ask_redis(part).await;
+            self.wait_for_the_journal(part).await;
             self.ask_postgres(part).await;
         }
         for (operation, places) in operations.iter().zip(&places) {
@@ -243,6 +245,18 @@ impl MissReader {
         }
         let replies = self.control.call(&calls).await?;
         Ok(tokens.into_iter().zip(replies).collect())
+    }
+
+    /// Keys of which Redis may be ahead are asked of Postgres when it has caught up.
+    async fn wait_for_the_journal(&mut self, asked: &mut [Asked<'_>]) {
+        let ahead: Vec<usize> = (0..asked.len()).filter(|&at| asked[at].may_be_ahead()).collect();
+        let keys: Vec<&Bytes> = ahead.iter().map(|&at| &asked[at].key.key).collect();
+        if let Err(error) = until_clean(&self.trust, &mut self.control, &keys).await {
+            let reply = error.reply();
+            for at in ahead {
+                asked[at].stored = Some(Found::Error(reply.clone()));
+            }
+        }
     }
 
     // --- Postgres ---
@@ -478,7 +492,7 @@ fn by_mapping(asked: &[Asked<'_>], of_store: &[usize]) -> Vec<Group> {
     groups
 }
 
-fn fill(
+pub(super) fn fill(
     key: &MappedKey,
     mapping: &Mapping,
     lease: &Lease,
@@ -512,7 +526,7 @@ fn fill(
     Call { script: Script::Fill, keys: vec![key.key.clone(), mark_of(&key.key)], arguments }
 }
 
-fn unlease(key: &MappedKey, lease: &Lease) -> Call {
+pub(super) fn unlease(key: &MappedKey, lease: &Lease) -> Call {
     let arguments = vec![lease.token.text()];
     Call { script: Script::Unlease, keys: vec![mark_of(&key.key)], arguments }
 }

@@ -124,8 +124,9 @@ impl Engine {
         let operation = Operation::new(command, arguments, keys, others, reply_to);
         match command.mapped {
             Mapped::Read(read) => {
-                let asks_redis =
-                    alone && read.proof != Proof::Never && strategy == Some(Strategy::DualWrite);
+                let asks_redis = alone
+                    && read.proof != Proof::Never
+                    && matches!(strategy, Some(Strategy::DualWrite | Strategy::CacheFirst));
                 if asks_redis {
                     MappedRoute::AskRedis(read.proof, Box::new(operation))
                 } else {

@@ -273,7 +273,7 @@ pub(super) fn by_mapping(touched: &[Touched<'_>]) -> Vec<(Arc<Mapping>, Vec<usiz
 }
 
 /// Takes the locks and then reads the rows; what Postgres' clock said.
-async fn begin_reading(
+pub(super) async fn begin_reading(
     session: &mut Session,
     locks: &[i64],
     groups: &[(Arc<Mapping>, Vec<usize>)],

@@ -443,13 +443,11 @@ impl<'r> World<'r> {
                 Flusher::Cleaning(batch.into_iter().map(|(id, _)| id).collect())
             }
             Flusher::Cleaning(ids) => {
-                let ids: Vec<Vec<u8>> =
-                    ids.iter().map(|(e, n)| format!("{e}-{n}").into()).collect();
+                let (epoch, number) = ids.last().expect("not empty");
+                let last = format!("{epoch}-{number}").into_bytes();
                 let mut keys = vec![JOURNAL_STATE.to_vec(), JOURNAL.to_vec()];
                 keys.extend(triple());
-                let mut arguments = vec![ids.len().to_string().into_bytes()];
-                arguments.extend_from_slice(&ids);
-                arguments.push(ids.last().expect("not empty").clone());
+                let mut arguments = vec![last.clone(), last];
                 arguments.extend([b"100000000".to_vec(), b"100000000".to_vec()]);
                 self.seen.cleaned += 1;
                 self.post(Script::Clean, keys, arguments);

@@ -1,12 +1,11 @@
 #!lua flags=allow-oom
 -- Postgres has these entries of the journal now: keys that have not changed since are clean.
--- KEYS: the journal's state, the journal; then value, mark, aside of each key. ARGV: count of entries, their
--- ids; then for each key the id of its newest entry among them, how long its copy lives and how long it is
--- known to be absent (ms), the latter 'drop' where Postgres refused it.
-local count = tonumber(ARGV[1])
+-- KEYS: the journal's state, the journal; then value, mark, aside of each key. ARGV: the last of the entries,
+-- empty where they are not to go yet; then for each key the id of its newest entry among them, how long its
+-- copy lives and how long it is known to be absent (ms), the latter 'drop' where Postgres refused it.
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
-local at = count + 2
+local at = 2
 for i = 3, #KEYS, 3 do
   local value, mark, id = KEYS[i], KEYS[i + 1], ARGV[at]
   local ttl_ms, negative_ttl_ms = tonumber(ARGV[at + 1]), ARGV[at + 2]
@@ -25,10 +24,10 @@ for i = 3, #KEYS, 3 do
     end
   end
 end
-for i = 2, count + 1 do
-  local entry = redis.call('XRANGE', KEYS[2], ARGV[i], ARGV[i])[1]
-  if entry then
-    redis.call('XDEL', KEYS[2], ARGV[i])
+if ARGV[1] ~= '' then
+  -- Entries go in their order, so all that come before it are among them.
+  for _, entry in ipairs(redis.call('XRANGE', KEYS[2], '-', ARGV[1])) do
+    redis.call('XDEL', KEYS[2], entry[1])
     -- Its fields are 'at', 'changes', 'keys'.
     redis.call('HINCRBY', KEYS[1], 'changes', -tonumber(entry[2][4]))
   end
