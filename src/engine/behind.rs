@@ -21,7 +21,8 @@ use super::load::{Loader, NotLoaded};
 use super::operation::{Operation, batches};
 use super::patience;
 use super::refusal::{
-    Happened, journal_full, journal_not_open, too_busy, upstream_failed, write_failed,
+    Happened, journal_full, journal_not_open, not_yet_known, too_busy, upstream_failed,
+    write_failed,
 };
 use super::rescue::{answer_the_rest, rescue};
 use super::through::Writer;
@@ -98,6 +99,8 @@ enum Stepped {
     Full,
     /// Redis does not take it now; nothing has happened.
     NotNow,
+    /// Redis has not been gone through yet.
+    NotYet,
     Away,
     InDoubt,
 }
@@ -236,6 +239,10 @@ impl BehindWriter {
                     self.through.trust.journal.want();
                     sleep(PAUSE).await;
                 }
+                Stepped::NotYet => {
+                    why = not_yet_known();
+                    sleep(PAUSE).await;
+                }
                 Stepped::NotNow => {
                     self.write_through(run).await;
                     at += count;
@@ -326,7 +333,7 @@ impl BehindWriter {
         }
         match self.standing().await {
             Standing::Believed => {}
-            Standing::Met => return Stepped::NotNow,
+            Standing::Met => return Stepped::NotYet,
             Standing::Away => {
                 self.through.trust.lose();
                 return Stepped::Away;

@@ -8,6 +8,7 @@ mod asked;
 mod barrier;
 pub mod behind;
 mod copy;
+pub mod dead_letters;
 pub mod errand;
 pub mod explain;
 mod flusher;

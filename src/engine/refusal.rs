@@ -114,6 +114,13 @@ pub fn journal_full() -> Reply {
     )
 }
 
+/// The reply to a write that waited in vain for Redis to be gone through.
+pub fn not_yet_known() -> Reply {
+    Reply::err(
+        "the upstream Redis has just come back and is still looked through; nothing was written",
+    )
+}
+
 /// The reply to a write that waited in vain for the journal to be opened.
 pub fn journal_not_open() -> Reply {
     Reply::err("the journal in the upstream Redis is not open; nothing was written")

@@ -309,8 +309,7 @@ impl Writer {
         let limit = Duration::from_millis(timeout_ms) + GRACE;
         let copies = if operations.iter().any(|operation| leaves_copies(operation)) {
             if self.needs_redis {
-                let copies = Copies::in_redis(&self.trust, &mut self.control).await;
-                copies.map_err(Failure::Upstream)?
+                Copies::known(&self.trust, &mut self.control).await?
             } else {
                 Copies::now(&self.trust, &mut self.control).await?
             }

@@ -136,6 +136,16 @@ impl Copies {
         Self::in_redis(trust, control).await.map_err(Failure::Upstream)
     }
 
+    /// As `now`, for keys of which Redis may be ahead: of what it has, all has to be known. Were they written
+    /// in a run that nobody has gone through, older data could come back in its place, with changes that were
+    /// given up by then, and nobody would know that.
+    pub(super) async fn known(trust: &Trust, control: &mut Control) -> Result<Self, Failure> {
+        match Self::in_redis(trust, control).await.map_err(Failure::Upstream)? {
+            Self::Kept => Ok(Self::Kept),
+            _ => Err(Failure::Dirty),
+        }
+    }
+
     /// As `now`, for who needs Redis.
     pub(super) async fn in_redis(
         trust: &Trust,

@@ -89,15 +89,14 @@ impl Session {
         read.map_err(|error| self.failed(&error))
     }
 
-    /// One of them, which nobody else changes until the transaction's end.
+    /// One of them.
     ///
     /// # Errors
     /// Those of the statement, see [`StoreError`].
     pub async fn dead_letter(&mut self, id: i64) -> Result<Option<DeadLetter>, StoreError> {
         let row = self
             .attempt(async |connection| {
-                let select =
-                    format!("select {COLUMNS} from respgres.dead_letters where id = $1 for update");
+                let select = format!("select {COLUMNS} from respgres.dead_letters where id = $1");
                 sqlx::query(sqlx::AssertSqlSafe(select)).bind(id).fetch_optional(connection).await
             })
             .await?;

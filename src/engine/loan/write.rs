@@ -175,8 +175,13 @@ impl Lender {
             _ => at < keys.lent,
         };
         let places: Vec<usize> = (0..keys.touched.len()).filter(is_begun).collect();
-        let copies = Copies::in_redis(&self.trust, &mut self.control).await;
-        let copies = copies.map_err(Failure::Upstream)?;
+        let is_behind = |touched: &Touched<'_>| touched.mapping.strategy == Strategy::CacheFirst;
+        let copies = if keys.touched.iter().any(is_behind) {
+            Copies::known(&self.trust, &mut self.control).await?
+        } else {
+            let copies = Copies::in_redis(&self.trust, &mut self.control).await;
+            copies.map_err(Failure::Upstream)?
+        };
         let from = Instant::now();
         let lease_ms = self.settings.lease_ms;
         let call = begin_call(&keys.touched, &places, &token, lease_ms, &copies);
