@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use respgres::app::{self, Setup};
-use respgres::cli::{self, CheckConfig, Verb};
+use respgres::cli::{self, CheckConfig, ConfigFile, DeadLetterVerb, JournalVerb, Verb};
 use respgres::{command, config, store};
 
 /// Runs the program; its exit code is 0, 1 when something went wrong, 2 for a bad command line.
@@ -26,6 +26,7 @@ fn main() -> ExitCode {
             Ok(())
         }
         Verb::Explain { file, key } => explain(&file.config, key),
+        Verb::Journal(verb) => journal(&verb),
         Verb::Schema { file, triggers, apply } => schema(&file.config, triggers, apply),
     };
     match done {
@@ -58,6 +59,27 @@ fn explain(path: &Path, key: String) -> Result<(), String> {
         .map_err(|error| format!("the key could not be explained: {error}"))?;
     for (name, text) in told {
         println!("{name:>10}: {text}");
+    }
+    Ok(())
+}
+
+fn journal(verb: &JournalVerb) -> Result<(), String> {
+    let load = |file: &ConfigFile| Setup::load(&file.config).map_err(|all| all.to_string());
+    let told = match verb {
+        JournalVerb::Status(file) => app::journal::status(&load(file)?),
+        JournalVerb::Dlq(DeadLetterVerb::List(file)) => app::journal::list(&load(file)?),
+        JournalVerb::Dlq(DeadLetterVerb::Show { file, id }) => {
+            app::journal::show(&load(file)?, *id)
+        }
+        JournalVerb::Dlq(DeadLetterVerb::Retry { file, id }) => {
+            app::journal::retry(&load(file)?, *id)
+        }
+        JournalVerb::Dlq(DeadLetterVerb::Drop { file, id }) => {
+            app::journal::forget(&load(file)?, *id)
+        }
+    };
+    for line in told.map_err(|error| error.to_string())? {
+        println!("{line}");
     }
     Ok(())
 }

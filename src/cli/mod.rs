@@ -41,6 +41,9 @@ pub enum Verb {
         /// The key, as an app names it.
         key: String,
     },
+    /// What mappings with the strategy `cache_first` have written to Redis, on its way to Postgres.
+    #[command(subcommand)]
+    Journal(JournalVerb),
     /// Print the tables that the mappings want, as SQL.
     Schema {
         #[command(flatten)]
@@ -53,6 +56,45 @@ pub enum Verb {
         /// Run the SQL on the configured database, and respgres' own migrations.
         #[arg(long)]
         apply: bool,
+    },
+}
+
+/// What is on its way from Redis to Postgres.
+#[derive(Debug, Subcommand)]
+pub enum JournalVerb {
+    /// Tell how far Postgres is behind.
+    Status(ConfigFile),
+    /// See to changes that Postgres refused: dead letters.
+    #[command(subcommand)]
+    Dlq(DeadLetterVerb),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum DeadLetterVerb {
+    /// List them, oldest first: number, time, mapping, key, reason.
+    List(ConfigFile),
+    /// Show what a change was.
+    Show {
+        #[command(flatten)]
+        file: ConfigFile,
+        /// Its number.
+        id: i64,
+    },
+    /// Make a change, now that Postgres may take it; it is no dead letter any more then.
+    ///
+    /// Fields that were written since get the older value.
+    Retry {
+        #[command(flatten)]
+        file: ConfigFile,
+        /// Its number.
+        id: i64,
+    },
+    /// Forget a change.
+    Drop {
+        #[command(flatten)]
+        file: ConfigFile,
+        /// Its number.
+        id: i64,
     },
 }
 

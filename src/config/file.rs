@@ -587,7 +587,7 @@ mod tests {
             name = "api keys"
             keys = "apikey:{id:uuid}"
             table = "api-keys"
-            strategy = "cache_first"
+            strategy = "write_behind"
             on_expire = "leave"
             exclude = ["", 5]
             key_columns = { id = 5, name = "a b" }
@@ -619,7 +619,7 @@ mod tests {
               mapping[0] "api keys".name: "api keys" is not a mapping's name; use letters, digits, '_', '-' and '.', at most 63
               mapping[0] "api keys".keys: there is no such setting; did you mean "key"?
               mapping[0] "api keys".table: "api-keys" is not a table's name; use letters, digits, '_' and '$', a letter or '_' first, at most 63 bytes
-              mapping[0] "api keys".strategy: the strategy "cache_first" is not available yet; use "dual_write"
+              mapping[0] "api keys".strategy: there is no strategy "write_behind"; there are: dual_write, cache_first, database_first, redis_only, postgres_only
               mapping[0] "api keys".on_expire: there is no word "leave"; there are: delete, keep
               mapping[0] "api keys".exclude[0]: is empty; say something, or remove it
               mapping[0] "api keys".exclude[1]: expected a text in quotes, found a number

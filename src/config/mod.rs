@@ -33,6 +33,7 @@ pub struct Config {
     pub limits: Limits,
     pub upstream: Upstream,
     pub postgres: Postgres,
+    pub journal: Journal,
     pub log: Log,
     pub defaults: Defaults,
     pub mappings: Vec<Mapping>,
@@ -136,6 +137,17 @@ pub struct Postgres {
     pub statement_timeout_ms: u64,
 }
 
+/// `[journal]`: what `cache_first` mappings have written to Redis, on its way to Postgres.
+#[derive(Clone, Debug)]
+pub struct Journal {
+    /// Fields and members in the journal before writes have to wait. Default 1,000,000.
+    pub max_changes: u64,
+    /// Fields and members that are brought to Postgres at once. Default 5000.
+    pub batch_changes: usize,
+    /// How long the flusher waits for more. Default 10 ms.
+    pub delay_ms: u64,
+}
+
 /// `[log]`
 #[derive(Clone, Debug)]
 pub struct Log {
@@ -168,6 +180,7 @@ pub struct Defaults {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Strategy {
     DualWrite,
+    CacheFirst,
     DatabaseFirst,
     RedisOnly,
     PostgresOnly,
@@ -335,6 +348,7 @@ impl Config {
                 connect_timeout_ms: 0,
                 statement_timeout_ms: 0,
             },
+            journal: Journal { max_changes: 0, batch_changes: 0, delay_ms: 0 },
             log: Log { format: LogFormat::Text, level: String::new() },
             defaults: Defaults {
                 strategy: Strategy::DualWrite,

@@ -163,6 +163,17 @@ pub(super) static SECTIONS: &[Section] = &[
         row("statement_timeout", Default("\"5s\""), Slot::Duration(|c, v| c.postgres.statement_timeout_ms = v),
             "Longest statement, its waits for locks included."),
     ]},
+    Section { name: "journal", about: "What mappings with the strategy `cache_first` have written to Redis, on its way to Postgres.", settings: &[
+        row("max_changes", Default("1000000"), Slot::Number(1..=1_000_000_000, |c, v| c.journal.max_changes = v),
+            "Fields and members that may be in the journal; each takes about as much memory of Redis as its name \
+             and value. When it is full writes wait, at most twice `postgres.statement_timeout`, and are refused \
+             then. A batch that was begun before may exceed it."),
+        row("batch_changes", Default("5000"), Slot::Number(1..=1_000_000, |c, v| c.journal.batch_changes = count(v)),
+            "About so many of them are brought to Postgres in one transaction. Keys that change often are \
+             written once in it."),
+        row("delay", Default("\"10ms\""), Slot::Duration(|c, v| c.journal.delay_ms = v),
+            "How long respgres waits for more before it brings fewer to Postgres, unless somebody waits for them."),
+    ]},
     Section { name: "log", about: "The log.", settings: &[
         row("format", Default("\"text\""),
             Slot::Text(|c, v| { c.log.format = words::log_format(v)?; Ok(()) }),
@@ -176,7 +187,8 @@ pub(super) static SECTIONS: &[Section] = &[
         row("strategy", Default("\"dual_write\""),
             Slot::Text(|c, v| { c.defaults.strategy = words::strategy(v)?; Ok(()) }),
             "Who is written first, and who is read first. `dual_write`: Postgres, then Redis; read from \
-             Redis, else Postgres. `database_first`: written likewise, read from Postgres. `redis_only`, \
+             Redis, else Postgres. `cache_first`: Redis, and Postgres soon after; read likewise; as durable as Redis \
+             is. `database_first`: written likewise, read from Postgres. `redis_only`, \
              `postgres_only`: that one alone."),
         row("cache_ttl", Default("\"24h\""), Slot::Duration(|c, v| c.defaults.cache_ttl_ms = v),
             "Life of a cached copy in Redis; not what TTL shows."),

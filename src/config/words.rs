@@ -21,14 +21,10 @@ fn word<T: Copy>(text: &str, what: &str, words: &[(&str, T)]) -> Result<T, Strin
 }
 
 pub(super) fn strategy(text: &str) -> Result<Strategy, String> {
-    if text == "cache_first" {
-        return Err(
-            "the strategy \"cache_first\" is not available yet; use \"dual_write\"".to_owned()
-        );
-    }
     #[rustfmt::skip]
     let words = [
         ("dual_write", Strategy::DualWrite),
+        ("cache_first", Strategy::CacheFirst),
         ("database_first", Strategy::DatabaseFirst),
         ("redis_only", Strategy::RedisOnly),
         ("postgres_only", Strategy::PostgresOnly),

@@ -99,7 +99,15 @@ impl Asked<'_> {
     pub(super) fn is_for_store(&self) -> bool {
         let by_redis = matches!(self.residence, Residence::Told)
             && self.key.mapping.strategy != Strategy::DatabaseFirst;
-        self.needs.expiry || !by_redis
+        self.stored.is_none() && (self.needs.expiry || !by_redis)
+    }
+
+    /// Whether Postgres is going to be asked for a key of which Redis may be ahead. A reader that may fill it,
+    /// or that somebody else keeps from it, has been told that Redis is not.
+    pub(super) fn may_be_ahead(&self) -> bool {
+        self.key.mapping.strategy == Strategy::CacheFirst
+            && self.is_for_store()
+            && matches!(self.residence, Residence::Unknown | Residence::Told)
     }
 
     /// What answers a need: Postgres where it was asked and has answered, else Redis.

@@ -154,6 +154,7 @@ fn of_plan(plan: &Plan, key: &[u8]) -> Explanation {
     });
     let strategy = match plan.config.strategy {
         Strategy::DualWrite => "dual_write: Postgres first, read from Redis, else from Postgres",
+        Strategy::CacheFirst => "cache_first: Redis first, read from Redis, else from Postgres",
         Strategy::DatabaseFirst => "database_first: Postgres first, read from Postgres",
         Strategy::RedisOnly => "redis_only: the key lives in Redis alone",
         Strategy::PostgresOnly => "postgres_only: no copy in Redis",

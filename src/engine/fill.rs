@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::asked::Lease;
+use super::copy::ends_at_ms;
 use super::transaction::cached_ttl_ms;
 use crate::mapping::{MappedKey, Mapping};
 use crate::store::WHOLE_BYTES;
@@ -33,7 +34,8 @@ pub(super) fn fill(
         Some(record) => {
             let left_ms = cached_ttl_ms(mapping, record.expires_at_ms, now_ms);
             arguments.push(Bytes::from_static(mapping.holds().name().as_bytes()));
-            arguments.push(decimal(lease.upstream_now_ms.saturating_add(left_ms)));
+            let expires = record.expires_at_ms.is_some();
+            arguments.push(decimal(ends_at_ms(lease.upstream_now_ms, left_ms, expires)));
             for (field, value) in &record.fields {
                 arguments.push(field.clone());
                 if mapping.holds() == ValueKind::Hash {

@@ -26,10 +26,10 @@ use crate::command::Needs;
 use crate::mapping::{MappedKey, Registry};
 use crate::store::outbox::OutboxRow;
 use crate::store::sole::Work;
-use crate::store::{RowLock, Session, StoreError, Want};
+use crate::store::{Applied, RowLock, Session, StoreError, Swept, Want};
 use crate::tasks::Tasks;
 use crate::upstream::control::{Control, Frame};
-use crate::upstream::scripts::{Call, Script, aside_of, mark_of, owner_of};
+use crate::upstream::scripts::{Call, JOURNAL, Script, aside_of, mark_of, owner_of};
 use crate::upstream::{RunId, UpstreamError};
 
 /// How often a Redis that is believed is asked for a sign of life, and the outbox is looked into though
@@ -150,14 +150,24 @@ impl Keeper {
             return self.come_back().await;
         }
         let session = connected(&mut self.session, &self.settings).await?;
-        let swept = session.swept_run().await?;
-        if run.map(|run| run.to_string()) != swept {
+        let swept = session.swept().await?;
+        if run.map(|run| run.to_string()) != swept.as_ref().map(|swept| swept.run.clone()) {
             if swept.is_some() {
                 tracing::warn!("another respgres has met another Redis: who has the address now?");
             }
             self.trust.lose();
             return self.come_back().await;
         }
+        let journal = self.control.journal_state().await?;
+        if journal.epoch != swept.map(|swept| swept.epoch) {
+            // Somebody has emptied Redis. What it has now is as good as any copies; only the journal
+            // cannot go on before it has its new epoch.
+            return self.come_back().await;
+        }
+        self.trust.journal.tell(journal);
+        let session = connected(&mut self.session, &self.settings).await?;
+        let count = session.count_dead_letters().await?;
+        self.trust.journal.tell_dead_letters(count);
         self.work_off_the_outbox().await
     }
 
@@ -191,10 +201,10 @@ impl Keeper {
     async fn make_sure_of(&mut self, run: RunId) -> Result<(), Trouble> {
         let text = run.to_string();
         loop {
-            let session = connected(&mut self.session, &self.settings).await?;
-            if session.swept_run().await?.is_some_and(|swept| swept == text) {
+            if self.is_swept(&text).await? {
                 return Ok(());
             }
+            let session = connected(&mut self.session, &self.settings).await?;
             if session.take_on(Work::Sweep).await? {
                 break;
             }
@@ -206,18 +216,50 @@ impl Keeper {
         done
     }
 
-    async fn sweep_under_lock(&mut self, run: &str) -> Result<(), Trouble> {
+    /// Whether this run was gone through, and has its data still.
+    async fn is_swept(&mut self, run: &str) -> Result<bool, Trouble> {
         let session = connected(&mut self.session, &self.settings).await?;
-        let swept = session.swept_run().await?;
-        if swept.as_ref().is_some_and(|swept| swept == run) {
+        let Some(swept) = session.swept().await? else { return Ok(false) };
+        Ok(swept.run == run && self.control.journal_state().await?.epoch == Some(swept.epoch))
+    }
+
+    async fn sweep_under_lock(&mut self, run: &str) -> Result<(), Trouble> {
+        if self.is_swept(run).await? {
             return Ok(());
         }
+        let session = connected(&mut self.session, &self.settings).await?;
+        let recorded = session.swept().await?;
+        let applied = session.applied().await?;
         // Nothing is recorded before the first start of all. A Redis from before may have copies all the
         // same: of another database, or of this one as it was before it was restored. But it may as well have
         // what nobody has brought to Postgres yet.
-        let spares_what_has_no_row = swept.is_none();
+        let spares_what_has_no_row = recorded.is_none();
+        let journal = self.control.journal_state().await?;
+        let before = recorded.unwrap_or_default();
+        let is_known = !spares_what_has_no_row
+            && journal.epoch.is_some_and(|epoch| epoch >= before.first_epoch);
+        let past = [before.last_epoch, applied.epoch, journal.epoch.unwrap_or(0)];
+        let epoch = past.into_iter().max().unwrap_or(0) + 1;
+        let first_epoch = if is_known { before.first_epoch } else { epoch };
+        // From here on nobody takes the changes in data of before for known, whoever ends this sweep.
+        let begun = Swept { first_epoch, last_epoch: epoch, ..before };
+        if !spares_what_has_no_row {
+            session.record_swept(&begun).await?;
+        }
+        if !is_known {
+            if journal.entries > 0 {
+                tracing::error!(
+                    entries = journal.entries,
+                    changes = journal.changes,
+                    "Redis has come with a journal of changes that belong to other data than what                      respgres knows: they are dropped"
+                );
+            }
+            self.control.drop_journal().await?;
+        }
         let since = Instant::now();
-        let (seen, kept) = self.sweep(spares_what_has_no_row).await?;
+        let (seen, kept) = self.sweep(spares_what_has_no_row, is_known.then_some(applied)).await?;
+        // The journal is opened when all else is done: who has to begin again begins at the beginning.
+        self.control.begin_epoch(epoch).await?;
         let seconds = since.elapsed().as_secs_f64();
         tracing::info!(
             seen,
@@ -226,13 +268,24 @@ impl Keeper {
             "Redis is new here or has started anew: copies of mapped keys in it were dropped"
         );
         let session = connected(&mut self.session, &self.settings).await?;
-        session.record_swept_run(run).await?;
+        let ended = Swept { run: run.to_owned(), epoch, ..begun };
+        session.record_swept(&ended).await?;
         Ok(())
     }
 
     /// Drops what may be an old copy; how many mapped keys were seen, and kept.
-    async fn sweep(&mut self, spares_what_has_no_row: bool) -> Result<(usize, usize), Trouble> {
-        let spare = spares_what_has_no_row.then_some(Bytes::from_static(b"spare"));
+    /// `applied`: the last entry of the journal that Postgres has, where its entries are to be believed.
+    async fn sweep(
+        &mut self,
+        spares_what_has_no_row: bool,
+        applied: Option<Applied>,
+    ) -> Result<(usize, usize), Trouble> {
+        let (epoch, number) = match applied {
+            Some(applied) => (applied.epoch.to_string(), applied.number.to_string()),
+            None => (String::new(), String::new()),
+        };
+        let spare = if spares_what_has_no_row { "spare" } else { "" };
+        let arguments = [epoch, number, spare.to_owned()].map(Bytes::from);
         let (mut seen, mut kept) = (0, 0);
         let mut cursor = Bytes::from_static(b"0");
         loop {
@@ -253,7 +306,7 @@ impl Keeper {
             if !mapped.is_empty() {
                 let mapped: Vec<Bytes> = mapped.into_iter().collect();
                 seen += mapped.len();
-                let staying = numbers(self.call(Script::Sweep, &mapped, spare.as_slice()).await?)?;
+                let staying = numbers(self.call(Script::Sweep, &mapped, &arguments).await?)?;
                 let staying: Vec<Bytes> =
                     staying.into_iter().map(|at| mapped[at].clone()).collect();
                 kept += self.drop_those_with_rows(&staying).await?;
@@ -327,7 +380,9 @@ impl Keeper {
         arguments: &[Bytes],
     ) -> Result<Frame, UpstreamError> {
         let names = keys.iter().flat_map(|key| [key.clone(), mark_of(key), aside_of(key)]);
-        let call = Call { script, keys: names.collect(), arguments: arguments.to_vec() };
+        let journal = (script == Script::Sweep).then_some(Bytes::from_static(JOURNAL));
+        let keys = journal.into_iter().chain(names).collect();
+        let call = Call { script, keys, arguments: arguments.to_vec() };
         let mut replies = self.control.call(&[call]).await?;
         replies.pop().ok_or_else(odd)
     }

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::asked::{Asked, Found, Residence, keys_of, wanted};
+use super::barrier::until_clean;
 use super::fill::{fill, unlease};
 use super::operation::{Operation, batches, total};
 use super::queue::Queue;
@@ -42,10 +43,10 @@ use crate::upstream::scripts::{Call, Script, Token, mark_of};
 const BATCH_KEYS: usize = 500;
 
 /// How long a key that was too large for the cache is not looked at as a whole again.
-const LARGE_FOR: Duration = Duration::from_secs(60);
+pub(super) const LARGE_FOR: Duration = Duration::from_secs(60);
 
 /// More than so many large keys are not remembered.
-const MOST_LARGE: usize = 10_000;
+pub(super) const MOST_LARGE: usize = 10_000;
 
 /// A worker that reads what is not, or may not be, in Redis.
 #[derive(Debug)]
@@ -131,6 +132,7 @@ impl MissReader {
         let (mut asked, places) = keys_of(&operations);
         for part in asked.chunks_mut(BATCH_KEYS) {
             self.ask_redis(part).await;
+            self.wait_for_the_journal(part).await;
             self.ask_postgres(part).await;
         }
         for (operation, places) in operations.iter().zip(&places) {
@@ -241,6 +243,18 @@ impl MissReader {
         }
         let replies = self.control.call(&calls).await?;
         Ok(tokens.into_iter().zip(replies).collect())
+    }
+
+    /// Keys of which Redis may be ahead are asked of Postgres when it has caught up.
+    async fn wait_for_the_journal(&mut self, asked: &mut [Asked<'_>]) {
+        let ahead: Vec<usize> = (0..asked.len()).filter(|&at| asked[at].may_be_ahead()).collect();
+        let keys: Vec<&Bytes> = ahead.iter().map(|&at| &asked[at].key.key).collect();
+        if let Err(error) = until_clean(&self.trust, &mut self.control, &keys).await {
+            let reply = error.reply();
+            for at in ahead {
+                asked[at].stored = Some(Found::Error(reply.clone()));
+            }
+        }
     }
 
     // --- Postgres ---

@@ -5,13 +5,21 @@
 //! answers come back through the loops' mailboxes.
 
 mod asked;
+mod barrier;
+pub mod behind;
+mod copy;
+pub mod dead_letters;
 pub mod errand;
 mod expirer;
 pub mod explain;
 mod fill;
+mod flusher;
+mod fold;
+pub mod journal;
 mod keeper;
 pub mod keyspace;
 mod listener;
+mod load;
 pub mod loan;
 pub mod mailbox;
 pub mod miss;
@@ -32,7 +40,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use crate::config;
+use crate::config::{self, Strategy};
 use crate::mapping::registry::Plan;
 use crate::mapping::{MappedKey, Registry};
 use crate::tasks::Tasks;
@@ -41,6 +49,8 @@ use crate::upstream::control::ControlSettings;
 
 pub use errand::{Errand, ErrandFailed, Over, Runner};
 use expirer::Expirer;
+use flusher::Flusher;
+pub use journal::JournalReport;
 use keeper::Keeper;
 use keyspace::Surveyor;
 pub use keyspace::{Ask, Survey};
@@ -65,6 +75,7 @@ const TICK: Duration = Duration::from_millis(500);
 #[derive(Clone, Debug)]
 pub struct EngineSettings {
     pub postgres: config::Postgres,
+    pub journal: config::Journal,
     pub control: ControlSettings,
     pub lease_ms: u64,
     /// A value with more elements, a row for each, is not cached.
@@ -82,6 +93,10 @@ pub struct Engine {
     /// The database whose keys are mapped.
     database: u16,
     writers: Vec<Arc<Queue>>,
+    /// What Redis is told first.
+    behind: Arc<Queue>,
+    /// What Postgres is told first of keys of which Redis may be ahead.
+    beside_behind: Arc<Queue>,
     readers: Vec<Arc<Queue>>,
     streams: Arc<Queue<Streaming>>,
     loans: Arc<Queue<Job>>,
@@ -101,6 +116,8 @@ impl Engine {
             registry: Arc::new(registry),
             database: settings.control.database,
             writers: queues(settings.postgres.writers),
+            behind: Arc::default(),
+            beside_behind: Arc::default(),
             readers: queues(settings.postgres.readers),
             streams: Arc::default(),
             loans: Arc::default(),
@@ -125,6 +142,18 @@ impl Engine {
                 Arc::clone(&tables),
                 Arc::clone(queue),
             );
+            let tasks_of_worker = tasks.clone();
+            tasks.spawn(async move { worker.run(&tasks_of_worker).await });
+        }
+        if self.writes_behind() {
+            let settled = |queue: &Arc<Queue>| {
+                let (tables, queue) = (Arc::clone(&tables), Arc::clone(queue));
+                through::Writer::new(settings, self.trust(), tables, queue).never_past_redis()
+            };
+            let worker = behind::BehindWriter::new(settled(&self.behind));
+            let tasks_of_worker = tasks.clone();
+            tasks.spawn(async move { worker.run(&tasks_of_worker).await });
+            let worker = settled(&self.beside_behind);
             let tasks_of_worker = tasks.clone();
             tasks.spawn(async move { worker.run(&tasks_of_worker).await });
         }
@@ -155,15 +184,21 @@ impl Engine {
             let keeper = Keeper::new(settings, self.trust(), registry, Arc::clone(&tables));
             let tasks_of_keeper = tasks.clone();
             tasks.spawn(async move { keeper.run(&tasks_of_keeper).await });
-            let (registry, tables) = (Arc::clone(&self.registry), Arc::clone(&tables));
-            let expirer = Expirer::new(settings, registry, tables);
+            let registry = Arc::clone(&self.registry);
+            let expirer = Expirer::new(settings, registry, Arc::clone(&tables));
             let tasks_of_expirer = tasks.clone();
             tasks.spawn(async move { expirer.run(&tasks_of_expirer).await });
+            // Also when nothing is written behind any more: there may be something left.
+            let registry = Arc::clone(&self.registry);
+            let flusher = Flusher::new(settings, self.trust(), registry, Arc::clone(&tables));
+            let tasks_of_flusher = tasks.clone();
+            tasks.spawn(async move { flusher.run(&tasks_of_flusher).await });
             tasks.spawn(listener::listen(settings.postgres.clone(), self.trust(), tasks.clone()));
         }
         let surveyor = |queue: &Arc<Queue<Survey>>, long| {
             let (registry, tables) = (Arc::clone(&self.registry), Arc::clone(&tables));
-            Surveyor::new(settings, registry, tables, Arc::clone(queue), tasks.clone(), long)
+            let (trust, queue) = (self.trust(), Arc::clone(queue));
+            Surveyor::new(settings, trust, registry, tables, queue, tasks.clone(), long)
         };
         let [all, some] = &self.surveys;
         keyspace::start([surveyor(all, true), surveyor(some, false)], tasks)
@@ -220,7 +255,9 @@ impl Engine {
     /// Hands over a write. Operations of one worker are done in the order in which they came.
     pub fn write(&self, operation: Operation) {
         let worker = self.writer_of(&operation);
-        self.writers[worker].push(operation);
+        let behind = [&self.behind, &self.beside_behind];
+        let mut queues = self.writers.iter().chain(behind);
+        queues.nth(worker).expect("`writer_of` knows how many there are").push(operation);
     }
 
     /// Hands over requests that Redis is to run on mapped keys.
@@ -241,7 +278,21 @@ impl Engine {
 
     /// Which writer an operation goes to: all operations on one key go to the same one.
     pub fn writer_of(&self, operation: &Operation) -> usize {
-        worker_of(&operation.keys[0], self.writers.len())
+        if !operation.keys.iter().any(|key| key.mapping.strategy == Strategy::CacheFirst) {
+            return worker_of(&operation.keys[0], self.writers.len());
+        }
+        self.writers.len() + usize::from(!behind::may_be_behind(operation))
+    }
+
+    /// Whether Redis is told first of any key.
+    pub fn writes_behind(&self) -> bool {
+        let mut mappings = self.registry.mappings().iter();
+        mappings.any(|mapping| mapping.strategy == Strategy::CacheFirst)
+    }
+
+    /// How far Postgres is behind.
+    pub fn journal(&self) -> JournalReport {
+        self.trust.journal.report()
     }
 }
 

@@ -107,6 +107,25 @@ pub fn upstream_failed(happened: Happened) -> Reply {
     })
 }
 
+/// The reply to a write that waited in vain for room in the journal.
+pub fn journal_full() -> Reply {
+    Reply::err(
+        "the journal is full (journal.max_changes), as Postgres does not take what is in it; nothing was written",
+    )
+}
+
+/// The reply to a write that waited in vain for Redis to be gone through.
+pub fn not_yet_known() -> Reply {
+    Reply::err(
+        "the upstream Redis has just come back and is still looked through; nothing was written",
+    )
+}
+
+/// The reply to a write that waited in vain for the journal to be opened.
+pub fn journal_not_open() -> Reply {
+    Reply::err("the journal in the upstream Redis is not open; nothing was written")
+}
+
 /// The refusal of a write of which a part may stay all the same.
 pub fn in_part(refusal: Reply) -> Reply {
     let Reply::Error(text) = refusal else { return refusal };

@@ -85,7 +85,10 @@ impl Engine {
             *touch = match command.mapped {
                 Mapped::Read(Read { proof, of, .. })
                     if proof != Proof::Never
-                        && mapping.strategy == Strategy::DualWrite
+                        && matches!(
+                            mapping.strategy,
+                            Strategy::DualWrite | Strategy::CacheFirst
+                        )
                         && of.is_none_or(|of| of == mapping.holds()) =>
                 {
                     Touch::Asks(proof)

@@ -16,6 +16,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+
+use super::barrier::{NotFlushed, until_clean};
 use super::operation::{Operation, batches, total};
 use super::queue::Queue;
 use super::refusal::{Happened, too_busy, too_slow, upstream_failed, write_failed};
@@ -49,13 +52,15 @@ const GRACE: Duration = Duration::from_secs(1);
 /// A worker that brings writes to Postgres.
 #[derive(Debug)]
 pub struct Writer {
-    settings: EngineSettings,
-    trust: Arc<Trust>,
-    tables: Arc<Tables>,
+    pub(super) settings: EngineSettings,
+    pub(super) trust: Arc<Trust>,
+    pub(super) tables: Arc<Tables>,
     slow: Slow,
-    session: Option<Session>,
-    control: Control,
-    queue: Arc<Queue>,
+    pub(super) session: Option<Session>,
+    pub(super) control: Control,
+    pub(super) queue: Arc<Queue>,
+    /// Redis may know what Postgres does not: nothing is written while it is out of reach.
+    needs_redis: bool,
 }
 
 /// Operations of a batch, by their places, that go into one transaction.
@@ -87,7 +92,13 @@ impl Writer {
             slow: Slow::default(),
             session: None,
             queue,
+            needs_redis: false,
         }
+    }
+
+    /// For keys that others may write behind.
+    pub(super) fn never_past_redis(self) -> Self {
+        Self { needs_redis: true, ..self }
     }
 
     /// Writes until it is asked to stop and nothing is left in its queue.
@@ -113,7 +124,7 @@ impl Writer {
     }
 
     /// Brings a batch to Postgres and answers every operation of it.
-    async fn write(&mut self, batch: &[Operation]) {
+    pub(super) async fn write(&mut self, batch: &[Operation]) {
         let deadline = Instant::now() + patience(&self.settings.postgres);
         // The first one last.
         let mut parts = self.sort_out(batch).await;
@@ -231,6 +242,17 @@ impl Writer {
         hurried: bool,
     ) -> Result<(), Failure> {
         let (mut races, mut dirty, mut lost, mut bypasses) = (0, 0, 0, 0);
+        if self.needs_redis {
+            // Also of a row that it leaves as it is, an operation has to know what clients were told.
+            let keys = operations.iter().flat_map(|operation| &operation.keys);
+            let keys: Vec<&Bytes> = keys.map(|key| &key.key).collect();
+            until_clean(&self.trust, &mut self.control, &keys).await.map_err(
+                |error| match error {
+                    NotFlushed::Upstream(error) => Failure::Upstream(error),
+                    NotFlushed::Late => Failure::Dirty,
+                },
+            )?;
+        }
         loop {
             let was_connected = self.session.is_some();
             let failure = match self.transact(operations, hurried).await {
@@ -264,6 +286,7 @@ impl Writer {
                 }
                 Failure::Dirty if dirty < DIRTY_TRIES => {
                     dirty += 1;
+                    self.trust.journal.want();
                     tokio::time::sleep(Duration::from_millis(DIRTY_PAUSE_MS)).await;
                 }
                 _ => {
@@ -285,7 +308,11 @@ impl Writer {
         session.hurry(hurried.then(|| hurry_ms(timeout_ms)));
         let limit = Duration::from_millis(timeout_ms) + GRACE;
         let copies = if operations.iter().any(|operation| leaves_copies(operation)) {
-            Copies::now(&self.trust, &mut self.control).await?
+            if self.needs_redis {
+                Copies::known(&self.trust, &mut self.control).await?
+            } else {
+                Copies::now(&self.trust, &mut self.control).await?
+            }
         } else {
             Copies::Kept
         };

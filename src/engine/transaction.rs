@@ -14,6 +14,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
+use super::copy::ends_at_ms;
 use super::operation::{Operation, total};
 use super::refusal::write_failed;
 use super::tables::Tables;
@@ -133,6 +134,16 @@ impl Copies {
             return Ok(Self::Bypassed { _right: right });
         }
         Self::in_redis(trust, control).await.map_err(Failure::Upstream)
+    }
+
+    /// As `now`, for keys of which Redis may be ahead: of what it has, all has to be known. Were they written
+    /// in a run that nobody has gone through, older data could come back in its place, with changes that were
+    /// given up by then, and nobody would know that.
+    pub(super) async fn known(trust: &Trust, control: &mut Control) -> Result<Self, Failure> {
+        match Self::in_redis(trust, control).await.map_err(Failure::Upstream)? {
+            Self::Kept => Ok(Self::Kept),
+            _ => Err(Failure::Dirty),
+        }
     }
 
     /// As `now`, for who needs Redis.
@@ -272,7 +283,7 @@ pub(super) fn by_mapping(touched: &[Touched<'_>]) -> Vec<(Arc<Mapping>, Vec<usiz
 }
 
 /// Takes the locks and then reads the rows; what Postgres' clock said.
-async fn begin_reading(
+pub(super) async fn begin_reading(
     session: &mut Session,
     locks: &[i64],
     groups: &[(Arc<Mapping>, Vec<usize>)],
@@ -478,7 +489,8 @@ fn end_call(touched: &[Touched<'_>], begun: &Begun, aborted: bool) -> Call {
         }
         let left_ms = cached_ttl_ms(mapping, draft.expires_at_ms(), begun.store_now_ms);
         arguments.push(Bytes::from_static(mode.as_bytes()));
-        arguments.push(decimal(begun.upstream_now_ms.saturating_add(left_ms)));
+        let expires = draft.expires_at_ms().is_some();
+        arguments.push(decimal(ends_at_ms(begun.upstream_now_ms, left_ms, expires)));
         arguments.push(Bytes::from(set.len().to_string()));
         for (field, value) in set {
             arguments.push(field);

@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
 
+use super::journal::Journal;
 use crate::upstream::RunId;
 
 #[derive(Debug, Default)]
@@ -30,6 +31,7 @@ pub(super) struct Trust {
     changed: Notify,
     /// Redis is believed now.
     settled: Notify,
+    pub(super) journal: Journal,
 }
 
 #[derive(Debug, Default)]

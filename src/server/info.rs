@@ -16,6 +16,12 @@ pub(super) fn section(shared: &Shared) -> String {
     line("respgres_connected_clients", &shared.roster.len());
     line("respgres_maxclients", &shared.max_clients);
     line("respgres_mappings", &shared.engine.registry().mappings().len());
+    let journal = shared.engine.journal();
+    line("respgres_journal_entries", &journal.entries);
+    line("respgres_journal_changes", &journal.changes);
+    line("respgres_journal_lag_ms", &journal.lag_ms);
+    line("respgres_journal_flushed_changes", &journal.flushed);
+    line("respgres_dead_letters", &journal.dead_letters);
     text
 }
 

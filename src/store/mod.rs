@@ -4,8 +4,10 @@
 //! release, which costs two to three round trips a statement. The sessions of one worker follow one
 //! another; `Session::is_broken` says when the next one is due.
 
+mod applied;
 pub mod catalog;
 mod column_sets;
+mod dead_letters;
 mod element_read;
 mod element_stream;
 mod element_write;
@@ -29,10 +31,13 @@ mod swept;
 pub mod triggers;
 mod write;
 
+pub use applied::Applied;
+pub use dead_letters::{DeadLetter, Letter};
 pub use element_read::{WHOLE_BYTES, Want};
 pub use element_stream::Elements;
 pub use error::StoreError;
 pub use keys::{CountedPage, KeyPage, KeyValues, TableSize};
-pub use read::{ReadRows, Reading, RowLock, StoredRow, select_statement};
+pub use read::{ReadRows, Reading, RowLock, StoredRow, has_row, select_statement};
 pub use session::Session;
+pub use swept::Swept;
 pub use write::Change;

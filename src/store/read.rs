@@ -233,7 +233,7 @@ impl Intake<'_> {
 }
 
 /// Whether the key columns can hold the key: a number may be out of a column's range.
-pub(super) fn has_row(layout: &Layout, key: &MappedKey) -> bool {
+pub fn has_row(layout: &Layout, key: &MappedKey) -> bool {
     let fits = |(column, text): (&crate::mapping::layout::KeyColumn, &str)| {
         column.codec.encode(text.as_bytes()).exact
     };

@@ -14,8 +14,10 @@ const CLASS: i32 = 0x7265_7370;
 pub enum Work {
     /// Looking through Redis for old copies.
     Sweep = 1,
+    /// Bringing the journal to Postgres.
+    Flush = 2,
     /// Deleting rows past their expiry.
-    Expire = 2,
+    Expire = 3,
 }
 
 // === impl Session ===

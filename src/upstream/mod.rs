@@ -2,6 +2,7 @@
 //! connection for our own scripts. Knows nothing of Postgres.
 
 pub mod control;
+pub mod journal;
 pub mod lane;
 pub mod link;
 pub mod run;

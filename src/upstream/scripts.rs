@@ -14,6 +14,12 @@ const ASIDE_PREFIX: &[u8] = b"respgres:a:";
 const LENT_PREFIX: &[u8] = b"respgres:l:";
 const DRAWER_PREFIX: &[u8] = b"respgres:s:";
 
+/// The stream of changes that Postgres still has to get.
+pub const JOURNAL: &[u8] = b"respgres:journal";
+
+/// What is known of the journal: its epoch (see engine::keeper), and how many changes are in it.
+pub const JOURNAL_STATE: &[u8] = b"respgres:journal-state";
+
 /// How many keys hold the places of unfinished SCANs: see `lua/remember.lua`.
 pub const DRAWERS: u64 = 4;
 
@@ -29,6 +35,8 @@ pub enum Script {
     Inval,
     Sweep,
     Remember,
+    Behind,
+    Clean,
 }
 
 /// One call of a script.
@@ -46,7 +54,7 @@ pub struct Token(Bytes);
 // === impl Script ===
 
 impl Script {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::Begin,
         Self::End,
         Self::Miss,
@@ -56,6 +64,8 @@ impl Script {
         Self::Inval,
         Self::Sweep,
         Self::Remember,
+        Self::Behind,
+        Self::Clean,
     ];
 
     pub fn text(self) -> &'static str {
@@ -69,6 +79,8 @@ impl Script {
             Self::Inval => include_str!("lua/inval.lua"),
             Self::Sweep => include_str!("lua/sweep.lua"),
             Self::Remember => include_str!("lua/remember.lua"),
+            Self::Behind => include_str!("lua/behind.lua"),
+            Self::Clean => include_str!("lua/clean.lua"),
         }
     }
 }

@@ -5,8 +5,11 @@
 #![allow(unreachable_pub)]
 #![allow(clippy::disallowed_methods, reason = "a test spawns what it waits for")]
 
+mod behind;
+mod behind_outage;
 mod calls;
 mod constraints;
+mod dead_letters;
 mod elements;
 mod expired_rows;
 mod expiry;

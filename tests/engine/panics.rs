@@ -83,6 +83,7 @@ async fn house() -> House {
         request_timeout_ms: 5000,
     };
     let settings = EngineSettings {
+        journal: config.journal.clone(),
         postgres: config.postgres,
         control,
         lease_ms: 10_000,

@@ -1,7 +1,9 @@
 //! The scripts of the cache protocol, driven directly in a real Redis: by hand through the
 //! interleavings that each line of them is there for, and by chance through very many others.
 
+mod behind;
 mod blocking;
+mod flushing;
 mod interleavings;
 mod schedule;
 #[path = "../stack/mod.rs"]

@@ -230,7 +230,7 @@ impl<'r> World<'r> {
             text = text.replace(from, to);
         }
         let parts: &[Naming] = match message.script {
-            Script::Begin | Script::End | Script::Inval | Script::Sweep => {
+            Script::Begin | Script::End | Script::Inval => {
                 &[<[u8]>::to_vec, |key| mark_of(key).to_vec(), |key| aside_of(key).to_vec()]
             }
             Script::Miss | Script::Fill => &[<[u8]>::to_vec, |key| mark_of(key).to_vec()],
@@ -239,6 +239,8 @@ impl<'r> World<'r> {
             Script::Undo => &[<[u8]>::to_vec],
             // It is about no key.
             Script::Remember => &[],
+            // See `flushing`.
+            Script::Behind | Script::Clean | Script::Sweep => &[],
         };
         let keys: Vec<Vec<u8>> = message
             .keys

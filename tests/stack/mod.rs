@@ -197,6 +197,14 @@ impl Stack {
         run(respgres(arguments, &self.config, &self.environment))
     }
 
+    /// Waits until Postgres has all that Redis was told first.
+    pub async fn flushed(&self) {
+        wait_until("the journal is flushed", async || {
+            self.redis.say("XLEN respgres:journal").await == Value::Integer(0)
+        })
+        .await;
+    }
+
     /// Stops the proxy; fails on WARN and ERROR lines that are not announced. See
     /// [`Proxy::stop_expecting`].
     pub async fn stop_expecting(mut self, announced: &[&str]) {

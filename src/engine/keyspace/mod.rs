@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::barrier;
 use super::explain::Explainer;
 use super::mailbox::ReplyTo;
 use super::queue::Queue;
@@ -29,7 +30,9 @@ use super::refusal::{read_failed, read_too_busy, upstream_not_read};
 use super::rescue::rescue;
 use super::tables::Tables;
 use super::through::set_aside;
+use super::trust::Trust;
 use super::{EngineSettings, patience};
+use crate::config::Strategy;
 use crate::mapping::{Layout, Mapping, Registry};
 use crate::protocol::Reply;
 use crate::store::{KeyValues, Session, StoreError};
@@ -68,6 +71,7 @@ pub struct Survey {
 /// A worker that looks at many keys.
 pub struct Surveyor {
     settings: EngineSettings,
+    trust: Arc<Trust>,
     registry: Arc<Registry>,
     tables: Arc<Tables>,
     session: Option<Session>,
@@ -104,6 +108,16 @@ impl Ask {
     pub(super) fn is_long(&self) -> bool {
         matches!(self, Self::Keys(_) | Self::Count)
     }
+
+    /// Whether it begins to list keys. A SCAN that goes on need not wait again: what was there when it began
+    /// is in the tables.
+    fn lists(&self) -> bool {
+        match self {
+            Self::Keys(_) | Self::Count | Self::Random => true,
+            Self::Scan(arguments) => arguments.get(1).is_some_and(|cursor| &cursor[..] == b"0"),
+            Self::Flush(_) | Self::Explain(_) => false,
+        }
+    }
 }
 
 // === impl Survey ===
@@ -126,8 +140,9 @@ impl Survey {
 // === impl Surveyor ===
 
 impl Surveyor {
-    pub fn new(
+    pub(super) fn new(
         settings: &EngineSettings,
+        trust: Arc<Trust>,
         registry: Arc<Registry>,
         tables: Arc<Tables>,
         queue: Arc<Queue<Survey>>,
@@ -137,6 +152,7 @@ impl Surveyor {
         Self {
             control: Control::new(settings.control.clone()),
             settings: settings.clone(),
+            trust,
             registry,
             tables,
             session: None,
@@ -179,6 +195,9 @@ impl Surveyor {
         if self.patience.is_some_and(|patience| survey.arrived.elapsed() >= patience) {
             return Err(read_too_busy());
         }
+        if survey.ask.lists() {
+            self.until_flushed().await?;
+        }
         match &survey.ask {
             Ask::Keys(glob) => self.keys(survey, glob).await,
             Ask::Scan(arguments) => self.scan(arguments).await,
@@ -199,6 +218,16 @@ impl Surveyor {
                 Ok(Reply::Map(entries.collect()))
             }
         }
+    }
+
+    /// Waits until the tables have what clients were told, where any may lack it.
+    async fn until_flushed(&mut self) -> Result<(), Reply> {
+        let mut mappings = self.registry.mappings().iter();
+        if !mappings.any(|mapping| mapping.strategy == Strategy::CacheFirst) {
+            return Ok(());
+        }
+        let flushed = barrier::until_flushed(&self.trust, &mut self.control).await;
+        flushed.map_err(|error| error.reply())
     }
 
     /// Ends a survey that nobody waits for.

@@ -13,6 +13,8 @@ use super::answer::{Answer, Keys};
 use super::watch::{Digest, Digester, Watched};
 use super::{Job, Loan};
 use crate::command::Needs;
+use crate::config::Strategy;
+use crate::engine::barrier::until_clean;
 use crate::engine::queue::Queue;
 use crate::engine::refusal::{
     Happened, read_failed, read_too_slow, too_busy, too_slow, upstream_failed, upstream_not_read,
@@ -111,6 +113,10 @@ impl Lender {
                 loan.told.tell(&answer);
             }
             Job::Watch { keys, watched, told } => {
+                if let Err(reply) = self.until_clean(keys.iter()).await {
+                    told.answer(&reply);
+                    return;
+                }
                 let mut known = self.remember(keys, watched).await;
                 if matches!(known, Err(StoreError::LayoutChanged { .. })) {
                     self.look_at_tables(&keys.iter().collect::<Vec<_>>()).await;
@@ -180,6 +186,7 @@ impl Lender {
                     if tries < TRIES =>
                 {
                     tries += 1;
+                    self.trust.journal.want();
                     tokio::time::sleep(PAUSE).await;
                 }
                 Failure::Store(StoreError::Unreachable(_)) if was_connected && !lost => lost = true,
@@ -252,6 +259,19 @@ impl Lender {
                     .to_owned(),
             ),
         }
+    }
+
+    /// Waits until Postgres has what clients were told of these keys.
+    pub(super) async fn until_clean<'k>(
+        &mut self,
+        keys: impl Iterator<Item = &'k MappedKey>,
+    ) -> Result<(), Reply> {
+        let ahead: Vec<&Bytes> = keys
+            .filter(|key| key.mapping.strategy == Strategy::CacheFirst)
+            .map(|key| &key.key)
+            .collect();
+        let clean = until_clean(&self.trust, &mut self.control, &ahead).await;
+        clean.map_err(|error| error.reply())
     }
 
     // --- WATCH ---

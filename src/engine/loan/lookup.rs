@@ -126,6 +126,7 @@ impl Lender {
     }
 
     async fn elements_of(&mut self, key: &MappedKey) -> Result<Vec<Bytes>, StoreError> {
+        // What comes of a key that is behind is seen when it is asked again within the step.
         let mapping = self.tables.current(&key.mapping).ok_or_else(set_aside)?;
         let session = connected(&mut self.session, &self.settings).await?;
         let read = session.read(&mapping, &[key], RowLock::None).await?;

@@ -31,6 +31,10 @@ impl Lender {
             Err(refusal) => return Ok(Answer::Reply(refusal)),
         };
         let mut keys = self.keys_of(loan, &looked_up, &[]).map_err(Failure::Store)?;
+        let touched = keys.touched.iter().map(|touched| touched.key);
+        if let Err(reply) = self.until_clean(touched).await {
+            return Ok(Answer::Reply(reply));
+        }
         let session = connected(&mut self.session, &self.settings).await.map_err(Failure::Store)?;
         session.begin_snapshot().await.map_err(Failure::Store)?;
         let from = Instant::now();

@@ -168,10 +168,20 @@ impl Lender {
         postgres: Reading,
     ) -> Result<(Option<Begun>, ClockShift), Failure> {
         let token = Token::writer();
-        let has_copies = |&at: &usize| keys.touched[at].mapping.strategy != Strategy::PostgresOnly;
-        let places: Vec<usize> = (0..keys.lent).filter(has_copies).collect();
-        let copies = Copies::in_redis(&self.trust, &mut self.control).await;
-        let copies = copies.map_err(Failure::Upstream)?;
+        // What is watched must not change either, where Redis may be told first.
+        let is_begun = |&at: &usize| match keys.touched[at].mapping.strategy {
+            Strategy::PostgresOnly => false,
+            Strategy::CacheFirst => true,
+            _ => at < keys.lent,
+        };
+        let places: Vec<usize> = (0..keys.touched.len()).filter(is_begun).collect();
+        let is_behind = |touched: &Touched<'_>| touched.mapping.strategy == Strategy::CacheFirst;
+        let copies = if keys.touched.iter().any(is_behind) {
+            Copies::known(&self.trust, &mut self.control).await?
+        } else {
+            let copies = Copies::in_redis(&self.trust, &mut self.control).await;
+            copies.map_err(Failure::Upstream)?
+        };
         let from = Instant::now();
         let lease_ms = self.settings.lease_ms;
         let call = begin_call(&keys.touched, &places, &token, lease_ms, &copies);

@@ -1,6 +1,9 @@
 //! Start and stop: the configuration becomes stores, engine and server, and they end in the
 //! opposite order.
 
+mod eviction;
+pub mod journal;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -14,6 +17,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{self, Config, LogFormat, Problem, Problems, RedisUrl, Strategy};
+use crate::engine::dead_letters::NotRetried;
 use crate::engine::explain::{Explainer, Explanation};
 use crate::engine::tables::Tables;
 use crate::engine::{Engine, EngineSettings};
@@ -23,6 +27,7 @@ use crate::mapping::{KeyPattern, Layout, Mapping, Registry};
 use crate::server::{Alarm, Roster, Server, ServerError, Shared, Users};
 use crate::store::{Session, StoreError};
 use crate::tasks::Tasks;
+use crate::upstream::UpstreamError;
 use crate::upstream::control::{Control, ControlSettings, Frame};
 
 /// What HELLO says of the upstream while nobody has been able to ask it.
@@ -49,6 +54,17 @@ pub enum AppError {
     Store(#[from] StoreError),
     #[error("the upstream's url: {0}")]
     Upstream(String),
+    #[error(transparent)]
+    Redis(#[from] UpstreamError),
+    #[error(
+        "the upstream Redis evicts any key when its memory is full (maxmemory-policy {0}), also what \
+         `cache_first` mappings have written and Postgres does not have yet; use noeviction or volatile-lru"
+    )]
+    Eviction(String),
+    #[error("there is no dead letter {0}")]
+    NoDeadLetter(i64),
+    #[error("it was not written: {0}")]
+    NotRetried(#[from] NotRetried),
     #[error("the log filter: {0}")]
     Log(String),
     #[error("the mappings do not fit the database:{}", list(.0))]
@@ -99,6 +115,9 @@ pub fn run(setup: Setup) -> Result<(), AppError> {
         let mapped = mappings.len();
         let registry = Registry::new(mappings, redis_only(&setup.plans));
         let engine = Arc::new(Engine::new(registry, &settings));
+        if engine.writes_behind() {
+            eviction::check(&settings.control).await?;
+        }
         let redis_version = ask_redis_version(&settings.control).await;
         let config = setup.config;
         let shared = Arc::new(Shared {
@@ -195,7 +214,7 @@ fn worker_runtime() -> Result<Runtime, AppError> {
 }
 
 fn engine_settings(setup: &Setup) -> Result<EngineSettings, AppError> {
-    let Config { upstream, postgres, defaults, .. } = &setup.config;
+    let Config { upstream, postgres, journal, defaults, .. } = &setup.config;
     let control = ControlSettings {
         address: setup.upstream_url()?,
         database: upstream.database,
@@ -204,6 +223,7 @@ fn engine_settings(setup: &Setup) -> Result<EngineSettings, AppError> {
     };
     Ok(EngineSettings {
         postgres: postgres.clone(),
+        journal: journal.clone(),
         control,
         lease_ms: defaults.lease_ms,
         cache_max_elements: defaults.cache_max_elements,

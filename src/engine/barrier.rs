@@ -1,0 +1,158 @@
+//! Waiting until Postgres has what Redis was told first, for those who are going to ask Postgres.
+//!
+//! What was journaled before the wait began is in Postgres after it. What comes meanwhile was written at the
+//! same time as whoever waits reads, so he may see it or not.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::{Instant, sleep};
+
+use super::refusal::upstream_not_read;
+use super::transaction::Copies;
+use super::trust::Trust;
+use crate::protocol::Reply;
+use crate::upstream::UpstreamError;
+use crate::upstream::control::{Control, Frame};
+use crate::upstream::journal::EntryId;
+use crate::upstream::scripts::mark_of;
+
+/// The longest wait. The flusher needs some milliseconds, or Postgres is not to be had.
+const LIMIT: Duration = Duration::from_secs(1);
+
+/// The first pause between two looks, and the longest.
+const FIRST: Duration = Duration::from_millis(1);
+const LONGEST: Duration = Duration::from_millis(20);
+
+/// Why Postgres cannot be asked.
+#[derive(Debug)]
+pub(super) enum NotFlushed {
+    /// Nobody knows what Postgres lacks.
+    Upstream(UpstreamError),
+    /// It has not got it in time.
+    Late,
+}
+
+// === impl NotFlushed ===
+
+impl NotFlushed {
+    /// What who wants to read is told.
+    pub(super) fn reply(&self) -> Reply {
+        match self {
+            Self::Upstream(error) => {
+                tracing::debug!(%error, "what Postgres lacks is not known");
+                upstream_not_read()
+            }
+            Self::Late => Reply::Error(
+                "TRYAGAIN Redis has changes that Postgres does not know yet".to_owned(),
+            ),
+        }
+    }
+}
+
+/// Waits until none of these keys has changes that Postgres lacks.
+pub(super) async fn until_clean(
+    trust: &Trust,
+    control: &mut Control,
+    keys: &[&Bytes],
+) -> Result<(), NotFlushed> {
+    if keys.is_empty() {
+        return Ok(());
+    }
+    let mut ask = vec![Bytes::from_static(b"MGET")];
+    ask.extend(keys.iter().map(|key| mark_of(key)));
+    let mut wait = Wait::new();
+    while is_any_dirty(trust, control, &ask).await.map_err(NotFlushed::Upstream)? {
+        wait.pause(trust).await?;
+    }
+    Ok(())
+}
+
+/// Waits until Postgres has all that is in the journal now.
+pub(super) async fn until_flushed(trust: &Trust, control: &mut Control) -> Result<(), NotFlushed> {
+    let mut wait = Wait::new();
+    let mut until = None;
+    while let Some((first, last)) = ends(trust, control).await.map_err(NotFlushed::Upstream)?
+        && first <= *until.get_or_insert(last)
+    {
+        wait.pause(trust).await?;
+    }
+    Ok(())
+}
+
+/// One who waits, and looks less and less often.
+struct Wait {
+    deadline: Instant,
+    pause: Duration,
+}
+
+// === impl Wait ===
+
+impl Wait {
+    fn new() -> Self {
+        Self { deadline: Instant::now() + LIMIT, pause: FIRST }
+    }
+
+    async fn pause(&mut self, trust: &Trust) -> Result<(), NotFlushed> {
+        if Instant::now() >= self.deadline {
+            return Err(NotFlushed::Late);
+        }
+        trust.journal.want();
+        sleep(self.pause).await;
+        self.pause = LONGEST.min(2 * self.pause);
+        Ok(())
+    }
+}
+
+// === what Redis says ===
+
+async fn is_any_dirty(
+    trust: &Trust,
+    control: &mut Control,
+    ask: &[Bytes],
+) -> Result<bool, UpstreamError> {
+    Copies::in_redis(trust, control).await?;
+    match asked_twice(control, ask).await? {
+        Frame::Array(marks) => Ok(marks.iter().any(is_dirty)),
+        Frame::Error(text) => Err(UpstreamError::Refused(text.to_string())),
+        _ => Err(UpstreamError::Protocol("an odd answer to MGET".into())),
+    }
+}
+
+async fn ends(
+    trust: &Trust,
+    control: &mut Control,
+) -> Result<Option<(EntryId, EntryId)>, UpstreamError> {
+    Copies::in_redis(trust, control).await?;
+    match control.ends_of_journal().await {
+        Err(UpstreamError::Lost(_)) => control.ends_of_journal().await,
+        ends => ends,
+    }
+}
+
+/// What changes nothing may be asked again where the connection had died unnoticed.
+async fn asked_twice(control: &mut Control, words: &[Bytes]) -> Result<Frame, UpstreamError> {
+    match control.command(words).await {
+        Err(UpstreamError::Lost(_)) => control.command(words).await,
+        told => told,
+    }
+}
+
+fn is_dirty(mark: &Frame) -> bool {
+    matches!(mark, Frame::BulkString(mark) if mark.starts_with(b"d:") || mark.starts_with(b"gone:"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mark_tells_what_is_dirty() {
+        for (mark, expected) in
+            [("d:1-1", true), ("gone:1-1", true), ("gone", false), ("r:1", false), ("w:1", false)]
+        {
+            assert_eq!(is_dirty(&Frame::BulkString(Bytes::from(mark))), expected, "{mark}");
+        }
+        assert!(!is_dirty(&Frame::Null));
+    }
+}

@@ -1,0 +1,551 @@
+//! Write-behind: Redis first, and Postgres soon after (COHERENCE, "Behind (Redis first) and the flusher").
+//!
+//! A worker takes whatever has queued up and has Redis run it in one step, which journals what has become of
+//! the keys (`lua/behind.lua`). Clients are answered then; the flusher brings the journal to Postgres.
+//!
+//! Invariants
+//! - Operations take effect in the order in which they came.
+//! - What no column could hold is refused before Redis is told, as far as that can be known without Postgres.
+//! - A step is sent once. When its answer is lost, nobody knows whether it happened, and clients are told so.
+//! - What cannot be done behind is done through, in its turn: keys that are to end by themselves, keys that
+//!   Redis does not keep (the large ones), and rows that need more than what is written.
+//! - Nothing is written past Redis, which alone may know what has become of a key.
+
+use std::collections::{HashMap, HashSet};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::time::sleep;
+
+use super::load::{Loader, NotLoaded};
+use super::operation::{Operation, batches};
+use super::patience;
+use super::refusal::{
+    Happened, journal_full, journal_not_open, not_yet_known, too_busy, upstream_failed,
+    write_failed,
+};
+use super::rescue::{answer_the_rest, rescue};
+use super::through::Writer;
+use super::transaction::Copies;
+use crate::command::Command;
+use crate::config::Strategy;
+use crate::mapping::{MappedKey, Mapping};
+use crate::protocol::Reply;
+use crate::store::{StoreError, has_row};
+use crate::tasks::Tasks;
+use crate::upstream::UpstreamError;
+use crate::upstream::control::{Control, Frame};
+use crate::upstream::scripts::{Call, JOURNAL, JOURNAL_STATE, Script, mark_of};
+use crate::value::ValueKind;
+use crate::value::number::parse_i64;
+
+/// Bytes of arguments that go into one entry of the journal; an operation with more is done through.
+const ENTRY_BYTES: usize = 1 << 20;
+
+/// Arguments of one operation, and members that one draws: more than Lua takes, or than is good for an
+/// entry, are done through.
+const MOST_ARGUMENTS: usize = 1000;
+const MOST_DRAWN: i64 = 1000;
+
+/// How long it is waited for a Redis that is away, before clients are told.
+const AWAY: Duration = Duration::from_millis(500);
+
+/// The pause between two tries.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// A connection that was used so lately is taken to live.
+const FRESH: Duration = Duration::from_millis(20);
+
+/// How often a key is loaded before its operation is done through.
+const LOADS: u32 = 2;
+
+/// A worker that tells Redis first.
+#[derive(Debug)]
+pub struct BehindWriter {
+    through: Writer,
+    loader: Loader,
+    used: Option<Instant>,
+}
+
+/// How Redis is to run an operation, and what it touches: see `lua/behind.lua`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum How {
+    Pairs,
+    Unique,
+    Names,
+    One,
+    Sum,
+    Drawn,
+    Keys,
+}
+
+/// What becomes of an operation.
+#[derive(Debug)]
+enum Way {
+    Behind(How),
+    Through,
+    Refused(Reply),
+}
+
+/// What has become of a step.
+enum Stepped {
+    /// So many operations were run and answered; and what the keys of the next one lack.
+    Ran {
+        count: usize,
+        to_load: Vec<MappedKey>,
+        goes_through: bool,
+    },
+    NotOpen,
+    Full,
+    /// Redis does not take it now; nothing has happened.
+    NotNow,
+    /// Redis has not been gone through yet.
+    NotYet,
+    Away,
+    InDoubt,
+}
+
+/// What a proxy may tell Redis now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    Believed,
+    /// It is there, and has not been gone through yet.
+    Met,
+    Away,
+}
+
+// === impl How ===
+
+impl How {
+    fn of(command: &Command) -> Option<Self> {
+        Some(match command.name {
+            "hset" | "hmset" => Self::Pairs,
+            "hsetnx" => Self::Unique,
+            "hdel" | "sadd" | "srem" => Self::Names,
+            "hincrbyfloat" => Self::One,
+            "hincrby" => Self::Sum,
+            "spop" => Self::Drawn,
+            "del" | "unlink" => Self::Keys,
+            _ => return None,
+        })
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Pairs => "pairs",
+            Self::Unique => "unique",
+            Self::Names => "names",
+            Self::One => "one",
+            Self::Sum => "sum",
+            Self::Drawn => "drawn",
+            Self::Keys => "keys",
+        }
+    }
+}
+
+/// Whether a write of keys of which Redis may be ahead can be told Redis first, by its kind.
+pub(super) fn may_be_behind(operation: &Operation) -> bool {
+    let is_cache_first = |key: &MappedKey| key.mapping.strategy == Strategy::CacheFirst;
+    operation.others.is_empty()
+        && How::of(operation.command).is_some()
+        && operation.keys.iter().all(is_cache_first)
+}
+
+// === impl BehindWriter ===
+
+impl BehindWriter {
+    /// `through` does what cannot be done behind, and has the queue and the connections.
+    pub(super) fn new(through: Writer) -> Self {
+        Self { through, loader: Loader::default(), used: None }
+    }
+
+    /// Writes until it is asked to stop and nothing is left in its queue.
+    pub async fn run(mut self, tasks: &Tasks) {
+        loop {
+            let operations = tokio::select! {
+                biased;
+                operations = self.through.queue.take() => operations,
+                () = tasks.stopping() => break,
+            };
+            let most = self.through.settings.postgres.batch_operations.max(1);
+            for batch in batches(&operations, most, ENTRY_BYTES) {
+                if rescue(self.write(batch)).await.is_err() {
+                    self.through.session = None;
+                    self.through.control = Control::new(self.through.settings.control.clone());
+                    answer_the_rest(batch);
+                }
+            }
+        }
+        if let Some(session) = self.through.session.take() {
+            session.close().await;
+        }
+    }
+
+    /// Answers every operation of a batch.
+    async fn write(&mut self, batch: &[Operation]) {
+        let ways: Vec<Way> = batch.iter().map(|operation| self.way(operation)).collect();
+        let patience = patience(&self.through.settings.postgres);
+        let mut loads: HashMap<Bytes, u32, ahash::RandomState> = HashMap::default();
+        // Why nothing goes on.
+        let (mut why, mut away_since) = (too_busy(), None);
+        let mut at = 0;
+        while let Some(operation) = batch.get(at) {
+            if operation.age() >= patience {
+                operation.answer(&why);
+                at += 1;
+                continue;
+            }
+            let alike =
+                |is_so: fn(&Way) -> bool| ways[at..].iter().take_while(|way| is_so(way)).count();
+            match &ways[at] {
+                Way::Refused(reply) => {
+                    operation.answer(reply);
+                    at += 1;
+                    continue;
+                }
+                Way::Through => {
+                    let count = alike(|way| matches!(way, Way::Through));
+                    self.write_through(&batch[at..at + count]).await;
+                    at += count;
+                    continue;
+                }
+                Way::Behind(_) => {}
+            }
+            let count = alike(|way| matches!(way, Way::Behind(_)));
+            let run = &batch[at..at + count];
+            match self.step(run, &ways[at..at + count]).await {
+                Stepped::Ran { count, to_load, goes_through } => {
+                    (why, away_since) = (too_busy(), None);
+                    at += count;
+                    let Some(next) = run.get(count) else { continue };
+                    let is_tried =
+                        |key: &MappedKey| loads.get(&key.key).is_some_and(|n| *n >= LOADS);
+                    if goes_through || next.keys.iter().any(is_tried) || !self.load(&to_load).await
+                    {
+                        self.write_through(&run[count..=count]).await;
+                        at += 1;
+                    }
+                    for key in to_load {
+                        *loads.entry(key.key).or_default() += 1;
+                    }
+                }
+                Stepped::NotOpen => {
+                    why = journal_not_open();
+                    self.through.trust.poke();
+                    sleep(PAUSE).await;
+                }
+                Stepped::Full => {
+                    why = journal_full();
+                    self.through.trust.journal.want();
+                    sleep(PAUSE).await;
+                }
+                Stepped::NotYet => {
+                    why = not_yet_known();
+                    sleep(PAUSE).await;
+                }
+                Stepped::NotNow => {
+                    self.write_through(run).await;
+                    at += count;
+                }
+                Stepped::Away if away_since.get_or_insert_with(Instant::now).elapsed() < AWAY => {
+                    sleep(PAUSE).await;
+                }
+                Stepped::Away => {
+                    run.iter()
+                        .for_each(|operation| operation.answer(&upstream_failed(Happened::No)));
+                    at += count;
+                }
+                // Answered.
+                Stepped::InDoubt => at += count,
+            }
+        }
+    }
+
+    async fn write_through(&mut self, operations: &[Operation]) {
+        self.through.write(operations).await;
+        self.used = None;
+    }
+
+    /// Whether it is worth trying again.
+    async fn load(&mut self, keys: &[MappedKey]) -> bool {
+        if keys.iter().any(|key| self.loader.is_large(&key.key)) {
+            return false;
+        }
+        let Writer { settings, tables, session, control, .. } = &mut self.through;
+        let keys: Vec<&MappedKey> = keys.iter().collect();
+        match self.loader.load(&keys, settings, tables, session, control).await {
+            Ok(()) => true,
+            // The one who writes through knows what to say of a store that is gone.
+            Err(NotLoaded::Store(error)) => {
+                tracing::debug!(%error, "a value could not be loaded to be written behind");
+                false
+            }
+            Err(NotLoaded::Upstream(error)) => {
+                tracing::debug!(%error, "a value could not be loaded to be written behind");
+                true
+            }
+        }
+    }
+
+    // --- what can be done behind ---
+
+    fn way(&self, operation: &Operation) -> Way {
+        let Some(how) = How::of(operation.command) else { return Way::Through };
+        if operation.arguments.len() > MOST_ARGUMENTS || operation.size() > ENTRY_BYTES {
+            return Way::Through;
+        }
+        for key in &operation.keys {
+            let Some(mapping) = self.through.tables.current(&key.mapping) else {
+                return Way::Through;
+            };
+            if !has_row(&mapping.layout, key) || self.loader.is_large(&key.key) {
+                return Way::Through;
+            }
+            match fits(how, &operation.arguments, &mapping) {
+                Way::Behind(_) => {}
+                way => return way,
+            }
+        }
+        Way::Behind(how)
+    }
+
+    // --- one step ---
+
+    async fn standing(&mut self) -> Standing {
+        let Writer { trust, control, .. } = &mut self.through;
+        match Copies::in_redis(trust, control).await {
+            Ok(Copies::Kept) => Standing::Believed,
+            Ok(_) => Standing::Met,
+            Err(error) => {
+                tracing::debug!(%error, "Redis cannot be told first");
+                Standing::Away
+            }
+        }
+    }
+
+    /// Has Redis run operations, as many as it can, and answers those.
+    async fn step(&mut self, run: &[Operation], ways: &[Way]) -> Stepped {
+        if self.used.is_none_or(|used| used.elapsed() > FRESH)
+            && self.through.control.live_run_id().await.is_err()
+        {
+            self.through.trust.lose();
+            return Stepped::Away;
+        }
+        match self.standing().await {
+            Standing::Believed => {}
+            Standing::Met => return Stepped::NotYet,
+            Standing::Away => {
+                self.through.trust.lose();
+                return Stepped::Away;
+            }
+        }
+        let (call, keys) = self.call(run, ways);
+        let told = self.through.control.call(&[call]).await;
+        self.used = Some(Instant::now());
+        let in_doubt = |error: &UpstreamError| {
+            tracing::warn!(%error, "what was told Redis first may or may not have happened");
+            run.iter().for_each(|operation| operation.answer(&upstream_failed(Happened::Maybe)));
+            Stepped::InDoubt
+        };
+        let parts = match told.map(|mut replies| replies.pop()) {
+            Ok(Some(Frame::Array(parts))) => parts,
+            // Before a script begins.
+            Ok(Some(Frame::Error(text))) if is_for_later(&text) => {
+                tracing::debug!(error = %text, "Redis cannot be told first");
+                return Stepped::NotNow;
+            }
+            Ok(Some(Frame::Error(text))) => {
+                return in_doubt(&UpstreamError::Refused(text.to_string()));
+            }
+            Ok(_) => return in_doubt(&UpstreamError::Protocol("an odd answer to behind".into())),
+            Err(error @ UpstreamError::Connect { .. }) => {
+                tracing::debug!(%error, "Redis cannot be told first");
+                self.through.trust.lose();
+                return Stepped::Away;
+            }
+            Err(error) => {
+                self.through.trust.lose();
+                return in_doubt(&error);
+            }
+        };
+        let mut parts = parts.into_iter();
+        let states = match (parts.next(), parts.next()) {
+            (Some(Frame::BulkString(word)), None) if &word[..] == b"EPOCH" => {
+                return Stepped::NotOpen;
+            }
+            (Some(Frame::BulkString(word)), None) if &word[..] == b"FULL" => return Stepped::Full,
+            (_, Some(Frame::BulkString(states))) => states,
+            _ => return in_doubt(&UpstreamError::Protocol("an odd answer to behind".into())),
+        };
+        let mut count = 0;
+        for ((operation, way), reply) in run.iter().zip(ways).zip(parts) {
+            operation.answer(&reply_of(way, reply));
+            count += 1;
+        }
+        let (mut to_load, mut goes_through) = (Vec::new(), false);
+        if let Some(next) = run.get(count) {
+            for (key, state) in keys.iter().zip(states) {
+                if state == b'l' {
+                    to_load.push((*key).clone());
+                }
+                goes_through |= state == b't' && next.keys.iter().any(|named| named.key == key.key);
+            }
+        }
+        Stepped::Ran { count, to_load, goes_through }
+    }
+
+    fn call<'o>(&self, run: &'o [Operation], ways: &[Way]) -> (Call, Vec<&'o MappedKey>) {
+        let mut places: HashMap<&[u8], usize, ahash::RandomState> = HashMap::default();
+        let mut keys: Vec<&MappedKey> = Vec::new();
+        for key in run.iter().flat_map(|operation| &operation.keys) {
+            places.entry(&key.key).or_insert_with(|| {
+                keys.push(key);
+                keys.len()
+            });
+        }
+        let word = |text: &'static str| Bytes::from_static(text.as_bytes());
+        let number = |number: usize| Bytes::from(number.to_string());
+        let mut names = vec![Bytes::from_static(JOURNAL_STATE), Bytes::from_static(JOURNAL)];
+        names.extend(keys.iter().flat_map(|key| [key.key.clone(), mark_of(&key.key)]));
+        let most = self.through.settings.journal.max_changes;
+        let mut arguments = vec![Bytes::from(most.to_string())];
+        arguments.extend(keys.iter().map(|key| {
+            let mapping = self.through.tables.current(&key.mapping);
+            word(kind_word(mapping.as_deref().unwrap_or(&key.mapping)))
+        }));
+        for (operation, way) in run.iter().zip(ways) {
+            let Way::Behind(how) = way else { continue };
+            arguments.push(word(how.word()));
+            if *how == How::Keys {
+                // Each one once: the second time there is nothing to delete.
+                let mut seen = HashSet::new();
+                let named = operation.keys.iter().map(|key| places[&key.key[..]]);
+                let named: Vec<usize> = named.filter(|place| seen.insert(*place)).collect();
+                arguments.extend([word("0"), number(named.len())]);
+                arguments.extend(named.into_iter().map(number));
+            } else {
+                arguments.extend([
+                    number(places[&operation.keys[0].key[..]]),
+                    number(operation.arguments.len()),
+                ]);
+                arguments.extend_from_slice(&operation.arguments);
+            }
+        }
+        (Call { script: Script::Behind, keys: names, arguments }, keys)
+    }
+}
+
+// === what fits ===
+
+/// Whether Redis may be told first of this change of a key of the mapping.
+fn fits(how: How, arguments: &[Bytes], mapping: &Mapping) -> Way {
+    let layout = &mapping.layout;
+    let check = |field: &[u8], value: &[u8]| layout.check_field(field, value);
+    let refused =
+        |error| Way::Refused(write_failed(&StoreError::Unencodable(error), &mapping.name));
+    let is_set = mapping.holds() == ValueKind::Set;
+    match how {
+        How::Pairs => {
+            // Of an odd number Redis tells itself.
+            for pair in arguments[2..].chunks_exact(2) {
+                if arguments.len().is_multiple_of(2)
+                    && let Err(error) = check(&pair[0], &pair[1])
+                {
+                    return refused(error);
+                }
+            }
+        }
+        // A field that is there already is not set.
+        How::Unique if check(&arguments[2], &arguments[3]).is_err() => return Way::Through,
+        How::Names if is_set && mapping.layout.element().is_some() => {
+            for member in &arguments[2..] {
+                if let Err(error) = check(member, b"") {
+                    // What cannot be in it cannot be removed either.
+                    let adds = arguments[0].eq_ignore_ascii_case(b"sadd");
+                    return if adds { refused(error) } else { Way::Through };
+                }
+            }
+        }
+        How::Names => {
+            let is_needed = |field: &Bytes| {
+                layout.column_of(field).is_some_and(|at| layout.fields()[at].not_null)
+            };
+            if layout.element().is_none() && arguments[2..].iter().any(is_needed) {
+                return Way::Through;
+            }
+        }
+        // Whatever the sum is, there is a place for it; or Postgres has to say.
+        How::Sum => {
+            let sums: [&[u8]; 3] = [b"0", b"9223372036854775807", b"-9223372036854775808"];
+            if sums.iter().any(|sum| check(&arguments[2], sum).is_err()) {
+                return Way::Through;
+            }
+        }
+        How::One => {
+            let large = "9".repeat(4932);
+            let sums = ["0", "-0.00000000000000001", "0.12345678901234567", "nan", &large];
+            let sums = if layout.extra().is_some() { &sums[..] } else { &sums[..3] };
+            let is_out = |sum: &&str| check(&arguments[2], sum.as_bytes()).is_err();
+            if sums.iter().any(is_out) || check(&arguments[2], large.as_bytes()).is_err() {
+                return Way::Through;
+            }
+        }
+        How::Drawn => {
+            if arguments.get(2).is_some_and(|n| parse_i64(n).is_none_or(|n| n > MOST_DRAWN)) {
+                return Way::Through;
+            }
+        }
+        How::Unique | How::Keys => {}
+    }
+    Way::Behind(how)
+}
+
+/// What the script is told of a key of the mapping.
+fn kind_word(mapping: &Mapping) -> &'static str {
+    let layout = &mapping.layout;
+    let is_needed =
+        |field: &crate::mapping::layout::FieldColumn| field.not_null && field.default.is_none();
+    match mapping.holds() {
+        ValueKind::Set => "set",
+        ValueKind::Hash if layout.element().is_none() && layout.fields().iter().any(is_needed) => {
+            "part"
+        }
+        ValueKind::Hash => "hash",
+    }
+}
+
+/// What Redis says of itself, before it runs a script.
+fn is_for_later(error: &str) -> bool {
+    let first = error.split(' ').next().unwrap_or_default();
+    matches!(
+        first,
+        "OOM"
+            | "BUSY"
+            | "LOADING"
+            | "MASTERDOWN"
+            | "MISCONF"
+            | "NOPERM"
+            | "NOREPLICAS"
+            | "READONLY"
+    )
+}
+
+fn reply_of(way: &Way, frame: Frame) -> Reply {
+    match frame {
+        Frame::BulkString(digits) if matches!(way, Way::Behind(How::Sum)) => {
+            parse_i64(&digits).map_or(Reply::Bulk(digits), Reply::Integer)
+        }
+        Frame::Integer(number) => Reply::Integer(number),
+        Frame::BulkString(text) => Reply::Bulk(text),
+        Frame::SimpleString(_) => Reply::OK,
+        Frame::Error(text) => Reply::Error(text.to_string()),
+        Frame::Null => Reply::Nil,
+        Frame::Array(drawn) => {
+            let member = |frame| match frame {
+                Frame::BulkString(member) => Some(Reply::Bulk(member)),
+                _ => None,
+            };
+            Reply::Set(drawn.into_iter().filter_map(member).collect())
+        }
+    }
+}

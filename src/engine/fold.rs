@@ -1,0 +1,195 @@
+//! What a batch of the journal makes of each key: its entries, one after the other, put together.
+//!
+//! Entries say what keys hold, so of several about one field the last one counts; and entries that Postgres
+//! has already say nothing new, but their keys may still have to be told clean.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use indexmap::IndexMap;
+
+use crate::command::Needs;
+use crate::upstream::journal::{Entry, EntryId, KeyChange};
+use crate::value::Draft;
+
+/// One key of a batch.
+#[derive(Clone, Debug)]
+pub(super) struct Folded {
+    pub(super) key: Bytes,
+    /// The newest of its entries in the batch.
+    pub(super) newest: EntryId,
+    /// Postgres lacks some of it.
+    pub(super) owed: bool,
+    cleared: bool,
+    names: IndexMap<Bytes, Option<Bytes>, ahash::RandomState>,
+}
+
+/// Puts entries together, in their order; `applied`: the last one that Postgres has.
+pub(super) fn fold(entries: Vec<Entry>, applied: EntryId) -> Vec<Folded> {
+    let mut places: HashMap<Bytes, usize, ahash::RandomState> = HashMap::default();
+    let mut folded: Vec<Folded> = Vec::new();
+    for Entry { id, keys, .. } in entries {
+        for change in keys {
+            let at = *places.entry(change.key.clone()).or_insert_with(|| {
+                folded.push(Folded::new(change.key.clone()));
+                folded.len() - 1
+            });
+            folded[at].newest = id;
+            if id > applied {
+                folded[at].add(change);
+            }
+        }
+    }
+    folded
+}
+
+// === impl Folded ===
+
+impl Folded {
+    fn new(key: Bytes) -> Self {
+        Self {
+            key,
+            newest: EntryId::default(),
+            owed: false,
+            cleared: false,
+            names: IndexMap::default(),
+        }
+    }
+
+    /// What has become of the key as somebody has kept it.
+    pub(super) fn of(change: KeyChange, newest: EntryId) -> Self {
+        let mut folded = Self { newest, ..Self::new(change.key.clone()) };
+        folded.add(change);
+        folded
+    }
+
+    fn add(&mut self, change: KeyChange) {
+        self.owed = true;
+        if change.cleared {
+            self.cleared = true;
+            self.names.clear();
+        }
+        self.names.extend(change.names);
+    }
+
+    /// Rows or columns that it changes, about.
+    pub(super) fn size(&self) -> usize {
+        self.names.len().max(1)
+    }
+
+    /// What the draft has to know of the row.
+    pub(super) fn needs(&self) -> Needs {
+        let mut needs = Needs { existence: true, ..Needs::default() };
+        if !self.cleared {
+            needs.fields.extend(self.names.keys().cloned());
+        }
+        needs
+    }
+
+    pub(super) fn apply(&self, draft: &mut Draft) {
+        if self.cleared {
+            draft.delete();
+        }
+        // Set first: a row that is emptied on the way would be another one.
+        for (name, value) in &self.names {
+            if let Some(value) = value {
+                draft.set(name.clone(), value.clone());
+            }
+        }
+        for (name, value) in &self.names {
+            if value.is_none() {
+                draft.remove(name);
+            }
+        }
+    }
+
+    /// In the journal's own form.
+    pub(super) fn to_change(&self) -> KeyChange {
+        KeyChange {
+            key: self.key.clone(),
+            cleared: self.cleared,
+            names: self.names.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::value::{Fields, Record, ValueKind};
+
+    fn entry(number: u64, key: &str, cleared: bool, names: &[(&str, Option<&str>)]) -> Entry {
+        let name = |(name, value): &(&str, Option<&str>)| {
+            let value = value.map(|value| Bytes::copy_from_slice(value.as_bytes()));
+            (Bytes::copy_from_slice(name.as_bytes()), value)
+        };
+        let key = Bytes::copy_from_slice(key.as_bytes());
+        let keys = vec![KeyChange { key, cleared, names: names.iter().map(name).collect() }];
+        Entry { id: EntryId { epoch: 1, number }, at_ms: 0, keys }
+    }
+
+    fn after(before: &[(&'static str, &'static str)], folded: &Folded) -> String {
+        let fields: Fields = before.iter().map(|(f, v)| ((*f).into(), (*v).into())).collect();
+        let record = (!fields.is_empty()).then(|| Record { fields, ..Record::default() });
+        let mut draft = Draft::new(ValueKind::Hash, record);
+        folded.apply(&mut draft);
+        let mut told: Vec<String> = draft.fields().map_or_else(Vec::new, |fields| {
+            let text = |bytes: &Bytes| String::from_utf8_lossy(bytes).into_owned();
+            fields.iter().map(|(f, v)| format!("{}={}", text(f), text(v))).collect()
+        });
+        told.sort();
+        told.join(" ")
+    }
+
+    #[test]
+    fn the_last_word_on_each_field_counts() {
+        let entries = vec![
+            entry(1, "k", false, &[("a", Some("1")), ("b", Some("1"))]),
+            entry(2, "other", false, &[("a", Some("9"))]),
+            entry(3, "k", false, &[("a", None), ("c", Some("3"))]),
+            entry(4, "k", false, &[("a", Some("4"))]),
+        ];
+        let folded = fold(entries, EntryId::default());
+        assert_eq!(folded.len(), 2);
+        assert_eq!(folded[0].newest.number, 4);
+        assert_eq!(after(&[("x", "0")], &folded[0]), "a=4 b=1 c=3 x=0");
+    }
+
+    #[test]
+    fn a_key_that_was_deleted_by_name_keeps_nothing_of_before() {
+        let entries = vec![
+            entry(1, "k", false, &[("a", Some("1"))]),
+            entry(2, "k", true, &[("b", Some("2"))]),
+        ];
+        let folded = fold(entries, EntryId::default());
+        assert_eq!(after(&[("x", "0")], &folded[0]), "b=2");
+        let folded = fold(vec![entry(1, "k", true, &[])], EntryId::default());
+        assert_eq!(after(&[("x", "0")], &folded[0]), "");
+    }
+
+    #[test]
+    fn what_postgres_has_is_not_written_again() {
+        let entries = vec![
+            entry(1, "k", false, &[("a", Some("1"))]),
+            entry(2, "old", false, &[("a", Some("1"))]),
+            entry(3, "k", false, &[("b", Some("3"))]),
+        ];
+        let folded = fold(entries, EntryId { epoch: 1, number: 2 });
+        assert_eq!(after(&[("a", "newer")], &folded[0]), "a=newer b=3");
+        assert!(folded[0].owed && !folded[1].owed);
+        assert_eq!(folded[1].newest.number, 2);
+    }
+
+    #[test]
+    fn a_value_whose_fields_all_change_names_is_still_the_same_row() {
+        let change = entry(1, "k", false, &[("a", None), ("b", Some("1"))]);
+        let folded = fold(vec![change], EntryId::default());
+        let record = Record {
+            fields: [("a".into(), "1".into())].into_iter().collect(),
+            ..Record::default()
+        };
+        let mut draft = Draft::new(ValueKind::Hash, Some(record));
+        folded[0].apply(&mut draft);
+        assert!(!draft.replaced() && draft.fields().unwrap().len() == 1);
+    }
+}

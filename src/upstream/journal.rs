@@ -1,0 +1,356 @@
+//! The journal: the stream in Redis of changes that Postgres still has to get.
+//!
+//! An entry says what keys hold since a batch of operations, not what the operations were: applied
+//! twice it changes nothing more, and of several entries about one field the last one counts.
+//!
+//! Invariants
+//! - An entry's id is the epoch of the data that it was made in, and a number; ids grow. Each epoch is
+//!   begun by a sweep (see `engine::keeper`), so entries of data that Redis has lost since, and those that
+//!   took their place, have different ids.
+//! - Entries are made by `lua/behind.lua` and leave by `lua/clean.lua`, or with the data.
+
+use std::fmt;
+
+use bytes::Bytes;
+
+use super::control::{Control, Frame};
+use super::link::UpstreamError;
+use super::scripts::{JOURNAL, JOURNAL_STATE};
+
+/// Which entry: they are in the order of these.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EntryId {
+    pub epoch: u64,
+    pub number: u64,
+}
+
+/// What a batch of operations has made of some keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    pub id: EntryId,
+    /// When, by the clock of Redis; milliseconds since the Unix epoch.
+    pub at_ms: i64,
+    pub keys: Vec<KeyChange>,
+}
+
+/// What has become of one key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyChange {
+    pub key: Bytes,
+    /// It was deleted by name first.
+    pub cleared: bool,
+    /// Fields (members: with empty values) that were set or removed, and what they hold now.
+    pub names: Vec<(Bytes, Option<Bytes>)>,
+}
+
+/// What is known of the journal as a whole.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct JournalState {
+    /// `None`: nothing can be journaled before the next sweep.
+    pub epoch: Option<u64>,
+    pub changes: u64,
+    pub entries: u64,
+    /// How old its oldest entry is, by the clock of Redis.
+    pub lag_ms: u64,
+}
+
+// === impl EntryId ===
+
+impl EntryId {
+    /// As it stands in the stream.
+    pub fn parse(text: &[u8]) -> Option<Self> {
+        let (epoch, number) = std::str::from_utf8(text).ok()?.split_once('-')?;
+        Some(Self { epoch: epoch.parse().ok()?, number: number.parse().ok()? })
+    }
+
+    pub fn text(self) -> Bytes {
+        Bytes::from(self.to_string())
+    }
+}
+
+impl fmt::Display for EntryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.epoch, self.number)
+    }
+}
+
+// === impl Entry ===
+
+impl Entry {
+    /// About how many rows or columns it changes.
+    pub fn size(&self) -> usize {
+        self.keys.iter().map(|key| key.names.len().max(1)).sum()
+    }
+
+    fn read(frame: Frame) -> Option<Self> {
+        let Frame::Array(parts) = frame else { return None };
+        let mut parts = parts.into_iter();
+        let (Some(Frame::BulkString(id)), Some(Frame::Array(fields))) =
+            (parts.next(), parts.next())
+        else {
+            return None;
+        };
+        let mut texts = fields.into_iter().filter_map(|frame| match frame {
+            Frame::BulkString(text) => Some(text),
+            _ => None,
+        });
+        // 'at', time, 'changes', count, 'keys', what has become of them.
+        let at_ms = std::str::from_utf8(&texts.nth(1)?).ok()?.parse().ok()?;
+        let keys = read_keys(&texts.nth(3)?)?;
+        Some(Self { id: EntryId::parse(&id)?, at_ms, keys })
+    }
+}
+
+// === impl KeyChange ===
+
+impl KeyChange {
+    /// As `lua/behind.lua` writes it.
+    pub fn write(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        let mut tell = |text: &[u8]| {
+            out.extend_from_slice(text.len().to_string().as_bytes());
+            out.push(b':');
+            out.extend_from_slice(text);
+        };
+        tell(&self.key);
+        tell(if self.cleared { b"cleared" } else { b"kept" });
+        tell(self.names.len().to_string().as_bytes());
+        for (name, value) in &self.names {
+            tell(name);
+            match value {
+                Some(value) => tell(&[b"+", &value[..]].concat()),
+                None => tell(b"-"),
+            }
+        }
+        out
+    }
+
+    /// What `write` has written.
+    pub fn read(written: &Bytes) -> Option<Self> {
+        read_keys(written)?.pop()
+    }
+}
+
+fn read_keys(written: &Bytes) -> Option<Vec<KeyChange>> {
+    let mut at = 0;
+    let mut next = || {
+        let colon = at + memchr::memchr(b':', &written[at..])?;
+        let length: usize = std::str::from_utf8(&written[at..colon]).ok()?.parse().ok()?;
+        let end = (colon + 1).checked_add(length).filter(|&end| end <= written.len())?;
+        at = end;
+        Some((written.slice(colon + 1..end), end == written.len()))
+    };
+    let mut keys = Vec::new();
+    let mut ended = written.is_empty();
+    while !ended {
+        let (key, _) = next()?;
+        let (how, _) = next()?;
+        let (count, at_end) = next()?;
+        ended = at_end;
+        let count: usize = std::str::from_utf8(&count).ok()?.parse().ok()?;
+        let mut names = Vec::with_capacity(count.min(1000));
+        for _ in 0..count {
+            let (name, _) = next()?;
+            let (value, at_end) = next()?;
+            ended = at_end;
+            let value = match value.first()? {
+                b'+' => Some(value.slice(1..)),
+                _ => None,
+            };
+            names.push((name, value));
+        }
+        keys.push(KeyChange { key, cleared: &how[..] == b"cleared", names });
+    }
+    Some(keys)
+}
+
+// === impl Control ===
+
+impl Control {
+    /// Waits until there is an entry; `false` when none has come in time.
+    ///
+    /// # Errors
+    /// When the upstream is out of reach.
+    pub async fn wait_for_entry(&mut self, limit_ms: u64) -> Result<bool, UpstreamError> {
+        let limit = limit_ms.to_string();
+        let ask = words(&["XREAD", "COUNT", "1", "BLOCK", &limit, "STREAMS"]);
+        let ask: Vec<Bytes> = ask.into_iter().chain([journal(), word("0")]).collect();
+        match self.command(&ask).await? {
+            Frame::Array(found) => Ok(!found.is_empty()),
+            Frame::Null => Ok(false),
+            other => Err(refused_or_odd(other)),
+        }
+    }
+
+    /// The oldest entries; one that this version cannot read is an error.
+    ///
+    /// # Errors
+    /// When the upstream is out of reach.
+    pub async fn entries(&mut self, most: usize) -> Result<Vec<Entry>, UpstreamError> {
+        let count = most.to_string();
+        let mut ask = vec![word("XRANGE"), journal()];
+        ask.extend(words(&["-", "+", "COUNT", &count]));
+        let Frame::Array(entries) = told(self.command(&ask).await?)? else { return Err(odd()) };
+        entries.into_iter().map(|entry| Entry::read(entry).ok_or_else(odd)).collect()
+    }
+
+    /// Whether an entry is still there.
+    ///
+    /// # Errors
+    /// When the upstream is out of reach.
+    pub async fn has_entry(&mut self, id: EntryId) -> Result<bool, UpstreamError> {
+        let ask = [word("XRANGE"), journal(), id.text(), id.text()];
+        match told(self.command(&ask).await?)? {
+            Frame::Array(found) => Ok(!found.is_empty()),
+            _ => Err(odd()),
+        }
+    }
+
+    /// The first and the last entry that are there.
+    ///
+    /// # Errors
+    /// When the upstream is out of reach.
+    pub async fn ends_of_journal(&mut self) -> Result<Option<(EntryId, EntryId)>, UpstreamError> {
+        let [count, one] = [word("COUNT"), word("1")];
+        let first = [word("XRANGE"), journal(), word("-"), word("+"), count.clone(), one.clone()];
+        let last = [word("XREVRANGE"), journal(), word("+"), word("-"), count, one];
+        let mut ids = Vec::with_capacity(2);
+        for reply in self.commands(&[&first, &last]).await? {
+            let Frame::Array(found) = told(reply)? else { return Err(odd()) };
+            let Some(entry) = found.into_iter().next() else { return Ok(None) };
+            ids.push(Entry::read(entry).ok_or_else(odd)?.id);
+        }
+        let [first, last] = ids[..] else { return Err(odd()) };
+        Ok(Some((first, last)))
+    }
+
+    /// The epoch of the data, and how much Postgres lacks.
+    ///
+    /// # Errors
+    /// When the upstream is out of reach.
+    pub async fn journal_state(&mut self) -> Result<JournalState, UpstreamError> {
+        let state = Bytes::from_static(JOURNAL_STATE);
+        let known = [word("HMGET"), state, word("epoch"), word("changes")];
+        let length = [word("XLEN"), journal()];
+        let oldest = [word("XRANGE"), journal(), word("-"), word("+"), word("COUNT"), word("1")];
+        let time = [word("TIME")];
+        let replies = self.commands(&[&known, &length, &oldest, &time]).await?;
+        let replies: Vec<Frame> = replies.into_iter().map(told).collect::<Result<_, _>>()?;
+        let [
+            Frame::Array(known),
+            Frame::Integer(entries),
+            Frame::Array(oldest),
+            Frame::Array(time),
+        ] = &replies[..]
+        else {
+            return Err(odd());
+        };
+        let number = |frame: Option<&Frame>| match frame {
+            Some(Frame::BulkString(digits)) => {
+                std::str::from_utf8(digits).ok()?.parse::<u64>().ok()
+            }
+            _ => None,
+        };
+        let oldest = oldest.first().cloned().and_then(Entry::read);
+        let now_ms =
+            number(time.first()).unwrap_or(0) * 1000 + number(time.get(1)).unwrap_or(0) / 1000;
+        let age_ms = |entry: Entry| now_ms.saturating_sub(entry.at_ms.unsigned_abs());
+        Ok(JournalState {
+            epoch: number(known.first()),
+            changes: number(known.get(1)).unwrap_or(0),
+            entries: entries.unsigned_abs(),
+            lag_ms: oldest.map_or(0, age_ms),
+        })
+    }
+
+    /// Opens the journal for entries of a new epoch.
+    ///
+    /// # Errors
+    /// When the upstream is out of reach, or refuses.
+    pub async fn begin_epoch(&mut self, epoch: u64) -> Result<(), UpstreamError> {
+        let state = Bytes::from_static(JOURNAL_STATE);
+        let ask = [word("HSET"), state, word("epoch"), Bytes::from(epoch.to_string())];
+        told(self.command(&ask).await?).map(drop)
+    }
+
+    /// Drops what nobody may bring to Postgres.
+    ///
+    /// # Errors
+    /// When the upstream is out of reach, or refuses.
+    pub async fn drop_journal(&mut self) -> Result<(), UpstreamError> {
+        let ask = [word("UNLINK"), journal(), Bytes::from_static(JOURNAL_STATE)];
+        told(self.command(&ask).await?).map(drop)
+    }
+}
+
+fn journal() -> Bytes {
+    Bytes::from_static(JOURNAL)
+}
+
+fn word(word: &'static str) -> Bytes {
+    Bytes::from_static(word.as_bytes())
+}
+
+fn words(words: &[&str]) -> Vec<Bytes> {
+    words.iter().map(|word| Bytes::copy_from_slice(word.as_bytes())).collect()
+}
+
+fn told(reply: Frame) -> Result<Frame, UpstreamError> {
+    match reply {
+        Frame::Error(text) => Err(UpstreamError::Refused(text.to_string())),
+        reply => Ok(reply),
+    }
+}
+
+fn refused_or_odd(reply: Frame) -> UpstreamError {
+    told(reply).err().unwrap_or_else(odd)
+}
+
+fn odd() -> UpstreamError {
+    UpstreamError::Protocol("the journal holds what this version cannot read".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_of_a_key_is_read_again() {
+        let change = KeyChange {
+            key: "a:1".into(),
+            cleared: true,
+            names: vec![
+                (":".into(), Some(Bytes::new())),
+                ("".into(), None),
+                (Bytes::from_static(b"\0\xff"), Some("1:2".into())),
+            ],
+        };
+        assert_eq!(KeyChange::read(&change.write().into()), Some(change.clone()));
+        let other = KeyChange { key: "".into(), cleared: false, names: Vec::new() };
+        let both = [other.write(), change.write(), other.write()].concat();
+        assert_eq!(read_keys(&both.into()), Some(vec![other.clone(), change, other]));
+    }
+
+    #[test]
+    fn what_is_cut_off_is_not_read() {
+        let change = KeyChange {
+            key: "a:1".into(),
+            cleared: false,
+            names: vec![("b".into(), Some("c".into()))],
+        };
+        let written = Bytes::from(change.write());
+        for length in 1..written.len() {
+            assert_eq!(read_keys(&written.slice(..length)), None, "{length}");
+        }
+        assert_eq!(read_keys(&Bytes::new()), Some(Vec::new()));
+    }
+
+    #[test]
+    fn ids_are_in_the_order_of_epochs() {
+        let id = |text: &str| EntryId::parse(text.as_bytes()).unwrap();
+        assert!(id("1-9") < id("1-10") && id("1-10") < id("2-1"));
+        assert_eq!(id("3-4").to_string(), "3-4");
+        assert_eq!(EntryId::parse(b"3"), None);
+        assert_eq!(EntryId::parse(b"-3"), None);
+    }
+}
