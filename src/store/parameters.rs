@@ -1,7 +1,7 @@
 //! What a statement is about: keys, and what belongs to each of them, as its parameters.
 //!
 //! Several keys come as arrays, which `unnest` makes rows of. One key alone comes as single values: then
-//! there is no join, but an index lookup, which costs Postgres half as much.
+//! there is no join, but an index lookup, which costs Postgres less.
 
 use std::fmt::Write as _;
 

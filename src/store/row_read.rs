@@ -2,7 +2,7 @@
 //!
 //! Who is about to write needs the fields that it names, and whether there are others. So the columns that
 //! no key of the reading needs are not brought; `column_sets` keeps the number of statements small. One
-//! key alone is looked up with single values instead of arrays, which costs Postgres half as much.
+//! key alone is looked up with single values instead of arrays, which costs Postgres less.
 //!
 //! Invariants
 //! - The clock is read in the outer query, so after the row was locked.

@@ -5,7 +5,7 @@
 //! - Statement shapes are few: an update names the columns that change if `column_sets` admits it, else
 //!   all columns, and a bit a column says for each row whether it changes.
 //!
-//! One row alone is written with single values instead of arrays, which costs Postgres half as much.
+//! One row alone is written with single values instead of arrays, which costs Postgres less.
 
 use std::borrow::Cow;
 
