@@ -25,7 +25,8 @@ use super::tables::Tables;
 use super::through::{RACES, connected};
 use super::transaction::{Touched, begin_reading, by_mapping, write_rows};
 use super::trust::Trust;
-use crate::mapping::{MappedKey, Registry};
+use crate::config::Strategy;
+use crate::mapping::{MappedKey, Mapping, Registry};
 use crate::store::sole::Work;
 use crate::store::{Applied, Letter, Session, StoreError};
 use crate::tasks::Tasks;
@@ -37,6 +38,9 @@ use crate::value::Draft;
 
 /// How long Redis may keep the flusher waiting for an entry; shorter than any call may take.
 const WAIT_MS: u64 = 400;
+
+/// How often the flusher looks where nothing is written behind: there may be something left.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// How long the flusher waits before it tries again: what failed, and to get the lock.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -60,6 +64,8 @@ pub(super) struct Flusher {
     control: Control,
     /// The last entry that Postgres has; known while the session has the lock.
     applied: Option<EntryId>,
+    /// Entries are to be expected.
+    waits: bool,
     /// There was more than went into the last batch.
     has_more: bool,
     /// Since when something is wrong, and whether a warning has said so.
@@ -110,7 +116,9 @@ impl Flusher {
         registry: Arc<Registry>,
         tables: Arc<Tables>,
     ) -> Self {
+        let is_behind = |mapping: &Arc<Mapping>| mapping.strategy == Strategy::CacheFirst;
         Self {
+            waits: registry.mappings().iter().any(is_behind),
             control: Control::new(settings.control.clone()),
             settings: settings.clone(),
             trust,
@@ -167,11 +175,8 @@ impl Flusher {
             sleep(PAUSE).await;
             return Ok(());
         };
-        if !self.has_more {
-            let most_ms = self.settings.control.request_timeout_ms / 2;
-            if !self.control.wait_for_entry(WAIT_MS.min(most_ms.max(1))).await? {
-                return Ok(());
-            }
+        if !self.has_more && !self.finds_entry().await? {
+            return Ok(());
         }
         let Some(applied) = self.lock().await? else {
             sleep(PAUSE).await;
@@ -186,6 +191,23 @@ impl Flusher {
         }
         let Some(batch) = self.read(run, applied).await? else { return Ok(()) };
         self.flush(batch, applied).await
+    }
+
+    /// Whether there is an entry; waits for one a while.
+    async fn finds_entry(&mut self) -> Result<bool, UpstreamError> {
+        if self.waits {
+            let most_ms = self.settings.control.request_timeout_ms / 2;
+            return self.control.wait_for_entry(WAIT_MS.min(most_ms.max(1))).await;
+        }
+        // Who waits is counted by Redis among the clients that are blocked, for all to see.
+        let finds = self.control.journal_state().await?.entries > 0;
+        if !finds {
+            tokio::select! {
+                () = sleep(LOOK) => {}
+                () = self.trust.journal.wanted() => {}
+            }
+        }
+        Ok(finds)
     }
 
     /// The run of Redis over our connection, if it is believed.
