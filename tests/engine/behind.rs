@@ -404,3 +404,23 @@ async fn one_pipeline_is_done_in_its_order() {
     }
     stack.stop_expecting(&[]).await;
 }
+
+#[tokio::test]
+async fn a_flush_of_the_cache_loses_nothing() {
+    let stack = Stack::builder(MAPPINGS)
+        .set("RESPGRES__UPSTREAM__FLUSH", "cache")
+        .set("RESPGRES__JOURNAL__DELAY", "300ms")
+        .start()
+        .await;
+    let mut client = stack.client().await;
+    for number in 1..=5 {
+        client.say(&format!("HSET thing:1 total {number}")).await;
+        client.say("SET other 1").await;
+        let flush = if number % 2 == 0 { "FLUSHALL ASYNC" } else { "FLUSHDB" };
+        assert_eq!(client.say(flush).await, Value::Status("OK".into()));
+        assert_eq!(client.say("EXISTS other").await, Value::Integer(0));
+        assert_eq!(client.say("HGET thing:1 total").await, bulk(&number.to_string()));
+    }
+    assert!(error(client.say("FLUSHALL NOW").await).starts_with("ERR syntax error"));
+    stack.stop_expecting(&[]).await;
+}

@@ -135,14 +135,14 @@ fn a_batch_is_one_entry_that_says_what_is_held_now() {
             "h",
             "a",
             "4", //
-            "one",
+            "float",
             "1",
             "4",
             "HINCRBYFLOAT",
             "h",
             "f",
             "1.5", //
-            "names",
+            "removes",
             "1",
             "4",
             "HDEL",
@@ -163,7 +163,7 @@ fn a_batch_is_one_entry_that_says_what_is_held_now() {
             "h",
             "n",
             "9", //
-            "names",
+            "removes",
             "1",
             "3",
             "HDEL",
@@ -194,8 +194,8 @@ fn what_changes_nothing_is_not_journaled() {
         "100",
         &[("h", "hash"), ("s", "set")],
         &[
-            "names", "1", "3", "HDEL", "h", "a", //
-            "names", "2", "3", "SREM", "s", "a", //
+            "removes", "1", "3", "HDEL", "h", "a", //
+            "removes", "2", "3", "SREM", "s", "a", //
             "drawn", "2", "2", "SPOP", "s", //
             "drawn", "2", "3", "SPOP", "s", "2", //
             "keys", "0", "2", "1", "2", //
@@ -241,7 +241,7 @@ fn members_are_told_by_name() {
     let told = rig.behind(
         "100",
         &[("s", "set")],
-        &["names", "1", "4", "SADD", "s", "a", "b", "drawn", "1", "3", "SPOP", "s", "1"],
+        &["adds", "1", "4", "SADD", "s", "a", "b", "drawn", "1", "3", "SPOP", "s", "1"],
     );
     let drawn = String::from_utf8(told[3].elements()[0].bytes().unwrap().to_vec()).unwrap();
     let kept = if drawn == "a" { "b" } else { "a" };

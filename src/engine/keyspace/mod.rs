@@ -52,8 +52,10 @@ pub enum Ask {
     Count,
     /// RANDOMKEY.
     Random,
-    /// FLUSHALL, FLUSHDB: the request's arguments.
+    /// FLUSHALL, FLUSHDB of both stores: the request's arguments.
     Flush(Vec<Bytes>),
+    /// The same of Redis alone, which may have what Postgres lacks.
+    Empty(Vec<Bytes>),
     /// RESPGRES EXPLAIN: the key.
     Explain(Bytes),
 }
@@ -115,7 +117,7 @@ impl Ask {
         match self {
             Self::Keys(_) | Self::Count | Self::Random => true,
             Self::Scan(arguments) => arguments.get(1).is_some_and(|cursor| &cursor[..] == b"0"),
-            Self::Flush(_) | Self::Explain(_) => false,
+            Self::Flush(_) | Self::Empty(_) | Self::Explain(_) => false,
         }
     }
 }
@@ -204,6 +206,7 @@ impl Surveyor {
             Ask::Count => self.count(survey).await,
             Ask::Random => self.random(survey).await,
             Ask::Flush(arguments) => self.flush(arguments).await,
+            Ask::Empty(arguments) => self.empty(arguments).await,
             Ask::Explain(key) => {
                 let explainer = Explainer {
                     settings: &self.settings,

@@ -16,9 +16,10 @@ if tonumber(held or '0') >= tonumber(ARGV[1]) then
   return {'FULL'}
 end
 local count = (#KEYS - 2) / 2
-local states = {}
+local states, ends = {}, {}
 for key = 1, count do
   local ends_at = redis.call('PEXPIRETIME', KEYS[2 * key + 1])
+  ends[key] = ends_at
   if ends_at < 0 then
     -- Absent, or without an end: the mark knows why.
     local mark = redis.call('GET', KEYS[2 * key + 2]) or ''
@@ -35,19 +36,22 @@ for key = 1, count do
   end
 end
 
--- What was touched of each key that has changed, each name once.
-local changed, cleared, touched = {}, {}, {}
-local function touch(key, name)
-  local names = touched[key]
-  if not names then
-    names = {list = {}, known = {}}
-    touched[key] = names
+-- What has become of each key that has changed: '+' and value or '-' for each name.
+local changed, changes_of = {}, {}
+local function change(key)
+  local made = changes_of[key]
+  if not made then
+    made = {names = {}, now = {}, cleared = false, exists = nil}
+    changes_of[key] = made
     changed[#changed + 1] = key
   end
-  if name and not names.known[name] then
-    names.known[name] = true
-    names.list[#names.list + 1] = name
+  return made
+end
+local function became(made, name, now)
+  if not made.now[name] then
+    made.names[#made.names + 1] = name
   end
+  made.now[name] = now
 end
 
 local replies = {}
@@ -70,8 +74,8 @@ while at <= #ARGV do
       key = tonumber(ARGV[i])
       if redis.call('UNLINK', KEYS[2 * key + 1]) == 1 then
         reply = reply + 1
-        touch(key)
-        cleared[key] = true
+        local made = change(key)
+        made.names, made.now, made.cleared, made.exists = {}, {}, true, false
         if ARGV[key + 1] == 'part' then
           states[key] = 't'
         end
@@ -85,27 +89,46 @@ while at <= #ARGV do
     if type(reply) == 'table' and reply['err'] then
       reply = {err = reply['err']}
     elseif how == 'pairs' then
+      local made = change(key)
+      made.exists = true
       for i = first + 2, last, 2 do
-        touch(key, ARGV[i])
+        became(made, ARGV[i], '+' .. ARGV[i + 1])
       end
-    elseif how == 'one' then
-      touch(key, ARGV[first + 2])
     elseif how == 'sum' then
-      touch(key, ARGV[first + 2])
       -- A number of Lua's has 53 bits.
       reply = redis.call('HGET', KEYS[2 * key + 1], ARGV[first + 2])
+      local made = change(key)
+      made.exists = true
+      became(made, ARGV[first + 2], '+' .. reply)
+    elseif how == 'float' then
+      local made = change(key)
+      made.exists = true
+      became(made, ARGV[first + 2], '+' .. reply)
     elseif how == 'drawn' then
       local drawn = reply
       if type(drawn) ~= 'table' then
         drawn = {drawn or nil}
       end
       for i = 1, #drawn do
-        touch(key, drawn[i])
+        local made = change(key)
+        made.exists = nil
+        became(made, drawn[i], '-')
       end
     elseif reply ~= 0 then
-      -- 'unique': the first one alone; 'names': all of them.
-      for i = first + 2, how == 'unique' and first + 2 or last do
-        touch(key, ARGV[i])
+      local made = change(key)
+      if how == 'unique' then
+        made.exists = true
+        became(made, ARGV[first + 2], '+' .. ARGV[first + 3])
+      elseif how == 'adds' then
+        made.exists = true
+        for i = first + 2, last do
+          became(made, ARGV[i], '+')
+        end
+      else
+        made.exists = nil
+        for i = first + 2, last do
+          became(made, ARGV[i], '-')
+        end
       end
     end
   end
@@ -127,23 +150,14 @@ local function tell(text)
   texts[#texts + 1] = #text .. ':' .. text
 end
 for _, key in ipairs(changed) do
-  local value, names = KEYS[2 * key + 1], touched[key].list
-  tell(value)
-  tell(cleared[key] and 'cleared' or 'kept')
-  tell(tostring(#names))
-  changes = changes + math.max(#names, 1)
-  for from = 1, #names, 1000 do
-    local to = math.min(from + 999, #names)
-    local is_set = ARGV[key + 1] == 'set'
-    local now = redis.call(is_set and 'SMISMEMBER' or 'HMGET', value, unpack(names, from, to))
-    for i = from, to do
-      tell(names[i])
-      local found = now[i - from + 1]
-      if is_set then
-        found = found == 1 and ''
-      end
-      tell(found and '+' .. found or '-')
-    end
+  local made = changes_of[key]
+  tell(KEYS[2 * key + 1])
+  tell(made.cleared and 'cleared' or 'kept')
+  tell(tostring(#made.names))
+  changes = changes + math.max(#made.names, 1)
+  for _, name in ipairs(made.names) do
+    tell(name)
+    tell(made.now[name])
   end
 end
 local time = redis.call('TIME')
@@ -151,9 +165,14 @@ local now_ms = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000)
 local id = redis.call('XADD', KEYS[2], epoch .. '-*', 'at', now_ms, 'changes', changes, 'keys', table.concat(texts))
 redis.call('HINCRBY', KEYS[1], 'changes', changes)
 for _, key in ipairs(changed) do
-  local value, mark = KEYS[2 * key + 1], KEYS[2 * key + 2]
-  if redis.call('EXISTS', value) == 1 then
-    redis.call('PERSIST', value)
+  local value, mark, exists = KEYS[2 * key + 1], KEYS[2 * key + 2], changes_of[key].exists
+  if exists == nil then
+    exists = redis.call('EXISTS', value) == 1
+  end
+  if exists then
+    if ends[key] >= 0 then
+      redis.call('PERSIST', value)
+    end
     redis.call('SET', mark, 'd:' .. id)
   else
     redis.call('SET', mark, 'gone:' .. id)
