@@ -13,6 +13,7 @@ use respgres::config::{self, FieldColumn, Kind, OnExpire, Strategy};
 use respgres::mapping::registry::Plan;
 use respgres::mapping::shape::TableName;
 use respgres::mapping::{KeyPattern, Layout, MappedKey, Mapping};
+use respgres::store::sole::Work;
 use respgres::store::{Change, Reading, RowLock, Session, StoreError, StoredRow, Want, schema};
 use respgres::value::{Draft, Record, ValueKind};
 use sqlx::{AssertSqlSafe, Executor, PgConnection};
@@ -876,4 +877,23 @@ async fn rows_are_found_by_their_keys_however_many_there_are() {
     let read = "select sum(idx_tup_read) from pg_stat_user_indexes where relname = 'things'";
     let read: i64 = house.text(read).await.unwrap().parse().unwrap();
     assert!(read < 1000, "{read}");
+}
+
+#[tokio::test]
+async fn one_session_at_a_time_has_a_work() {
+    let mut house = House::new().await;
+    let mut other = house.another_session().await;
+    assert!(house.session.take_on(Work::Expire).await.unwrap());
+    assert!(!other.take_on(Work::Expire).await.unwrap());
+    assert!(other.take_on(Work::Flush).await.unwrap());
+    // What it does not have it cannot lay down for another.
+    other.lay_down(Work::Expire).await.unwrap();
+    assert!(!other.take_on(Work::Expire).await.unwrap());
+    house.session.lay_down(Work::Expire).await.unwrap();
+    assert!(other.take_on(Work::Expire).await.unwrap());
+    other.close().await;
+    assert!(house.session.take_on(Work::Flush).await.unwrap());
+    let held = "select count(*) from pg_locks where locktype = 'advisory' and classid = 1919251312";
+    let held: i64 = sqlx::query_scalar(held).fetch_one(&mut house.sql).await.unwrap();
+    assert_eq!(held, 1);
 }

@@ -47,12 +47,18 @@ impl Session {
     /// Those of the statement, see [`StoreError`].
     pub async fn lay_down(&mut self, work: Work) -> Result<(), StoreError> {
         self.attempt(async |connection| {
-            sqlx::query("select pg_advisory_unlock($1, $2)")
-                .bind(CLASS)
-                .bind(work as i32)
-                .execute(connection)
-                .await
-                .map(drop)
+            // Another session than the one that took it on has nothing to give back: Postgres would warn.
+            sqlx::query(
+                "select pg_advisory_unlock($1::int4, $2::int4) where exists (
+                     select from pg_locks where locktype = 'advisory' and granted
+                         and pid = pg_backend_pid() and objsubid = 2
+                         and classid = $1::int4::oid and objid = $2::int4::oid)",
+            )
+            .bind(CLASS)
+            .bind(work as i32)
+            .execute(connection)
+            .await
+            .map(drop)
         })
         .await
     }
