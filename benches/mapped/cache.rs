@@ -19,6 +19,9 @@ use crate::table::{self, ROWS};
 pub(crate) const MAPPED: &str = "bench";
 pub(crate) const UNMAPPED: &str = "plain";
 
+/// Prefix of the keys that are written behind.
+pub(crate) const BEHIND: &str = "behind";
+
 /// Reads that hit draw from the hashes 1 to this.
 pub(crate) const CACHED_KEYS: u32 = 1000;
 
@@ -45,7 +48,7 @@ pub(crate) fn uncached_id(n: u32) -> u32 {
 pub(crate) async fn warm(servers: &Servers) -> Result<(), Failure> {
     let mut client = Client::connect(servers.respgres_port).await?;
     let mut redis = Client::connect(servers.redis_port).await?;
-    for prefix in [MAPPED, UNMAPPED] {
+    for prefix in [MAPPED, BEHIND, UNMAPPED] {
         for id in 1..=CACHED_KEYS {
             let key = format!("{prefix}:{id}");
             let row = table::whole_row(id);

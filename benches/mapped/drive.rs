@@ -138,6 +138,9 @@ impl Sender {
         };
         match way {
             Way::Mapped if operation == Operation::Replay => redis(servers.relay_port, "").await,
+            Way::Mapped if operation == Operation::SetBehind => {
+                redis(servers.respgres_port, cache::BEHIND).await
+            }
             Way::Mapped => redis(servers.respgres_port, cache::MAPPED).await,
             Way::PassThrough => redis(servers.respgres_port, cache::UNMAPPED).await,
             Way::Direct => redis(servers.redis_port, cache::UNMAPPED).await,
@@ -193,8 +196,9 @@ async fn command(
 ) -> Result<(), Failure> {
     let triple = &TRIPLES[choice.triple()];
     match operation {
-        Operation::Set => {
-            let key = format!("{prefix}:{}", choice.id());
+        Operation::Set | Operation::SetBehind => {
+            let id = if operation == Operation::Set { choice.id() } else { choice.cached() };
+            let key = format!("{prefix}:{id}");
             let [a, b, c] = &triple.names;
             let [x, y, z] = &triple.values(choice.seed());
             let request = ["HSET", &key, a, x, b, y, c, z].map(str::as_bytes);
@@ -278,7 +282,7 @@ async fn statement<'c>(
                 .fetch_one(executor)
                 .await?;
         }
-        Operation::Replay | Operation::IsMember => {}
+        Operation::Replay | Operation::IsMember | Operation::SetBehind => {}
         Operation::GetAll | Operation::Get | Operation::GetAllMiss => {
             sqlx::query(AssertSqlSafe("SELECT * FROM baseline_rows WHERE id = $1"))
                 .bind(i64::from(choice.uncached))

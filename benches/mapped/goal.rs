@@ -30,8 +30,8 @@ const fn goal(
 }
 
 use Bar::{Median, Throughput};
-use Operation::{AddMember, Get, GetAll, HotIncrement, IsMember, Set};
-use Way::{Connection, PassThrough, Statement};
+use Operation::{AddMember, Get, GetAll, HotIncrement, IsMember, Set, SetBehind};
+use Way::{Connection, Direct, PassThrough, Statement};
 
 #[rustfmt::skip]
 static GOALS: &[Goal] = &[
@@ -41,6 +41,7 @@ static GOALS: &[Goal] = &[
     goal(4, Set,          &[1],          Connection,  Median(1.4)),
     goal(4, HotIncrement, &[1],          Connection,  Median(1.4)),
     goal(4, AddMember,    &[1],          Connection,  Median(1.4)),
+    goal(5, SetBehind,    &[50],         Direct,      Throughput(0.6)),
     goal(4, GetAll,       &[1, 50, 200], PassThrough, Throughput(0.95)),
     goal(4, Get,          &[1, 50, 200], PassThrough, Throughput(0.95)),
     goal(4, IsMember,     &[1, 50, 200], PassThrough, Throughput(0.95)),

@@ -39,9 +39,10 @@ impl House {
         let config = format!(
             "[server]\nlisten = \"127.0.0.1:{port}\"\n\n\
              [upstream]\nurl = \"redis://127.0.0.1:{redis_port}\"\n\n\
-             [postgres]\nurl = \"{}\"\n\n{}{}",
+             [postgres]\nurl = \"{}\"\n\n{}\n{}{}",
             cluster.url(),
-            table::mapping(),
+            table::mapping(cache::MAPPED, "dual_write"),
+            table::mapping(cache::BEHIND, "cache_first"),
             set::mapping()
         );
         let respgres = start_respgres(binary, &config, port, directory).await?;

@@ -125,11 +125,11 @@ fn value(column: usize, seed: u32) -> String {
     }
 }
 
-/// `[[mapping]]` for `bench:{id:int}`.
-pub(crate) fn mapping() -> String {
-    let mut text = String::from(
-        "[[mapping]]\nname = \"bench\"\nkey = \"bench:{id:int}\"\nkind = \"hash\"\n\
-         table = \"bench_rows\"\nstrategy = \"dual_write\"\n\n[mapping.columns]\n",
+/// `[[mapping]]` for `<name>:{id:int}` and the table `<name>_rows`.
+pub(crate) fn mapping(name: &str, strategy: &str) -> String {
+    let mut text = format!(
+        "[[mapping]]\nname = \"{name}\"\nkey = \"{name}:{{id:int}}\"\nkind = \"hash\"\n\
+         table = \"{name}_rows\"\nstrategy = \"{strategy}\"\n\n[mapping.columns]\n",
     );
     for (column, kind) in TYPES.iter().enumerate() {
         // Writing to a String cannot fail.
@@ -139,14 +139,14 @@ pub(crate) fn mapping() -> String {
     text
 }
 
-/// Both tables, with all their rows, so that the first round works on what the last one does.
+/// The tables, with all their rows, so that the first round works on what the last one does.
 pub(crate) async fn create(pool: &PgPool) -> Result<(), Failure> {
     let columns: Vec<String> = TYPES
         .iter()
         .enumerate()
         .map(|(column, kind)| format!("c{column} {}", kind.name()))
         .collect();
-    for table in ["bench_rows", "baseline_rows"] {
+    for table in ["bench_rows", "behind_rows", "baseline_rows"] {
         let statements = format!(
             "CREATE TABLE {table} (id bigint PRIMARY KEY, {});
              INSERT INTO {table} (id, c1, c4, c7)
