@@ -45,11 +45,12 @@ async fn no_fault_breaks_a_promise() {
         let tally = trial::run(seed, length).await;
         println!(
             "seed {seed}: {} faults, {} operations checked ({} reads left out, {} requests \
-             unanswered), {} violations",
+             unanswered), well again after {:.1} s, {} violations",
             tally.faults,
             tally.operations,
             tally.left_out,
             tally.unanswered,
+            tally.recovery.as_secs_f64(),
             tally.violations.len()
         );
         for violation in tally.violations.iter().take(10).chain(tally.violations.last()) {

@@ -13,7 +13,7 @@ use crate::world::World;
 
 /// How long the proxies may take until they take writes and reads again after the last fault, and until
 /// what a fault has left is cleared away: the timeouts of the world's settings, with room for a slow machine.
-const RECOVERY: Duration = Duration::from_secs(15);
+pub(crate) const RECOVERY: Duration = Duration::from_secs(15);
 
 /// As long as marks may live, and a little.
 const LEASES: Duration = Duration::from_secs(5);
@@ -61,8 +61,13 @@ async fn all_replies(address: &str, commands: &[[&str; 4]]) -> std::io::Result<V
 }
 
 /// Everything that is not as promised of the keys below `keys`.
-pub(crate) async fn check(world: &World, names: &Names, keys: u32) -> Vec<String> {
-    match look(world, names, keys).await {
+pub(crate) async fn check(
+    world: &World,
+    names: &Names,
+    keys: u32,
+    patience: Duration,
+) -> Vec<String> {
+    match look(world, names, keys, patience).await {
         Ok(violations) => violations,
         Err(error) => vec![format!("the stores cannot be compared: {error}")],
     }
@@ -72,11 +77,12 @@ async fn look(
     world: &World,
     names: &Names,
     keys: u32,
+    patience: Duration,
 ) -> Result<Vec<String>, Box<dyn std::error::Error>> {
     let mut violations = Vec::new();
     let mut sql = world.sql().await?;
     let mut left = 0;
-    let is_worked_off = within(RECOVERY, async || {
+    let is_worked_off = within(patience, async || {
         let row = sql.fetch_one("select count(*) from respgres.outbox").await;
         left = row.map_or(-1, |row| row.get::<i64, _>(0));
         left == 0
@@ -96,7 +102,7 @@ async fn look(
         let (name, strategy) = (names.key(key), strategy::of(names, key));
         let row = rows.get(&name).cloned().unwrap_or_default();
         if strategy.has_copies && !row.is_empty() {
-            let is_cached = within(RECOVERY, async || {
+            let is_cached = within(patience, async || {
                 let _ = content(&mut clients[0], key, &name).await;
                 redis.command(&["EXISTS", &name]).await == Value::Integer(1)
             });
@@ -197,5 +203,102 @@ async fn within(bound: Duration, mut condition: impl AsyncFnMut() -> bool) -> bo
             return false;
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schedule::{Event, Fault, Memory};
+
+    const KEYS: u32 = 24;
+
+    async fn write_all(world: &World, names: &Names) {
+        let mut client = Client::connect_to(&world.addresses()[0]).await;
+        for key in 0..KEYS {
+            let name = names.key(key);
+            let reply = match form(key) {
+                Form::Set => client.command(&["SADD", &name, "m"]).await,
+                _ => client.command(&["HSET", &name, "first", "1"]).await,
+            };
+            assert!(!reply.is_error(), "{name}: {reply:?}");
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_is_not_as_promised_is_found() {
+        let (world, names) = (World::start().await, strategy::names());
+        write_all(&world, &names).await;
+        assert_eq!(check(&world, &names, KEYS, RECOVERY).await, [""; 0]);
+
+        let mut redis = Client::connect(&*world.redis.lock().await).await;
+        let mut sql = world.sql().await.unwrap();
+        let of = |key: u32| names.key(key);
+        // A copy with other fields, a row nobody reads, a copy where there must not be one, a mark.
+        redis.command(&["HSET", &of(0), "second", "2"]).await;
+        redis.command(&["SADD", &of(12 + 4), "m"]).await;
+        redis.say("SET respgres:m:it 1").await;
+        let change = format!("update database_first_entries set value = '9' where id = {}", 6 + 2);
+        sql.execute(AssertSqlSafe(change)).await.unwrap();
+        // A key that cannot be cached, and an outbox that nobody works off.
+        redis.command(&["DEL", &of(5)]).await;
+        redis.command(&["SET", &format!("respgres:m:{}", of(5)), "r:nobody"]).await;
+        let keep = "create rule keep as on delete to respgres.outbox do instead nothing;
+            insert into respgres.outbox (mapping, key) values ('no such', 'no such')";
+        sql.execute(keep).await.unwrap();
+
+        let violations = check(&world, &names, KEYS, Duration::from_millis(300)).await;
+        let found = |parts: &[&str]| {
+            let has = |violation: &&String| parts.iter().all(|part| violation.contains(part));
+            assert!(violations.iter().any(|it| has(&it)), "{parts:?} in {violations:#?}");
+        };
+        found(&[&of(0), "proxy 1 says"]);
+        found(&[&of(0), "Redis says"]);
+        found(&[&of(12 + 4), "does not belong"]);
+        found(&[&of(6 + 2), "Redis says"]);
+        found(&[&of(5), "gets no copy"]);
+        found(&["the outbox is not worked off"]);
+        found(&["marks outlive", "respgres:m:it"]);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_full_disk_is_felt_and_mended() {
+        let (world, names) = (World::start().await, strategy::names());
+        let mut client = Client::connect_to(&world.addresses()[0]).await;
+        let long = "x".repeat(500_000);
+        let full = Fault::DiskFull(0);
+        let event = Event { at: Duration::ZERO, lasts: Duration::from_secs(2), fault: full };
+        let felt = async {
+            within(Duration::from_secs(2), async || {
+                client.command(&["HSET", &names.key(2), "first", &long]).await.is_error()
+            })
+            .await
+        };
+        let ((), is_felt) = tokio::join!(world.suffer(&event), felt);
+        assert!(is_felt, "there was room");
+        assert_eq!(recovered(&world, &names).await, [""; 0]);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_is_written_past_redis_is_known_to_have_been() {
+        let (world, names) = (World::start().await, strategy::names());
+        let epoch = std::time::SystemTime::now();
+        let gone = Fault::RedisKilled(Memory::Empty);
+        let event = Event { at: Duration::ZERO, lasts: Duration::from_secs(1), fault: gone };
+        let written = async {
+            tokio::time::sleep(event.lasts / 4).await;
+            let mut client = Client::connect_to(&world.addresses()[0]).await;
+            client.command(&["HSET", &names.key(0), "first", "1"]).await
+        };
+        let ((), reply) = tokio::join!(world.suffer(&event), written);
+        assert_eq!(reply, Value::Integer(1));
+        assert_eq!(recovered(&world, &names).await, [""; 0]);
+        let is_known = within(RECOVERY, async || {
+            let mut waited = crate::trial::waited(&world, epoch).await;
+            let times = waited.remove(&names.key(0)).expect("it was written past Redis");
+            let [time] = times[..] else { panic!("{times:?}") };
+            time.start_ns < time.end_ns && time.end_ns < u64::MAX
+        });
+        assert!(is_known.await, "it is in the outbox for ever");
     }
 }

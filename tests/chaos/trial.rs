@@ -34,6 +34,8 @@ pub(crate) struct Tally {
     /// Reads that were left out: see `may_be_old`.
     pub(crate) left_out: usize,
     pub(crate) unanswered: u64,
+    /// From when the last fault was mended until every key was served again, by each proxy.
+    pub(crate) recovery: Duration,
     pub(crate) violations: Vec<String>,
 }
 
@@ -53,7 +55,7 @@ pub(crate) async fn run(seed: u64, length: Duration) -> Tally {
     let size = Size { clients: CLIENTS, seconds: length.as_secs(), keys };
     let scene = Scene::new(world.addresses(), size, names.clone(), MANNERS);
     let epoch = SystemTime::now() - scene.elapsed();
-    let mut violations = Vec::new();
+    let (mut violations, mut recovery) = (Vec::new(), Duration::ZERO);
     let mut record = scene
         .play(async |scene| {
             join_all(events.iter().map(async |event| {
@@ -61,18 +63,19 @@ pub(crate) async fn run(seed: u64, length: Duration) -> Tally {
                 world.suffer(event).await;
             }))
             .await;
+            let mended = scene.elapsed();
             violations = quiet::recovered(&world, &names).await;
+            recovery = scene.elapsed() - mended;
         })
         .await;
 
-    violations.extend(quiet::check(&world, &names, keys).await);
+    violations.extend(quiet::check(&world, &names, keys, quiet::RECOVERY).await);
     let waited = waited(&world, epoch).await;
     let left_out = drop_reads(&mut record, |key, span| may_be_old(&waited, &names.key(key), span));
     if events.iter().any(|event| event.fault.costs_data_of_redis()) {
         keep_keys(&mut record, |key| strategy::of(&names, key).keeps == Keeps::Always);
     }
-    let whole = &record;
-    violations.extend(whole.check());
+    violations.extend(record.check());
     let logs = world.logs().await;
     violations.extend(check_logs(&logs));
     for (side, proxy) in world.proxies.iter().enumerate() {
@@ -85,13 +88,13 @@ pub(crate) async fn run(seed: u64, length: Duration) -> Tally {
         violations.push(format!("{told}; what happened is in {}", place.display()));
     }
     let (operations, unanswered) = (operations(&record), record.unanswered);
-    Tally { faults: events.len(), operations, left_out, unanswered, violations }
+    Tally { faults: events.len(), operations, left_out, unanswered, recovery, violations }
 }
 
 // --- reads that may be old ---
 
 /// When a key was in the outbox, since the start of the run.
-type Waited = HashMap<String, Vec<Span>>;
+pub(crate) type Waited = HashMap<String, Vec<Span>>;
 
 /// A proxy that reaches Redis may show what a key held before another one, which does not reach it, wrote
 /// past it: until its copy has gone, which is when it leaves the outbox. README says so.
@@ -101,7 +104,7 @@ fn may_be_old(waited: &Waited, name: &str, span: Span) -> bool {
     })
 }
 
-async fn waited(world: &World, epoch: SystemTime) -> Waited {
+pub(crate) async fn waited(world: &World, epoch: SystemTime) -> Waited {
     let query = "
         select convert_from(key, 'UTF8'), (extract(epoch from min(at)) * 1e6)::bigint,
             (extract(epoch from max(at) filter (where is_over)) * 1e6)::bigint
@@ -227,5 +230,49 @@ impl Drop for Told {
         if std::thread::panicking() {
             eprintln!("{self}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::history::{Action, Version};
+
+    fn span(start_ns: u64, end_ns: u64) -> Span {
+        Span { start_ns, end_ns }
+    }
+
+    #[test]
+    fn only_reads_while_the_key_was_in_the_outbox_are_left_out() {
+        let names = strategy::names();
+        let waited = Waited::from([(names.key(0), vec![span(100, 200), span(500, 600)])]);
+        let version = Version { client: 0, serial: 0 };
+        let mut record = Record::default();
+        let at = [(10, 99), (10, 100), (150, 160), (200, 300), (201, 499), (90, 700)];
+        for key in 0..2 {
+            for action in [Action::Read(None), Action::Write(version), Action::Increment(Some(1))] {
+                let operations =
+                    at.map(|(start_ns, end_ns)| Operation { span: span(start_ns, end_ns), action });
+                record.histories.entry(key).or_default().extend(operations);
+            }
+        }
+        let old = |key: u32, span| may_be_old(&waited, &names.key(key), span);
+        assert_eq!(drop_reads(&mut record, old), 4);
+        assert_eq!((record.histories[&0].len(), record.histories[&1].len()), (14, 18));
+        assert_eq!(operations(&record), 32);
+        keep_keys(&mut record, |key| key == 1);
+        assert_eq!(operations(&record), 18);
+    }
+
+    #[test]
+    fn what_a_proxy_logs_when_it_panics_is_found() {
+        let log = |name: &str, line: &str| Log { name: name.into(), lines: vec![line.into()] };
+        let logs = [
+            log("proxy-0", "thread 'main' panicked at src/main.rs:1:1"),
+            log("proxy-1", "2026-01-01T00:00:00Z ERROR respgres::app: something"),
+            log("proxy-1", "2026-01-01T00:00:00Z  WARN respgres::app: upstream lost"),
+            log("postgres", " ERROR : something"),
+        ];
+        assert_eq!(check_logs(&logs).len(), 2);
     }
 }

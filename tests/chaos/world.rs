@@ -91,6 +91,9 @@ impl World {
         std::fs::write(&config, strategy::mappings()).expect("the directory is ours");
         let redis = Redis::start().await;
         let cluster = Cluster::start_on_small_disk().await;
+        if cluster.disk().is_none() {
+            println!("Postgres has no small disk here (that takes root): a trigger stands for it");
+        }
         let tables = tables(cluster.disk().is_some());
         let database = cluster.create_database().await;
         let url = ("RESPGRES__POSTGRES__URL".to_owned(), cluster.url(&database));
