@@ -8,10 +8,14 @@
 //! `make chaos` does so for half an hour. `CHAOS_SECONDS` is the time in all, `CHAOS_SEED` the first seed,
 //! `CHAOS_SEED_SECONDS` how long the clients of one seed are at work.
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a trial tells what it has done")]
+
 #[path = "../coherence/counter.rs"]
 mod counter;
 #[path = "../coherence/history.rs"]
 mod history;
+#[path = "../coherence/keys.rs"]
+mod keys;
 #[path = "../coherence/members.rs"]
 mod members;
 mod quiet;
@@ -36,8 +40,8 @@ async fn no_fault_breaks_a_promise() {
         Err(_) => default,
     };
     let in_all = Duration::from_secs(number("CHAOS_SECONDS", 1));
-    let length = Duration::from_secs(number("CHAOS_SEED_SECONDS", 8));
-    let first = number("CHAOS_SEED", 1);
+    let length = Duration::from_secs(number("CHAOS_SEED_SECONDS", 9));
+    let first = number("CHAOS_SEED", 8);
     let start = Instant::now();
     let (mut seeds, mut faults, mut operations) = (0, 0, 0);
     let mut broken = Vec::new();

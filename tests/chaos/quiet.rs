@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use sqlx::{AssertSqlSafe, Executor, Row};
 
+use crate::keys::{Form, Names, form};
 use crate::stack::{Client, Value};
 use crate::strategy::{self, STRATEGIES, Strategy};
-use crate::workload::{Form, Names, form};
 use crate::world::World;
 
 /// How long the proxies may take until they take writes and reads again after the last fault, and until

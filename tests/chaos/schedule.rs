@@ -88,27 +88,38 @@ pub(crate) struct Event {
     pub(crate) fault: Fault,
 }
 
-/// How often kinds of faults come, and how long (ms) they last.
+/// How often a kind of fault comes among all, and how long (ms) it lasts.
+struct Kind {
+    weight: usize,
+    from: usize,
+    to: usize,
+    draw: fn(&mut Random) -> Fault,
+}
+
 #[rustfmt::skip]
-const KINDS: &[(usize, usize, usize, fn(&mut Random) -> Fault)] = &[
-    // weight, from, to
-    (4,  100, 1500, |random| Fault::ProxyKilled(side(random))),
-    (4,  100, 4000, |random| Fault::ProxyStopped(side(random))),
-    (3,  100, 2000, |_| Fault::RedisKilled(Memory::Empty)),
-    (3,  500, 3000, |_| Fault::RedisKilled(Memory::Snapshot)),
-    (3,  100, 4000, |_| Fault::RedisStopped),
-    (4,  300, 3000, |random| Fault::RedisFull(random.pick(&POLICIES))),
-    (3,  100, 2000, |_| Fault::PostgresKilled),
-    (2,  100,  500, |_| Fault::SessionKilled),
-    (2,  100, 4000, |_| Fault::PostgresStopped),
-    (4,  100, 2000, |_| Fault::PostgresRestarted),
-    (4,  300, 3000, |random| Fault::DiskFull(random.pick(&[0, 50_000, 3_000_000]))),
-    (4,  100, 3000, |random| Fault::Cut(link(random))),
-    (3,  100,  500, |random| Fault::HalfClosed(link(random), direction(random))),
-    (3,  300, 4000, |random| Fault::Held(link(random), direction(random), random.below(2) == 0)),
-    (3,  300, 4000, |random| Fault::HeldBothWays(link(random), random.below(2) == 0)),
-    (3,  500, 3000, |random| Fault::Slow(link(random), ms(5 + random.below(100)))),
+const KINDS: &[Kind] = &[
+    //  weight, from, to
+    kind(4,  100, 1500, |random| Fault::ProxyKilled(side(random))),
+    kind(4,  100, 4000, |random| Fault::ProxyStopped(side(random))),
+    kind(3,  100, 2000, |_| Fault::RedisKilled(Memory::Empty)),
+    kind(3,  500, 3000, |_| Fault::RedisKilled(Memory::Snapshot)),
+    kind(3,  100, 4000, |_| Fault::RedisStopped),
+    kind(4,  300, 3000, |random| Fault::RedisFull(random.pick(&POLICIES))),
+    kind(3,  100, 2000, |_| Fault::PostgresKilled),
+    kind(2,  100,  500, |_| Fault::SessionKilled),
+    kind(2,  100, 4000, |_| Fault::PostgresStopped),
+    kind(4,  100, 2000, |_| Fault::PostgresRestarted),
+    kind(4,  300, 3000, |random| Fault::DiskFull(random.pick(&[0, 50_000, 3_000_000]))),
+    kind(4,  100, 3000, |random| Fault::Cut(link(random))),
+    kind(3,  100,  500, |random| Fault::HalfClosed(link(random), direction(random))),
+    kind(3,  300, 4000, |random| Fault::Held(link(random), direction(random), random.below(2) == 0)),
+    kind(3,  300, 4000, |random| Fault::HeldBothWays(link(random), random.below(2) == 0)),
+    kind(3,  500, 3000, |random| Fault::Slow(link(random), ms(5 + random.below(100)))),
 ];
+
+const fn kind(weight: usize, from: usize, to: usize, draw: fn(&mut Random) -> Fault) -> Kind {
+    Kind { weight, from, to, draw }
+}
 
 const POLICIES: [Policy; 4] =
     [Policy::NoEviction, Policy::AllKeysLru, Policy::VolatileLru, Policy::VolatileRandom];
@@ -116,20 +127,20 @@ const POLICIES: [Policy; 4] =
 /// All faults of a run of this length, by their time.
 pub(crate) fn draw(seed: u64, length: Duration) -> Vec<Event> {
     let mut random = Random::new(seed);
-    let all: usize = KINDS.iter().map(|kind| kind.0).sum();
+    let all: usize = KINDS.iter().map(|kind| kind.weight).sum();
     let mut events: Vec<Event> = Vec::new();
     let mut at = ms(500);
     loop {
         at += ms(100 + random.below(1500));
         let mut ticket = random.below(all);
         let kind = KINDS.iter().find(|kind| {
-            let is_drawn = ticket < kind.0;
-            ticket = ticket.wrapping_sub(kind.0);
+            let is_drawn = ticket < kind.weight;
+            ticket = ticket.wrapping_sub(kind.weight);
             is_drawn
         });
-        let (_, from, to, fault) = kind.expect("a ticket is below the sum");
+        let Kind { from, to, draw, .. } = kind.expect("a ticket is below the sum");
         let lasts = ms(from + random.below(to - from));
-        let fault = fault(&mut random);
+        let fault = draw(&mut random);
         // Of those that are under way the first to end makes room.
         let mut ends: Vec<Duration> = Vec::new();
         for event in &events {

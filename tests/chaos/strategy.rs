@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::workload::Names;
+use crate::keys::Names;
 
 /// A strategy, and what holds for its keys.
 #[derive(Debug)]

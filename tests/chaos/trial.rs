@@ -8,10 +8,11 @@ use futures_util::future::join_all;
 use sqlx::{Executor, Row};
 
 use crate::history::{Operation, Span};
+use crate::keys::Names;
 use crate::quiet;
 use crate::schedule::{self, Event};
 use crate::strategy::{self, Keeps};
-use crate::workload::{Manners, Names, Record, Scene, Size};
+use crate::workload::{Manners, Record, Scene, Size};
 use crate::world::{Log, World};
 
 /// Gentle enough for two cores: what a fault does is to be seen, not what a machine does that is overloaded.

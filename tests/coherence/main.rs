@@ -7,6 +7,7 @@
 
 mod counter;
 mod history;
+mod keys;
 mod members;
 mod reference;
 mod register;
@@ -18,9 +19,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use keys::{Form, Names, form};
 use sqlx::{Connection, PgConnection, Row};
 use stack::{Client, Proxy, Redis, Server, Stack, Value};
-use workload::{Form, Manners, Names, Record, Scene, Size, form};
+use workload::{Manners, Record, Scene, Size};
 
 const MAPPING: &str = r#"
 [[mapping]]

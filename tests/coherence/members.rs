@@ -6,8 +6,9 @@
 use std::collections::HashSet;
 
 use crate::history::{Action, Operation, Span, Version, Violation};
+use crate::keys::is_counted;
 use crate::stack::Value;
-use crate::workload::{Outcome, Worker, is_counted};
+use crate::workload::{Outcome, Worker};
 
 /// Pairs of a key that a client asks for and removes; older ones it leaves to others.
 const MOST_KNOWN: usize = 12;
