@@ -66,7 +66,7 @@ async fn no_fault_breaks_a_promise() {
         if !tally.violations.is_empty() {
             broken.push(seed);
         }
-        assert!(tally.operations > 500, "hardly anything was done");
+        assert!(tally.operations > 100, "hardly anything was done");
         if start.elapsed() + start.elapsed() / seeds > in_all {
             break;
         }

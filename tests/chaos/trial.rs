@@ -86,7 +86,10 @@ pub(crate) async fn run(seed: u64, length: Duration) -> Tally {
     }
     if !violations.is_empty() {
         let place = write_down(&told, &events, &record, &names, keys, &logs, &violations);
-        violations.push(format!("{told}; what happened is in {}", place.display()));
+        violations.push(format!(
+            "{told}; schedule, logs and what was done to these keys are in {}",
+            place.display()
+        ));
     }
     let (operations, unanswered) = (operations(&record), record.unanswered);
     Tally { faults: events.len(), operations, left_out, unanswered, recovery, violations }
