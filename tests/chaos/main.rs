@@ -57,6 +57,9 @@ async fn no_fault_breaks_a_promise() {
             tally.recovery.as_secs_f64(),
             tally.violations.len()
         );
+        for (error, count) in &tally.errors {
+            println!("    {count:6} times {error}");
+        }
         for violation in tally.violations.iter().take(10).chain(tally.violations.last()) {
             println!("    {violation}");
         }

@@ -1,6 +1,6 @@
 //! One seed: clients at work, faults by schedule, then the verdict.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -17,11 +17,12 @@ use crate::world::{Log, World};
 
 /// Gentle enough for two cores: what a fault does is to be seen, not what a machine does that is overloaded.
 const CLIENTS: u32 = 12;
-const MANNERS: Manners =
-    Manners { pause: Duration::from_millis(8), patience: Duration::from_secs(4) };
+const PAUSE: Duration = Duration::from_millis(8);
+const PATIENCE: Duration = Duration::from_secs(4);
 
-/// Counted and not, of each form and strategy, so many times.
-const ROUNDS: u32 = 2;
+/// Keys that are counted and not, of each form and strategy; and so many times more that are not hot, of
+/// which what is old can be seen before it is written again.
+const COLD: u32 = 7;
 
 /// Clocks of two processes on one machine differ by less.
 const CLOCKS_NS: u64 = 5_000_000;
@@ -37,6 +38,8 @@ pub(crate) struct Tally {
     pub(crate) unanswered: u64,
     /// From when the last fault was mended until every key was served again, by each proxy.
     pub(crate) recovery: Duration,
+    /// What clients were told instead of a result, and how often.
+    pub(crate) errors: BTreeMap<String, u64>,
     pub(crate) violations: Vec<String>,
 }
 
@@ -52,9 +55,11 @@ pub(crate) async fn run(seed: u64, length: Duration) -> Tally {
     let events = schedule::draw(seed, length);
     let world = World::start().await;
     let names = strategy::names();
-    let keys = ROUNDS * 6 * u32::try_from(strategy::STRATEGIES.len()).expect("a few");
+    let hot = 6 * u32::try_from(strategy::STRATEGIES.len()).expect("a few");
+    let keys = hot + COLD * hot;
     let size = Size { clients: CLIENTS, seconds: length.as_secs(), keys };
-    let scene = Scene::new(world.addresses(), size, names.clone(), MANNERS);
+    let manners = Manners { pause: PAUSE, patience: PATIENCE, hot: Some(hot) };
+    let scene = Scene::new(world.addresses(), size, names.clone(), manners);
     let epoch = SystemTime::now() - scene.elapsed();
     let (mut violations, mut recovery) = (Vec::new(), Duration::ZERO);
     let mut record = scene
@@ -91,8 +96,9 @@ pub(crate) async fn run(seed: u64, length: Duration) -> Tally {
             place.display()
         ));
     }
+    let errors = record.errors.clone().into_iter().collect();
     let (operations, unanswered) = (operations(&record), record.unanswered);
-    Tally { faults: events.len(), operations, left_out, unanswered, recovery, violations }
+    Tally { faults: events.len(), operations, left_out, unanswered, recovery, errors, violations }
 }
 
 // --- reads that may be old ---
@@ -192,11 +198,14 @@ fn write_down(
     for log in logs {
         write(&format!("{}.log", log.name), log.lines.clone());
     }
-    for name in (0..keys).filter(|key| {
-        let name = names.key(*key);
-        violations.iter().any(|violation| violation.contains(&name))
-    }) {
-        write(&names.key(name).replace(':', "-"), history(record, name));
+    for key in 0..keys {
+        let name = names.key(key);
+        let is_of_key = |violation: &String| {
+            violation.strip_prefix(&name).is_some_and(|rest| rest.starts_with([' ', ':']))
+        };
+        if violations.iter().any(is_of_key) {
+            write(&name.replace(':', "-"), history(record, key));
+        }
     }
     place
 }

@@ -47,6 +47,8 @@ pub(crate) struct Manners {
     pub(crate) pause: Duration,
     /// How long a client waits for a reply before it connects anew.
     pub(crate) patience: Duration,
+    /// Every other request is for one of the first so many keys.
+    pub(crate) hot: Option<u32>,
 }
 
 /// What all clients together did.
@@ -108,7 +110,7 @@ struct Random(u64);
 
 impl Default for Manners {
     fn default() -> Self {
-        Self { pause: Duration::ZERO, patience: crate::stack::process::DEADLINE }
+        Self { pause: Duration::ZERO, patience: crate::stack::process::DEADLINE, hot: None }
     }
 }
 
@@ -248,7 +250,7 @@ impl Worker {
             if self.is_away && self.random.below(100) == 0 {
                 self.connection = None;
             }
-            let key = self.random.below(self.scene.size.keys);
+            let key = self.choose_key();
             if form(key) == Form::Set {
                 self.work_on_set(key).await;
                 continue;
@@ -264,6 +266,13 @@ impl Worker {
             }
         }
         self.record
+    }
+
+    fn choose_key(&mut self) -> u32 {
+        match self.scene.manners.hot {
+            Some(hot) if self.random.below(2) == 0 => self.random.below(hot),
+            _ => self.random.below(self.scene.size.keys),
+        }
     }
 
     pub(crate) fn below(&mut self, bound: u32) -> u32 {
