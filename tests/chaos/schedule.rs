@@ -70,6 +70,8 @@ pub(crate) enum Fault {
     PostgresStopped,
     /// A fast shutdown while every COMMIT takes its time.
     PostgresRestarted,
+    /// Connections of a proxy are cut while every COMMIT takes its time: Postgres goes on with what it was told.
+    CutInCommit(Side),
     /// No more room on Postgres' disk, but for so many bytes.
     DiskFull(u64),
     Cut(Link),
@@ -109,6 +111,7 @@ const KINDS: &[Kind] = &[
     kind(2,  100,  500, |_| Fault::SessionKilled),
     kind(2,  100, 4000, |_| Fault::PostgresStopped),
     kind(4,  100, 2000, |_| Fault::PostgresRestarted),
+    kind(4,  100,  500, |random| Fault::CutInCommit(side(random))),
     kind(4,  300, 3000, |random| Fault::DiskFull(random.pick(&[0, 50_000, 3_000_000]))),
     kind(4,  100, 3000, |random| Fault::Cut(link(random))),
     kind(3,  100,  500, |random| Fault::HalfClosed(link(random), direction(random))),
@@ -202,6 +205,7 @@ impl Fault {
             | Self::SessionKilled
             | Self::PostgresStopped
             | Self::PostgresRestarted
+            | Self::CutInCommit(_)
             | Self::DiskFull(_) => Subject::Postgres,
             Self::Cut(link)
             | Self::HalfClosed(link, _)
@@ -258,7 +262,7 @@ mod tests {
         let events: Vec<Event> = (1..=20).flat_map(|seed| draw(seed, LENGTH)).collect();
         let kinds: HashSet<Discriminant<Fault>> =
             events.iter().map(|event| discriminant(&event.fault)).collect();
-        assert_eq!(kinds.len(), 15);
+        assert_eq!(kinds.len(), 16);
         let subjects: HashSet<Subject> = events.iter().map(|event| event.fault.subject()).collect();
         assert_eq!(subjects.len(), 2 + 2 + 6);
         assert!(events.len() > 400, "{}", events.len());

@@ -233,13 +233,19 @@ impl World {
                 sleep(lasts).await;
             }
             Fault::PostgresRestarted => {
-                // Every COMMIT takes a tenth of a second: some are under way.
-                self.administer(&["alter system set commit_delay = 100000", RELOAD]).await;
-                sleep(Duration::from_millis(150)).await;
+                self.administer(&SLOW_COMMITS).await;
+                sleep(SOME_COMMITS).await;
                 self.keep("postgres", self.cluster.log());
                 self.cluster.shut_down().await;
                 sleep(lasts).await;
                 self.cluster.restart().await;
+                self.administer(&DISK_PACE).await;
+            }
+            Fault::CutInCommit(side) => {
+                self.administer(&SLOW_COMMITS).await;
+                sleep(SOME_COMMITS).await;
+                self.links[&Link::Postgres(side)].cut_once();
+                sleep(lasts).await;
                 self.administer(&DISK_PACE).await;
             }
             Fault::DiskFull(spare) => match self.cluster.disk() {
@@ -353,6 +359,12 @@ impl World {
 }
 
 const RELOAD: &str = "select pg_reload_conf()";
+
+/// A COMMIT takes a tenth of a second.
+const SLOW_COMMITS: [&str; 2] = ["alter system set commit_delay = 100000", RELOAD];
+
+/// After this long, and not at its end, some are under way.
+const SOME_COMMITS: Duration = Duration::from_millis(150);
 
 /// A COMMIT takes as long as on a disk, so that one is under way at almost any time.
 const DISK_PACE: [&str; 3] =
