@@ -47,7 +47,7 @@ const TABLES: &str = "
     end $$;
     create trigger waited after insert or delete on respgres.outbox
         for each row execute function chaos.wait();
-    create table chaos.is_full ();
+    create table chaos.is_full (since timestamptz);
     create function chaos.refuse() returns trigger language plpgsql as $$
     begin
         if exists (select from chaos.is_full) then
@@ -255,8 +255,7 @@ impl World {
                     disk.free();
                 }
                 None => {
-                    self.administer(&["alter table chaos.is_full add there_is_one boolean"]).await;
-                    self.administer(&["insert into chaos.is_full values (true)"]).await;
+                    self.administer(&["insert into chaos.is_full values (now())"]).await;
                     sleep(lasts).await;
                     self.administer(&["truncate chaos.is_full"]).await;
                 }
