@@ -27,7 +27,15 @@ pub struct Owner {
 impl Disk {
     /// `None` where this machine does not let us.
     pub async fn mount(at: &Path, mebibytes: u32, owner: Owner) -> Option<Self> {
-        std::fs::create_dir_all(at).expect("the directory is ours");
+        std::fs::create_dir(at).expect("the directory is ours");
+        let disk = Self::mount_on(at, mebibytes, owner).await;
+        if disk.is_none() {
+            std::fs::remove_dir(at).expect("it is empty");
+        }
+        disk
+    }
+
+    async fn mount_on(at: &Path, mebibytes: u32, owner: Owner) -> Option<Self> {
         let options = format!("size={mebibytes}m,mode=0700,uid={},gid={}", owner.user, owner.group);
         let order = "mount -t tmpfs -o \"$0\" tmpfs \"$1\" && echo mounted && exec sleep infinity";
         let mut command = Command::new("unshare");
