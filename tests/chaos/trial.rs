@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use futures_util::future::join_all;
 use sqlx::{Executor, Row};
 
-use crate::history::{Operation, Span};
+use crate::history::{Action, Operation, Span};
 use crate::keys::Names;
 use crate::quiet;
 use crate::schedule::{self, Event};
@@ -136,7 +136,6 @@ pub(crate) async fn waited(world: &World, epoch: SystemTime) -> Waited {
 }
 
 fn drop_reads(record: &mut Record, may_be_old: impl Fn(u32, Span) -> bool) -> usize {
-    use crate::history::Action;
     let mut dropped = 0;
     let histories = record.histories.iter_mut().map(|(key, history)| (*key, history));
     let pairs = record.pairs.iter_mut().map(|((key, _), history)| (*key, history));
@@ -249,7 +248,7 @@ impl Drop for Told {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::history::{Action, Version};
+    use crate::history::Version;
 
     fn span(start_ns: u64, end_ns: u64) -> Span {
         Span { start_ns, end_ns }
