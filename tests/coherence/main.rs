@@ -7,6 +7,7 @@
 
 mod counter;
 mod history;
+mod keys;
 mod members;
 mod reference;
 mod register;
@@ -15,11 +16,13 @@ mod stack;
 mod workload;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
+use keys::{Form, Names, form};
 use sqlx::{Connection, PgConnection, Row};
 use stack::{Client, Proxy, Redis, Server, Stack, Value};
-use workload::{Form, Record, Scene, Size, form, key_name};
+use workload::{Manners, Record, Scene, Size};
 
 const MAPPING: &str = r#"
 [[mapping]]
@@ -58,7 +61,7 @@ const DEATH: Duration = Duration::from_millis(300);
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_redis_is_found_coherent() {
     let redis = Redis::start().await;
-    let scene = Scene::new(vec![redis.address(); 2], Size { clients: 20, seconds: 1, keys: 10 });
+    let scene = scene(vec![redis.address(); 2], Size { clients: 20, seconds: 1, keys: 10 });
     let record = scene.play(async |_| {}).await;
     assert_eq!(record.check(), [""; 0]);
     assert!(record.answered > 1000, "{}", record.summary());
@@ -68,7 +71,7 @@ async fn one_redis_is_found_coherent() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_that_break_are_no_violation() {
     let redis = Redis::start().await;
-    let scene = Scene::new(vec![redis.address(); 2], Size { clients: 20, seconds: 2, keys: 10 });
+    let scene = scene(vec![redis.address(); 2], Size { clients: 20, seconds: 2, keys: 10 });
     let cut = async |scene: &Scene| {
         while scene.elapsed() < Duration::from_millis(1800) {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -84,7 +87,7 @@ async fn connections_that_break_are_no_violation() {
 async fn two_redis_that_do_not_know_each_other_are_found_out() {
     let redis = [Redis::start().await, Redis::start().await];
     let addresses = redis.iter().map(Server::address).collect();
-    let scene = Scene::new(addresses, Size { clients: 20, seconds: 1, keys: 10 });
+    let scene = scene(addresses, Size { clients: 20, seconds: 1, keys: 10 });
     let violations = scene.play(async |_| {}).await.check();
     for part in ["stale read", "lost increment", "answered twice"] {
         assert!(violations.iter().any(|violation| violation.contains(part)), "{violations:?}");
@@ -97,7 +100,7 @@ async fn two_redis_that_do_not_know_each_other_are_found_out() {
 async fn two_proxies_are_as_coherent_as_one_redis() {
     let stack = Stack::with_mappings(MAPPING).await;
     let second = stack.start_second_proxy().await;
-    let scene = Scene::new(vec![stack.address(), second.address()], Size::from_environment(SHORT));
+    let scene = scene(vec![stack.address(), second.address()], Size::from_environment(SHORT));
     let record = scene.play(async |_| {}).await;
     judge(&record);
     assert_eq!((record.unanswered, record.errors.len()), (0, 0), "{}", record.summary());
@@ -110,7 +113,7 @@ async fn two_proxies_are_as_coherent_as_one_redis() {
 async fn a_proxy_that_is_killed_again_and_again_breaks_no_promise() {
     let stack = Stack::with_mappings(MAPPING).await;
     let mut second = stack.start_second_proxy().await;
-    let scene = Scene::new(vec![stack.address(), second.address()], Size::from_environment(SHORT));
+    let scene = scene(vec![stack.address(), second.address()], Size::from_environment(SHORT));
     let mut kills = 0;
     let record = scene.play(async |scene| kills = kill_repeatedly(scene, &mut second).await).await;
     judge(&record);
@@ -158,7 +161,7 @@ async fn a_proxy_that_writes_behind_and_is_killed_breaks_no_promise() {
 async fn copies_and_marks_that_are_lost_break_no_promise() {
     let stack = Stack::with_mappings(MAPPING).await;
     let second = stack.start_second_proxy().await;
-    let scene = Scene::new(vec![stack.address(), second.address()], Size::from_environment(SHORT));
+    let scene = scene(vec![stack.address(), second.address()], Size::from_environment(SHORT));
     let lose = async |scene: &Scene| {
         let end = Duration::from_secs(scene.size.seconds);
         for turn in 0_u32.. {
@@ -166,7 +169,7 @@ async fn copies_and_marks_that_are_lost_break_no_promise() {
                 break;
             }
             tokio::time::sleep(Duration::from_millis(2)).await;
-            let name = key_name(turn % scene.size.keys);
+            let name = scene.names.key(turn % scene.size.keys);
             // Everything, or one of what there is of a key.
             let command = match turn / scene.size.keys % 8 {
                 0 if turn.is_multiple_of(scene.size.keys) => "FLUSHALL".to_owned(),
@@ -192,7 +195,7 @@ async fn a_redis_that_comes_back_empty_or_old_breaks_no_promise() {
     let mut stack = Stack::with_mappings(MAPPING).await;
     // A second proxy may reach Redis while the first writes past it, and show the older value until the
     // outbox has been worked off.
-    let scene = Scene::new(vec![stack.address()], Size::from_environment(SHORT));
+    let scene = scene(vec![stack.address()], Size::from_environment(SHORT));
     let end = Duration::from_secs(scene.size.seconds);
     let redis = &mut stack.redis;
     let mut restarts = 0;
@@ -214,10 +217,12 @@ async fn a_redis_that_comes_back_empty_or_old_breaks_no_promise() {
     stack::wait_until("Redis is believed again and every value has been read", async || {
         for key in 0..scene.size.keys {
             let read = if form(key) == Form::Set { "SMEMBERS" } else { "HGETALL" };
-            client.command(&[read, &key_name(key)]).await;
+            client.command(&[read, &scene.names.key(key)]).await;
         }
         let has_copy = async |wanted| {
-            let names = (0..scene.size.keys).filter(|key| form(*key) == wanted).map(key_name);
+            let names = (0..scene.size.keys)
+                .filter(|key| form(*key) == wanted)
+                .map(|key| scene.names.key(key));
             let exists = std::iter::once("EXISTS".to_owned()).chain(names).collect::<Vec<_>>();
             stack.redis.say(&exists.join(" ")).await != Value::Integer(0)
         };
@@ -226,6 +231,29 @@ async fn a_redis_that_comes_back_empty_or_old_breaks_no_promise() {
     .await;
     assert_copies_equal_rows(&stack, scene.size.keys).await;
     stack.stop_allowing(&["upstream lost"], &["upstream", "failed"]).await;
+}
+
+impl Size {
+    /// From `RESPGRES_COHERENCE_CLIENTS`, `…_SECONDS` and `…_KEYS`; otherwise these defaults.
+    fn from_environment(default: Self) -> Self {
+        let number = |name: &str, default: u64| match std::env::var(name) {
+            Ok(text) => text.parse().unwrap_or_else(|_| panic!("{name}={text} is not a number")),
+            Err(_) => default,
+        };
+        let small = |name: &str, default: u32| {
+            u32::try_from(number(name, default.into()))
+                .unwrap_or_else(|_| panic!("{name}: too big"))
+        };
+        Self {
+            clients: small("RESPGRES_COHERENCE_CLIENTS", default.clients),
+            seconds: number("RESPGRES_COHERENCE_SECONDS", default.seconds),
+            keys: small("RESPGRES_COHERENCE_KEYS", default.keys),
+        }
+    }
+}
+
+fn scene(addresses: Vec<String>, size: Size) -> Arc<Scene> {
+    Scene::new(addresses, size, Names::default(), Manners::default())
 }
 
 /// SIGKILL every few seconds until shortly before the end; gives the number of kills.
@@ -277,7 +305,7 @@ async fn assert_copies_equal_rows(stack: &Stack, keys: u32) {
         }
         let mut compared = 0;
         for key in (0..keys).filter(|key| form(*key) == wanted) {
-            let name = key_name(key);
+            let name = Names::default().key(key);
             let read = if wanted == Form::Set { "SMEMBERS" } else { "HGETALL" };
             let Value::Array(copy) = redis.command(&[read, &name]).await else {
                 panic!("{name} is of another kind");

@@ -6,8 +6,9 @@
 use std::collections::HashSet;
 
 use crate::history::{Action, Operation, Span, Version, Violation};
+use crate::keys::is_counted;
 use crate::stack::Value;
-use crate::workload::{Outcome, Worker, is_counted, key_name};
+use crate::workload::{Outcome, Worker};
 
 /// Pairs of a key that a client asks for and removes; older ones it leaves to others.
 const MOST_KNOWN: usize = 12;
@@ -34,7 +35,7 @@ impl Worker {
     async fn add(&mut self, key: u32) {
         let version = self.next_version();
         let [first, second] = members(version);
-        let (span, outcome) = self.ask(&["SADD", &key_name(key), &first, &second]).await;
+        let (span, outcome) = self.ask(&["SADD", &self.name(key), &first, &second]).await;
         match outcome {
             Outcome::Reply(Value::Integer(2)) | Outcome::Unknown => {
                 self.note_pair(key, version, span, Action::Write(version));
@@ -48,7 +49,7 @@ impl Worker {
     async fn remove(&mut self, key: u32) {
         let Some(version) = self.known_pair(key) else { return self.add(key).await };
         let [first, second] = members(version);
-        let (span, outcome) = self.ask(&["SREM", &key_name(key), &first, &second]).await;
+        let (span, outcome) = self.ask(&["SREM", &self.name(key), &first, &second]).await;
         match outcome {
             Outcome::Reply(Value::Integer(0 | 2)) | Outcome::Unknown => {
                 self.note_pair(key, version, span, Action::Delete);
@@ -59,7 +60,7 @@ impl Worker {
     }
 
     async fn delete_set(&mut self, key: u32) {
-        let (span, outcome) = self.ask(&["DEL", &key_name(key)]).await;
+        let (span, outcome) = self.ask(&["DEL", &self.name(key)]).await;
         match outcome {
             Outcome::Reply(Value::Integer(0 | 1)) | Outcome::Unknown => {
                 let operation = Operation { span, action: Action::Delete };
@@ -73,7 +74,7 @@ impl Worker {
     async fn read_member(&mut self, key: u32) {
         let Some(version) = self.known_pair(key) else { return };
         let [first, _] = members(version);
-        let (span, outcome) = self.ask(&["SISMEMBER", &key_name(key), &first]).await;
+        let (span, outcome) = self.ask(&["SISMEMBER", &self.name(key), &first]).await;
         match outcome {
             Outcome::Reply(Value::Integer(is_there @ (0 | 1))) => {
                 self.note_presence(key, version, span, is_there == 1);
@@ -86,7 +87,7 @@ impl Worker {
     async fn read_pair(&mut self, key: u32) {
         let Some(version) = self.known_pair(key) else { return };
         let [first, second] = members(version);
-        let (span, outcome) = self.ask(&["SMISMEMBER", &key_name(key), &first, &second]).await;
+        let (span, outcome) = self.ask(&["SMISMEMBER", &self.name(key), &first, &second]).await;
         let Outcome::Reply(reply) = outcome else { return };
         match &reply {
             Value::Array(both) if both.len() == 2 && both[0] == both[1] => {
@@ -97,7 +98,7 @@ impl Worker {
     }
 
     async fn read_cardinality(&mut self, key: u32) {
-        let (_, outcome) = self.ask(&["SCARD", &key_name(key)]).await;
+        let (_, outcome) = self.ask(&["SCARD", &self.name(key)]).await;
         match outcome {
             Outcome::Reply(Value::Integer(count)) if count % 2 == 0 => {}
             Outcome::Reply(other) => self.odd("SCARD", key, &other),
@@ -106,7 +107,7 @@ impl Worker {
     }
 
     pub(crate) async fn read_members(&mut self, key: u32) {
-        let (span, outcome) = self.ask(&["SMEMBERS", &key_name(key)]).await;
+        let (span, outcome) = self.ask(&["SMEMBERS", &self.name(key)]).await;
         let Outcome::Reply(reply) = outcome else { return };
         let Value::Array(found) = &reply else { return self.odd("SMEMBERS", key, &reply) };
         let texts: HashSet<String> = found

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
 use crate::history::{Action, NEVER, Operation, Span, Version, Violation};
+use crate::keys::{Form, Names, form, is_counted};
 use crate::stack::{Client, Value};
 
 /// How much of it.
@@ -33,13 +34,27 @@ pub(crate) struct Scene {
     /// again has its old address.
     pub(crate) addresses: Vec<String>,
     pub(crate) size: Size,
+    pub(crate) names: Names,
+    manners: Manners,
     epoch: Instant,
     over: AtomicBool,
+}
+
+/// How hard a client works.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Manners {
+    /// Between two requests of a client.
+    pub(crate) pause: Duration,
+    /// How long a client waits for a reply before it connects anew.
+    pub(crate) patience: Duration,
+    /// Every other request is for one of the first so many keys.
+    pub(crate) hot: Option<u32>,
 }
 
 /// What all clients together did.
 #[derive(Default)]
 pub(crate) struct Record {
+    names: Names,
     /// By key.
     pub(crate) histories: HashMap<u32, Vec<Operation>>,
     /// Of sets: by key and pair of members.
@@ -72,6 +87,8 @@ pub(crate) struct Worker {
     connection: Option<Client>,
     /// Whether the connection is to another proxy than the client's own.
     is_away: bool,
+    /// The last connection broke: the next one is to the next proxy.
+    is_shy: bool,
     /// Pairs of members that it has added or seen, by key.
     pub(crate) pairs: HashMap<u32, VecDeque<Version>>,
     pub(crate) record: Record,
@@ -89,68 +106,28 @@ fn in_script<'a>(arguments: &[&'a str]) -> Vec<&'a str> {
 /// Marsaglia's xorshift: good enough to choose keys, and without a dependency.
 struct Random(u64);
 
-// === impl Size ===
-
-impl Size {
-    /// From `RESPGRES_COHERENCE_CLIENTS`, `…_SECONDS` and `…_KEYS`; otherwise these defaults.
-    pub(crate) fn from_environment(default: Self) -> Self {
-        let number = |name: &str, default: u64| match std::env::var(name) {
-            Ok(text) => text.parse().unwrap_or_else(|_| panic!("{name}={text} is not a number")),
-            Err(_) => default,
-        };
-        let small = |name: &str, default: u32| {
-            u32::try_from(number(name, default.into()))
-                .unwrap_or_else(|_| panic!("{name}: too big"))
-        };
-        Self {
-            clients: small("RESPGRES_COHERENCE_CLIENTS", default.clients),
-            seconds: number("RESPGRES_COHERENCE_SECONDS", default.seconds),
-            keys: small("RESPGRES_COHERENCE_KEYS", default.keys),
-        }
-    }
-}
-
 // === impl Scene ===
 
-/// What a key holds, and in which rows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Form {
-    Hash,
-    Entries,
-    Set,
-}
-
-/// Neighbours, of which one is counted and one is not, are of one form.
-pub(crate) fn form(key: u32) -> Form {
-    match key / 2 % 3 {
-        0 => Form::Hash,
-        1 => Form::Entries,
-        _ => Form::Set,
+impl Default for Manners {
+    fn default() -> Self {
+        Self { pause: Duration::ZERO, patience: crate::stack::process::DEADLINE, hot: None }
     }
-}
-
-/// The name of a key, for a mapping such as `coherence:{id:int}`.
-pub(crate) fn key_name(key: u32) -> String {
-    match form(key) {
-        Form::Hash => format!("coherence:{key}"),
-        Form::Entries => format!("entries:{key}"),
-        Form::Set => format!("set:{key}"),
-    }
-}
-
-/// Keys that are never deleted, so that their counter can be followed.
-pub(crate) fn is_counted(key: u32) -> bool {
-    key.is_multiple_of(2)
 }
 
 impl Scene {
-    pub(crate) fn new(addresses: Vec<String>, size: Size) -> Arc<Self> {
+    pub(crate) fn new(
+        addresses: Vec<String>,
+        size: Size,
+        names: Names,
+        manners: Manners,
+    ) -> Arc<Self> {
         assert!(size.clients > 0 && size.keys > 1, "{size:?} is too small");
-        Arc::new(Self { addresses, size, epoch: Instant::now(), over: AtomicBool::new(false) })
+        let (epoch, over) = (Instant::now(), AtomicBool::new(false));
+        Arc::new(Self { addresses, size, names, manners, epoch, over })
     }
 
-    /// Runs all clients for the given time, `meanwhile` beside them, and reads every key through
-    /// every address at the end.
+    /// Runs all clients for the given time (and until `meanwhile`, which runs beside them, is done), and
+    /// reads every key through every address at the end.
     pub(crate) async fn play(self: &Arc<Self>, meanwhile: impl AsyncFnOnce(&Scene)) -> Record {
         let mut clients: JoinSet<Record> =
             (0..self.size.clients).map(|number| Worker::new(self, number).work()).collect();
@@ -158,7 +135,7 @@ impl Scene {
         tokio::time::sleep_until((self.epoch + Duration::from_secs(self.size.seconds)).into())
             .await;
         self.over.store(true, Ordering::Relaxed);
-        let mut record = Record::default();
+        let mut record = self.record();
         while let Some(client) = clients.join_next().await {
             record.add(client.expect("a client does not panic"));
         }
@@ -175,6 +152,10 @@ impl Scene {
             record.add(reader.record);
         }
         record
+    }
+
+    fn record(&self) -> Record {
+        Record { names: self.names.clone(), ..Record::default() }
     }
 
     /// How long it has been going on.
@@ -215,13 +196,16 @@ impl Record {
         for (key, history) in &self.histories {
             let found = [crate::register::check(history), crate::counter::check(history)].concat();
             all.extend(
-                found.into_iter().map(|violation| format!("{}: {}", key_name(*key), violation.0)),
+                found
+                    .into_iter()
+                    .map(|violation| format!("{}: {}", self.names.key(*key), violation.0)),
             );
         }
         for ((key, version), history) in &self.pairs {
             let cleared = self.cleared.get(key).map_or(&[][..], Vec::as_slice);
             let found = crate::members::check(history, cleared);
-            let told = |Violation(text)| format!("{} {}: {text}", key_name(*key), version.text());
+            let told =
+                |Violation(text)| format!("{} {}: {text}", self.names.key(*key), version.text());
             all.extend(found.into_iter().map(told));
         }
         all.sort();
@@ -252,17 +236,21 @@ impl Worker {
             random: Random(seed | 1),
             connection: None,
             is_away: false,
+            is_shy: false,
             pairs: HashMap::new(),
-            record: Record::default(),
+            record: scene.record(),
         }
     }
 
     async fn work(mut self) -> Record {
         while !self.scene.over.load(Ordering::Relaxed) {
+            if !self.scene.manners.pause.is_zero() {
+                tokio::time::sleep(self.scene.manners.pause).await;
+            }
             if self.is_away && self.random.below(100) == 0 {
                 self.connection = None;
             }
-            let key = self.random.below(self.scene.size.keys);
+            let key = self.choose_key();
             if form(key) == Form::Set {
                 self.work_on_set(key).await;
                 continue;
@@ -280,8 +268,19 @@ impl Worker {
         self.record
     }
 
+    fn choose_key(&mut self) -> u32 {
+        match self.scene.manners.hot {
+            Some(hot) if self.random.below(2) == 0 => self.random.below(hot),
+            _ => self.random.below(self.scene.size.keys),
+        }
+    }
+
     pub(crate) fn below(&mut self, bound: u32) -> u32 {
         self.random.below(bound)
+    }
+
+    pub(crate) fn name(&self, key: u32) -> String {
+        self.scene.names.key(key)
     }
 
     pub(crate) fn next_version(&mut self) -> Version {
@@ -293,7 +292,7 @@ impl Worker {
     async fn write(&mut self, key: u32) {
         let version = self.next_version();
         let text = version.text();
-        let name = key_name(key);
+        let name = self.name(key);
         let (span, outcome) =
             self.ask(&["HSET", &name, REGISTER[0], &text, REGISTER[1], &text]).await;
         match outcome {
@@ -306,7 +305,7 @@ impl Worker {
     }
 
     async fn increment(&mut self, key: u32) {
-        let (span, outcome) = self.ask(&["HINCRBY", &key_name(key), COUNTER, "1"]).await;
+        let (span, outcome) = self.ask(&["HINCRBY", &self.name(key), COUNTER, "1"]).await;
         let reply = match outcome {
             Outcome::Reply(Value::Integer(reply)) => Some(reply),
             Outcome::Reply(other) => return self.odd("HINCRBY", key, &other),
@@ -319,7 +318,7 @@ impl Worker {
     }
 
     async fn delete(&mut self, key: u32) {
-        let (span, outcome) = self.ask(&["DEL", &key_name(key)]).await;
+        let (span, outcome) = self.ask(&["DEL", &self.name(key)]).await;
         match outcome {
             Outcome::Reply(Value::Integer(0 | 1)) | Outcome::Unknown => {
                 self.note(key, span, Action::Delete);
@@ -330,7 +329,7 @@ impl Worker {
     }
 
     async fn read_register(&mut self, key: u32) {
-        let (span, outcome) = self.ask(&["HGET", &key_name(key), REGISTER[0]]).await;
+        let (span, outcome) = self.ask(&["HGET", &self.name(key), REGISTER[0]]).await;
         match outcome {
             Outcome::Reply(Value::NilBulk) => self.note(key, span, Action::Read(None)),
             Outcome::Reply(Value::Bulk(bytes)) => self.note_version(key, span, &bytes),
@@ -340,7 +339,7 @@ impl Worker {
     }
 
     async fn read_counter(&mut self, key: u32) {
-        let (span, outcome) = self.ask(&["HGET", &key_name(key), COUNTER]).await;
+        let (span, outcome) = self.ask(&["HGET", &self.name(key), COUNTER]).await;
         match outcome {
             Outcome::Reply(Value::NilBulk) => self.note_count(key, span, b"0"),
             Outcome::Reply(Value::Bulk(bytes)) => self.note_count(key, span, &bytes),
@@ -350,7 +349,7 @@ impl Worker {
     }
 
     async fn read_whole(&mut self, key: u32) {
-        let (span, outcome) = self.ask(&["HGETALL", &key_name(key)]).await;
+        let (span, outcome) = self.ask(&["HGETALL", &self.name(key)]).await;
         let Outcome::Reply(reply) = outcome else { return };
         let mut fields = HashMap::new();
         match &reply {
@@ -395,7 +394,7 @@ impl Worker {
         match text.parse() {
             Ok(value) => self.note(key, span, Action::Count(value)),
             Err(_) => {
-                let text = format!("{}: not a counter: {text:?}", key_name(key));
+                let text = format!("{}: not a counter: {text:?}", self.name(key));
                 self.record.violations.push(Violation(text));
             }
         }
@@ -403,7 +402,7 @@ impl Worker {
 
     pub(crate) fn odd(&mut self, command: &str, key: u32, reply: &Value) {
         let lines = reply.lines().join(" ");
-        let text = format!("{command} {}: an odd reply: {lines}", key_name(key));
+        let text = format!("{command} {}: an odd reply: {lines}", self.name(key));
         self.record.violations.push(Violation(text));
     }
 
@@ -416,7 +415,9 @@ impl Worker {
         let script = (self.random.below(8) == 0).then(|| in_script(arguments));
         let arguments = script.as_deref().unwrap_or(arguments);
         let start_ns = self.scene.now_ns();
-        let reply = connection.try_command(arguments).await;
+        let reply = connection.try_command(arguments);
+        let reply = tokio::time::timeout(self.scene.manners.patience, reply).await;
+        let reply = reply.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
         let end_ns = self.scene.now_ns();
         let unknown = Span { start_ns, end_ns: NEVER };
         match reply {
@@ -433,6 +434,7 @@ impl Worker {
             }
             Err(_) => {
                 self.record.unanswered += 1;
+                self.is_shy = !self.is_away;
                 (unknown, Outcome::Unknown)
             }
         }
@@ -442,7 +444,7 @@ impl Worker {
     async fn connect(&mut self) -> Client {
         let start = Instant::now();
         let own = self.number as usize;
-        for away in 0.. {
+        for away in usize::from(std::mem::take(&mut self.is_shy)).. {
             let place = (own + away) % self.scene.addresses.len();
             match Client::try_connect_to(&self.scene.addresses[place]).await {
                 Ok(client) => {

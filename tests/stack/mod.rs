@@ -19,6 +19,7 @@
 
 pub mod client;
 pub mod conversation;
+pub mod disk;
 pub mod postgres;
 pub mod process;
 pub mod proxy;
@@ -36,6 +37,7 @@ use tokio::sync::Mutex;
 
 pub use client::{Client, Server};
 pub use conversation::talk;
+pub use disk::Disk;
 pub use postgres::Cluster;
 pub use process::wait_until;
 pub use proxy::{Environment, Proxy, respgres};
@@ -239,7 +241,8 @@ impl Database {
     }
 }
 
-async fn apply_schema(config: &std::path::Path, environment: Environment) {
+/// `respgres schema --apply`.
+pub async fn apply_schema(config: &std::path::Path, environment: Environment) {
     let mut command = respgres(&["schema", "--apply"], config, &environment);
     let output = tokio::task::spawn_blocking(move || command.output());
     let output = output.await.expect("no panic").expect("respgres starts");

@@ -35,13 +35,19 @@ impl Process {
         Self::start_ending(name, command, End::Kill)
     }
 
+    /// An error where there is no such program.
+    pub fn try_start(name: &str, command: &mut Command) -> std::io::Result<Self> {
+        Self::spawn(name, command, End::Kill)
+    }
+
     pub fn start_ending(name: &str, command: &mut Command, end: End) -> Self {
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap_or_else(|error| panic!("{name} does not start: {error}"));
+        Self::spawn(name, command, end)
+            .unwrap_or_else(|error| panic!("{name} does not start: {error}"))
+    }
+
+    fn spawn(name: &str, command: &mut Command, end: End) -> std::io::Result<Self> {
+        let mut child =
+            command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         match end {
             End::Kill => reaper().kill(child.id()),
             End::Quit => reaper().quit(child.id()),
@@ -60,7 +66,7 @@ impl Process {
                 }
             })
         });
-        Self { name: name.to_owned(), child, ended: false, end, log, readers: readers.into() }
+        Ok(Self { name: name.to_owned(), child, ended: false, end, log, readers: readers.into() })
     }
 
     pub fn id(&self) -> u32 {
@@ -74,14 +80,26 @@ impl Process {
 
     /// Waits for a log line that `wanted` likes; fails when the process ends or takes too long.
     pub async fn wait_for_line(&mut self, wanted: impl Fn(&str) -> bool) -> String {
+        match self.try_wait_for_line(wanted).await {
+            Ok(line) => line,
+            Err(log) => panic!("{} ended early:\n{}", self.name, log.join("\n")),
+        }
+    }
+
+    /// As `wait_for_line`; the whole log when the process ends instead.
+    pub async fn try_wait_for_line(
+        &mut self,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Result<String, Vec<String>> {
         let start = Instant::now();
         loop {
             if let Some(line) = lines(&self.log).iter().find(|line| wanted(line)) {
-                return line.clone();
+                return Ok(line.clone());
             }
             if let Some(status) = self.child.try_wait().expect("the child is ours") {
-                let log = self.end().join("\n");
-                panic!("{} ended early ({status}):\n{log}", self.name);
+                let mut log = self.end();
+                log.push(status.to_string());
+                return Err(log);
             }
             if start.elapsed() > DEADLINE {
                 panic!("{} never said what was waited for:\n{}", self.name, self.log().join("\n"));
@@ -95,6 +113,11 @@ impl Process {
         let order = format!("kill -{signal} {}", self.id());
         let status = Command::new("sh").args(["-c", &order]).status().expect("sh starts");
         assert!(status.success(), "{order} failed");
+    }
+
+    /// Whether the process is gone, by itself or because it was killed.
+    pub fn has_ended(&mut self) -> bool {
+        self.ended || self.child.try_wait().expect("the child is ours").is_some()
     }
 
     /// SIGKILL, at once; returns when the process is gone.

@@ -31,15 +31,30 @@ impl Proxy {
 
     /// Starts again at the same address (after `kill`, or after killing it now).
     pub async fn restart(&mut self) {
+        if let Err(log) = self.try_restart().await {
+            panic!("respgres ended early:\n{}", log.join("\n"));
+        }
+    }
+
+    /// As `restart`; its log when it gives up, as without Postgres it does.
+    pub async fn try_restart(&mut self) -> Result<(), Vec<String>> {
         self.process.kill();
         let (config, mut environment) = self.command.clone();
         environment.push(("RESPGRES__SERVER__LISTEN".to_owned(), self.address.clone()));
         let mut command = respgres(&["run"], &config, &environment);
-        self.process = listening(Process::start("respgres", &mut command)).await.0;
+        let mut process = Process::start("respgres", &mut command);
+        process.try_wait_for_line(|line| line.contains("listening")).await?;
+        self.process = process;
+        Ok(())
     }
 
     pub fn process(&self) -> &Process {
         &self.process
+    }
+
+    /// Whether it is gone.
+    pub fn has_ended(&mut self) -> bool {
+        self.process.has_ended()
     }
 
     /// Waits for a line of the log.

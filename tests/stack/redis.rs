@@ -53,12 +53,18 @@ impl Redis {
         self.process.finish().await
     }
 
+    /// What a snapshot (SAVE) has left for the next start goes.
+    pub fn forget_snapshot(&self) {
+        // There is none where nothing was saved.
+        let _ = std::fs::remove_file(self.directory.path().join("dump.rdb"));
+    }
+
     /// SIGKILL: what was in memory is lost.
     pub fn kill(&mut self) {
         self.process.kill();
     }
 
-    /// Starts again, empty, at the same address.
+    /// Starts again, empty or with the last snapshot, at the same address.
     pub async fn restart(&mut self) {
         self.process.kill();
         self.process = launch(&self.directory, &self.arguments).await;

@@ -1,0 +1,88 @@
+//! What is promised under each strategy: one line for each.
+
+use std::fmt::Write;
+
+use crate::keys::Names;
+
+/// A strategy, and what holds for its keys.
+#[derive(Debug)]
+pub(crate) struct Strategy {
+    pub(crate) name: &'static str,
+    /// When things are quiet, Postgres has what clients read.
+    pub(crate) has_rows: bool,
+    /// When things are quiet, Redis gets a copy of what is read.
+    pub(crate) has_copies: bool,
+    pub(crate) keeps: Keeps,
+}
+
+/// How long what was acknowledged is there, and each key is as one register.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Keeps {
+    Always,
+    /// As long as Redis keeps its own data: not if it comes back with less, or evicts.
+    WithRedis,
+}
+
+#[rustfmt::skip]
+pub(crate) static STRATEGIES: &[Strategy] = &[
+    //       name              rows   copies  keeps
+    strategy("dual_write",     true,  true,   Keeps::Always),
+    strategy("cache_first",    true,  true,   Keeps::WithRedis),
+    strategy("database_first", true,  true,   Keeps::Always),
+    strategy("postgres_only",  true,  false,  Keeps::Always),
+    strategy("redis_only",     false, false,  Keeps::WithRedis),
+];
+
+const fn strategy(name: &'static str, has_rows: bool, has_copies: bool, keeps: Keeps) -> Strategy {
+    Strategy { name, has_rows, has_copies, keeps }
+}
+
+/// A family of keys for each.
+pub(crate) fn names() -> Names {
+    Names::of(STRATEGIES.iter().map(|strategy| format!("{}:", strategy.name)))
+}
+
+pub(crate) fn of(names: &Names, key: u32) -> &'static Strategy {
+    &STRATEGIES[names.family(key)]
+}
+
+/// A hash, a hash with a row a field, and a set of each.
+pub(crate) fn mappings() -> String {
+    let mut text = String::new();
+    for Strategy { name, .. } in STRATEGIES {
+        write!(
+            text,
+            r#"
+[[mapping]]
+name = "{name}_rows"
+key = "{name}:coherence:{{id:int}}"
+kind = "hash"
+table = "{name}_rows"
+strategy = "{name}"
+[mapping.columns]
+first = "first"
+second = "second"
+counter = {{ column = "counter", type = "bigint" }}
+
+[[mapping]]
+name = "{name}_entries"
+key = "{name}:entries:{{id:int}}"
+kind = "hash_entries"
+table = "{name}_entries"
+strategy = "{name}"
+field = "field"
+value = "value"
+
+[[mapping]]
+name = "{name}_members"
+key = "{name}:set:{{id:int}}"
+kind = "set"
+table = "{name}_members"
+strategy = "{name}"
+member = "member"
+"#
+        )
+        .expect("a text takes more");
+    }
+    text
+}
