@@ -427,7 +427,10 @@ async fn a_probed_lock_is_held_until_the_rows_are_read() {
     house.execute("begin; lock table things in access exclusive mode").await;
     let probing = other.read_probed(&locks, &readings);
     let looking = async {
-        let waiting = "select count(*) from pg_locks where not granted";
+        // The server has other databases, with other tests in them.
+        let waiting =
+            "select count(*) from pg_locks as l join pg_database as d on d.oid = l.database
+                       where not l.granted and d.datname = current_database()";
         while house.text(waiting).await.as_deref() != Some("1") {
             tokio::task::yield_now().await;
         }
@@ -893,7 +896,8 @@ async fn one_session_at_a_time_has_a_work() {
     assert!(other.take_on(Work::Expire).await.unwrap());
     other.close().await;
     assert!(house.session.take_on(Work::Flush).await.unwrap());
-    let held = "select count(*) from pg_locks where locktype = 'advisory' and classid = 1919251312";
+    let held = "select count(*) from pg_locks as l join pg_database as d on d.oid = l.database
+                where l.classid = 1919251312 and d.datname = current_database()";
     let held: i64 = sqlx::query_scalar(held).fetch_one(&mut house.sql).await.unwrap();
     assert_eq!(held, 1);
 }

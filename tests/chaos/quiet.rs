@@ -91,8 +91,14 @@ async fn look(
         violations.push(format!("the outbox is not worked off: {left} keys"));
     }
 
-    let rows = rows(world).await?;
     let mut redis = Client::connect(&*world.redis.lock().await).await;
+    let is_flushed =
+        within(patience, async || redis.say("XLEN respgres:journal").await == Value::Integer(0));
+    if !is_flushed.await {
+        violations.push("the journal is not flushed".to_owned());
+    }
+
+    let rows = rows(world).await?;
     let mut clients = Vec::new();
     for address in world.addresses() {
         clients.push(Client::try_connect_to(&address).await?);
@@ -185,9 +191,9 @@ async fn content(client: &mut Client, key: u32, name: &str) -> std::io::Result<C
     })
 }
 
-/// Keys of respgres' own in Redis.
+/// Keys of respgres' own in Redis that are about one key each: not the journal and what is said of it.
 async fn marks(redis: &mut Client) -> Vec<String> {
-    match redis.say("KEYS respgres:*").await {
+    match redis.say("KEYS respgres:?:*").await {
         Value::Array(names) => names.iter().map(|name| name.lines().join(" ")).collect(),
         other => vec![format!("{other:?}")],
     }

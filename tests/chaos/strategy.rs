@@ -27,10 +27,10 @@ pub(crate) enum Keeps {
 pub(crate) static STRATEGIES: &[Strategy] = &[
     //       name              rows   copies  keeps
     strategy("dual_write",     true,  true,   Keeps::Always),
-    strategy("cache_first",    true,  true,   Keeps::WithRedis),
     strategy("database_first", true,  true,   Keeps::Always),
     strategy("postgres_only",  true,  false,  Keeps::Always),
     strategy("redis_only",     false, false,  Keeps::WithRedis),
+    strategy("cache_first",    true,  true,   Keeps::WithRedis),
 ];
 
 const fn strategy(name: &'static str, has_rows: bool, has_copies: bool, keeps: Keeps) -> Strategy {

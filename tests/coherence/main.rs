@@ -132,7 +132,7 @@ async fn behind() -> Stack {
 async fn two_proxies_that_write_behind_are_as_coherent_as_one_redis() {
     let stack = behind().await;
     let second = stack.start_second_proxy().await;
-    let scene = Scene::new(vec![stack.address(), second.address()], Size::from_environment(SHORT));
+    let scene = scene(vec![stack.address(), second.address()], Size::from_environment(SHORT));
     let record = scene.play(async |_| {}).await;
     judge(&record);
     assert_eq!((record.unanswered, record.errors.len()), (0, 0), "{}", record.summary());
@@ -146,7 +146,7 @@ async fn two_proxies_that_write_behind_are_as_coherent_as_one_redis() {
 async fn a_proxy_that_writes_behind_and_is_killed_breaks_no_promise() {
     let stack = behind().await;
     let mut second = stack.start_second_proxy().await;
-    let scene = Scene::new(vec![stack.address(), second.address()], Size::from_environment(SHORT));
+    let scene = scene(vec![stack.address(), second.address()], Size::from_environment(SHORT));
     let mut kills = 0;
     let record = scene.play(async |scene| kills = kill_repeatedly(scene, &mut second).await).await;
     judge(&record);

@@ -52,6 +52,10 @@ on_expire = "keep"
 
 const KEYS: [&str; 6] = ["column", "table", "entries", "members", "kept", "kept:members"];
 
+/// How many wait for an advisory lock of this database.
+const WAITING: &str = "select count(*) from pg_locks as l join pg_database as d on d.oid = l.database \
+    where l.locktype = 'advisory' and not l.granted and d.datname = current_database()";
+
 async fn fill(stack: &Stack, id: u32) {
     let mut client = stack.client().await;
     for key in KEYS {
@@ -170,22 +174,10 @@ async fn a_key_that_gets_more_time_while_it_waits_for_its_lock_stays() {
     let hold = format!("select pg_advisory_xact_lock({lock})");
     transaction.execute(sqlx::AssertSqlSafe(hold)).await.unwrap();
     stack.sql_execute("update with_column set expires_at = now() - interval '1 s'").await;
-    wait_until("somebody waits for the lock", async || {
-        stack
-            .sql_i64("select count(*) from pg_locks where locktype = 'advisory' and not granted")
-            .await
-            > 0
-    })
-    .await;
+    wait_until("somebody waits for the lock", async || stack.sql_i64(WAITING).await > 0).await;
     transaction.execute("update with_column set expires_at = null").await.unwrap();
     transaction.commit().await.unwrap();
-    wait_until("nobody waits any more", async || {
-        stack
-            .sql_i64("select count(*) from pg_locks where locktype = 'advisory' and not granted")
-            .await
-            == 0
-    })
-    .await;
+    wait_until("nobody waits any more", async || stack.sql_i64(WAITING).await == 0).await;
     // Another one that goes shows that a whole look has passed.
     stack
         .sql_execute(
