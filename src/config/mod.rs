@@ -168,6 +168,8 @@ pub struct Defaults {
     pub negative_ttl_ms: u64,
     /// Life of a reader's or writer's mark in Redis; a matter of speed only. Default 10 s.
     pub lease_ms: u64,
+    /// What becomes of keys that Redis does not have, while Postgres is lost.
+    pub on_postgres_down: OnPostgresDown,
 }
 
 /// Who is written first, who is read first, when the client is told "done".
@@ -178,6 +180,17 @@ pub enum Strategy {
     DatabaseFirst,
     RedisOnly,
     PostgresOnly,
+}
+
+/// What becomes of keys that Redis does not have, while Postgres is lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnPostgresDown {
+    /// They are taken for absent, and what is written to them is merged into their rows later.
+    RedisOnly,
+    /// They are refused.
+    CachedOnly,
+    /// So is every write, also to keys that Redis has.
+    Reject,
 }
 
 /// `[[mapping]]`
@@ -194,6 +207,7 @@ pub struct Mapping {
     pub strategy: Strategy,
     pub cache_ttl_ms: u64,
     pub negative_ttl_ms: u64,
+    pub on_postgres_down: OnPostgresDown,
     /// Column of the key's own expiry; without one it is kept in `respgres.expiry`.
     pub expires_at: Option<String>,
     /// jsonb column for fields without a column and for bytes that their column cannot give back.
@@ -337,6 +351,7 @@ impl Config {
                 cache_ttl_ms: 0,
                 negative_ttl_ms: 0,
                 lease_ms: 0,
+                on_postgres_down: OnPostgresDown::RedisOnly,
             },
             mappings: Vec::new(),
         }

@@ -3,9 +3,13 @@
 -- into the journal for Postgres, as one entry for all of them. All of it or, from the first operation on
 -- whose keys cannot be worked on here, nothing.
 -- KEYS: the journal's state, the journal; then value, mark of each key.
--- ARGV: most changes that the journal may hold; for each key 'hash' or 'set', or 'part' for a hash that
--- cannot be made anew from some of its fields; then the operations: how (see below), the number of the
--- key (from 1), count of words, the request's words. With 'keys' (DEL) words are numbers of keys.
+-- ARGV: most changes that the journal may hold; 'loose' where keys are among these that others write
+-- through; for each key 'hash' or 'set', or 'needy' for a hash that cannot be made anew from some of its
+-- fields, with a '+' behind it where a key that Redis does not know may be begun as a part of its value;
+-- then the operations: how (see below), the number of the key (from 1), count of words, the request's
+-- words. With 'keys' (DEL) words are numbers of keys.
+-- Of a value that is known in part (its mark ends in ':p') increments are journaled as such, and what is
+-- removed though Redis did not have it.
 -- Answers EPOCH (the journal is not open), FULL, or DONE, the states of the keys (a character each: 'y',
 -- 'l': to be loaded, 't': to be written through), and the replies of the operations that were run.
 local epoch, held = unpack(redis.call('HMGET', KEYS[1], 'epoch', 'changes'))
@@ -16,16 +20,22 @@ if tonumber(held or '0') >= tonumber(ARGV[1]) then
   return {'FULL'}
 end
 local count = (#KEYS - 2) / 2
-local states = {}
+local states, partial, kinds = {}, {}, {}
 for key = 1, count do
+  local may_be_part
+  kinds[key], may_be_part = string.match(ARGV[key + 2], '^(%a+)(%+?)$')
   local ends_at = redis.call('PEXPIRETIME', KEYS[2 * key + 1])
   if ends_at < 0 then
     -- Absent, or without an end: the mark knows why.
     local mark = redis.call('GET', KEYS[2 * key + 2]) or ''
+    partial[key] = string.sub(mark, -2) == ':p'
     if ends_at == -1 then
       states[key] = string.sub(mark, 1, 2) == 'd:' and 'y' or 't'
     elseif mark == 'gone' or string.sub(mark, 1, 5) == 'gone:' then
-      states[key] = ARGV[key + 1] == 'part' and 't' or 'y'
+      states[key] = kinds[key] == 'needy' and 't' or 'y'
+    elseif may_be_part == '+' then
+      states[key] = 'y'
+      partial[key] = true
     else
       states[key] = 'l'
     end
@@ -35,12 +45,12 @@ for key = 1, count do
   end
 end
 
--- What was touched of each key that has changed, each name once.
+-- What was touched of each key that has changed, each name once; and increments of what is not known.
 local changed, cleared, touched = {}, {}, {}
 local function touch(key, name)
   local names = touched[key]
   if not names then
-    names = {list = {}, known = {}}
+    names = {list = {}, known = {}, steps = {}}
     touched[key] = names
     changed[#changed + 1] = key
   end
@@ -48,10 +58,19 @@ local function touch(key, name)
     names.known[name] = true
     names.list[#names.list + 1] = name
   end
+  return names
+end
+local function increment(key, name, step)
+  local names = touch(key)
+  if partial[key] and not names.known[name] then
+    names.steps[#names.steps + 1] = {name, step}
+  else
+    touch(key, name)
+  end
 end
 
 local replies = {}
-local at = count + 2
+local at = count + 3
 while at <= #ARGV do
   local how, key, words = ARGV[at], tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
   local first, last = at + 3, at + 2 + words
@@ -68,11 +87,14 @@ while at <= #ARGV do
     reply = 0
     for i = first, last do
       key = tonumber(ARGV[i])
-      if redis.call('UNLINK', KEYS[2 * key + 1]) == 1 then
-        reply = reply + 1
-        touch(key)
+      local was_there = redis.call('UNLINK', KEYS[2 * key + 1])
+      reply = reply + was_there
+      if was_there == 1 or partial[key] then
+        touch(key).steps = {}
         cleared[key] = true
-        if ARGV[key + 1] == 'part' then
+        -- Now all of it is known.
+        partial[key] = false
+        if kinds[key] == 'needy' then
           states[key] = 't'
         end
       end
@@ -89,9 +111,9 @@ while at <= #ARGV do
         touch(key, ARGV[i])
       end
     elseif how == 'one' then
-      touch(key, ARGV[first + 2])
+      increment(key, ARGV[first + 2], 'f' .. ARGV[first + 3])
     elseif how == 'sum' then
-      touch(key, ARGV[first + 2])
+      increment(key, ARGV[first + 2], 'i' .. ARGV[first + 3])
       -- A number of Lua's has 53 bits.
       reply = redis.call('HGET', KEYS[2 * key + 1], ARGV[first + 2])
     elseif how == 'drawn' then
@@ -102,7 +124,7 @@ while at <= #ARGV do
       for i = 1, #drawn do
         touch(key, drawn[i])
       end
-    elseif reply ~= 0 then
+    elseif reply ~= 0 or (how == 'names' and partial[key]) then
       -- 'unique': the first one alone; 'names': all of them.
       for i = first + 2, how == 'unique' and first + 2 or last do
         touch(key, ARGV[i])
@@ -120,8 +142,8 @@ if #changed == 0 then
   return answer
 end
 
--- What has become of them: for each its name, 'cleared' or 'kept', count of names, name, '+' and value or
--- '-' …; each text as its length, a colon, and itself.
+-- What has become of them: for each its name, 'cleared' or 'kept', count of names, name, '+' and value, or
+-- '-', or 'i' or 'f' and what was added to it …; each text as its length, a colon, and itself.
 local texts, changes = {}, 0
 local function tell(text)
   texts[#texts + 1] = #text .. ':' .. text
@@ -130,11 +152,17 @@ for _, key in ipairs(changed) do
   local value, names = KEYS[2 * key + 1], touched[key].list
   tell(value)
   tell(cleared[key] and 'cleared' or 'kept')
-  tell(tostring(#names))
-  changes = changes + math.max(#names, 1)
+  local steps = {}
+  for _, step in ipairs(touched[key].steps) do
+    if not touched[key].known[step[1]] then
+      steps[#steps + 1] = step
+    end
+  end
+  tell(tostring(#names + #steps))
+  changes = changes + math.max(#names + #steps, 1)
   for from = 1, #names, 1000 do
     local to = math.min(from + 999, #names)
-    local is_set = ARGV[key + 1] == 'set'
+    local is_set = kinds[key] == 'set'
     local now = redis.call(is_set and 'SMISMEMBER' or 'HMGET', value, unpack(names, from, to))
     for i = from, to do
       tell(names[i])
@@ -145,18 +173,26 @@ for _, key in ipairs(changed) do
       tell(found and '+' .. found or '-')
     end
   end
+  for _, step in ipairs(steps) do
+    tell(step[1])
+    tell(step[2])
+  end
 end
 local time = redis.call('TIME')
 local now_ms = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
 local id = redis.call('XADD', KEYS[2], epoch .. '-*', 'at', now_ms, 'changes', changes, 'keys', table.concat(texts))
 redis.call('HINCRBY', KEYS[1], 'changes', changes)
+if ARGV[2] == 'loose' then
+  redis.call('HSET', KEYS[1], 'loose', id)
+end
 for _, key in ipairs(changed) do
   local value, mark = KEYS[2 * key + 1], KEYS[2 * key + 2]
+  local which = partial[key] and id .. ':p' or id
   if redis.call('EXISTS', value) == 1 then
     redis.call('PERSIST', value)
-    redis.call('SET', mark, 'd:' .. id)
+    redis.call('SET', mark, 'd:' .. which)
   else
-    redis.call('SET', mark, 'gone:' .. id)
+    redis.call('SET', mark, 'gone:' .. which)
   end
 end
 return answer
