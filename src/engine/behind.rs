@@ -77,8 +77,9 @@ pub struct BehindWriter {
 enum How {
     Pairs,
     Unique,
-    Names,
-    One,
+    Adds,
+    Removes,
+    Float,
     Sum,
     Drawn,
     Keys,
@@ -126,8 +127,9 @@ impl How {
         Some(match command.name {
             "hset" | "hmset" => Self::Pairs,
             "hsetnx" => Self::Unique,
-            "hdel" | "sadd" | "srem" => Self::Names,
-            "hincrbyfloat" => Self::One,
+            "sadd" => Self::Adds,
+            "hdel" | "srem" => Self::Removes,
+            "hincrbyfloat" => Self::Float,
             "hincrby" => Self::Sum,
             "spop" => Self::Drawn,
             "del" | "unlink" => Self::Keys,
@@ -139,8 +141,9 @@ impl How {
         match self {
             Self::Pairs => "pairs",
             Self::Unique => "unique",
-            Self::Names => "names",
-            Self::One => "one",
+            Self::Adds => "adds",
+            Self::Removes => "removes",
+            Self::Float => "float",
             Self::Sum => "sum",
             Self::Drawn => "drawn",
             Self::Keys => "keys",
@@ -526,7 +529,6 @@ fn fits(how: How, arguments: &[Bytes], mapping: &Mapping) -> Way {
     let check = |field: &[u8], value: &[u8]| layout.check_field(field, value);
     let refused =
         |error| Way::Refused(write_failed(&StoreError::Unencodable(error), &mapping.name));
-    let is_set = mapping.holds() == ValueKind::Set;
     match how {
         How::Pairs => {
             // Of an odd number Redis tells itself.
@@ -540,16 +542,14 @@ fn fits(how: How, arguments: &[Bytes], mapping: &Mapping) -> Way {
         }
         // A field that is there already is not set.
         How::Unique if check(&arguments[2], &arguments[3]).is_err() => return Way::Through,
-        How::Names if is_set && mapping.layout.element().is_some() => {
+        How::Adds => {
             for member in &arguments[2..] {
                 if let Err(error) = check(member, b"") {
-                    // What cannot be in it cannot be removed either.
-                    let adds = arguments[0].eq_ignore_ascii_case(b"sadd");
-                    return if adds { refused(error) } else { Way::Through };
+                    return refused(error);
                 }
             }
         }
-        How::Names => {
+        How::Removes => {
             let is_needed = |field: &Bytes| {
                 layout.column_of(field).is_some_and(|at| layout.fields()[at].not_null)
             };
@@ -564,7 +564,7 @@ fn fits(how: How, arguments: &[Bytes], mapping: &Mapping) -> Way {
                 return Way::Through;
             }
         }
-        How::One => {
+        How::Float => {
             let large = "9".repeat(4932);
             let sums = ["0", "-0.00000000000000001", "0.12345678901234567", "nan", &large];
             let sums = if layout.extra().is_some() { &sums[..] } else { &sums[..3] };

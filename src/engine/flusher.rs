@@ -142,6 +142,8 @@ impl Flusher {
                 Ok(()) => self.trouble = None,
                 Err(trouble) => {
                     self.tell(&trouble);
+                    // What Postgres has is asked again.
+                    self.applied = None;
                     self.has_more = false;
                     sleep(PAUSE).await;
                 }
@@ -247,7 +249,7 @@ impl Flusher {
 
     /// Writes a batch, but for what Postgres refuses.
     async fn write(&mut self, batch: &mut Batch) -> Result<Attempt, Trouble> {
-        let (mut races, mut looked) = (0, false);
+        let (mut races, mut looked, mut sorted) = (0, false, 0);
         let mut good = self.split(batch);
         loop {
             let error = match self.attempt(batch, &good, Purpose::Write).await {
@@ -274,7 +276,10 @@ impl Flusher {
                 }
                 StoreError::Refused { .. }
                 | StoreError::Unencodable(_)
-                | StoreError::LayoutChanged { .. } => {
+                | StoreError::LayoutChanged { .. }
+                    if sorted < RACES =>
+                {
+                    sorted += 1;
                     good = self.sort_out(batch, good).await?;
                 }
                 error => return Err(error.into()),

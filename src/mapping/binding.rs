@@ -472,6 +472,7 @@ mod tests {
             strategy: WriteStrategy::DualWrite,
             cache_ttl_ms: 1,
             negative_ttl_ms: 1,
+            on_postgres_down: config::OnPostgresDown::RedisOnly,
             expires_at: None,
             extra: extra.then(|| "extra".into()),
             key_columns: BTreeMap::new(),

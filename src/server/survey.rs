@@ -12,6 +12,7 @@ use bytes::Bytes;
 use super::conversation::{Flow, Request, Talk};
 use super::mapped::NO_WRITER;
 use crate::command::Command;
+use crate::config;
 use crate::engine::{Ask, Survey};
 use crate::protocol::Reply;
 
@@ -44,6 +45,9 @@ impl Talk {
             "scan" => Ask::Scan(arguments()),
             "dbsize" => Ask::Count,
             "randomkey" => Ask::Random,
+            _ if self.event_loop.shared.upstream.flush == config::Flush::Cache => {
+                Ask::Empty(arguments())
+            }
             _ => Ask::Flush(arguments()),
         })
     }

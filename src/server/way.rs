@@ -145,6 +145,10 @@ impl Talk {
                 let touches = engine.has_mappings() && touched;
                 match self.event_loop.shared.upstream.flush {
                     _ if !touches => {}
+                    // Not what Redis alone has.
+                    Flush::Cache if command.name != "swapdb" && engine.writes_behind() => {
+                        return Way::Apart(Apart::Survey(command));
+                    }
                     Flush::Cache if command.name != "swapdb" => {}
                     Flush::Truncate if command.name != "swapdb" => {
                         return Way::Apart(Apart::Survey(command));

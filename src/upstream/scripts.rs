@@ -37,6 +37,7 @@ pub enum Script {
     Remember,
     Behind,
     Clean,
+    Empty,
 }
 
 /// One call of a script.
@@ -54,7 +55,7 @@ pub struct Token(Bytes);
 // === impl Script ===
 
 impl Script {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Begin,
         Self::End,
         Self::Miss,
@@ -66,6 +67,7 @@ impl Script {
         Self::Remember,
         Self::Behind,
         Self::Clean,
+        Self::Empty,
     ];
 
     pub fn text(self) -> &'static str {
@@ -81,6 +83,7 @@ impl Script {
             Self::Remember => include_str!("lua/remember.lua"),
             Self::Behind => include_str!("lua/behind.lua"),
             Self::Clean => include_str!("lua/clean.lua"),
+            Self::Empty => include_str!("lua/empty.lua"),
         }
     }
 }

@@ -120,6 +120,40 @@ async fn a_proxy_that_is_killed_again_and_again_breaks_no_promise() {
     stack.stop_expecting(&[]).await;
 }
 
+async fn behind() -> Stack {
+    let mapping = MAPPING.replace("strategy = \"dual_write\"\n", "");
+    Stack::builder(&mapping).set("RESPGRES__DEFAULTS__STRATEGY", "cache_first").start().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_proxies_that_write_behind_are_as_coherent_as_one_redis() {
+    let stack = behind().await;
+    let second = stack.start_second_proxy().await;
+    let scene = Scene::new(vec![stack.address(), second.address()], Size::from_environment(SHORT));
+    let record = scene.play(async |_| {}).await;
+    judge(&record);
+    assert_eq!((record.unanswered, record.errors.len()), (0, 0), "{}", record.summary());
+    stack.flushed().await;
+    assert_copies_equal_rows(&stack, scene.size.keys).await;
+    drop(second);
+    stack.stop_expecting(&[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proxy_that_writes_behind_and_is_killed_breaks_no_promise() {
+    let stack = behind().await;
+    let mut second = stack.start_second_proxy().await;
+    let scene = Scene::new(vec![stack.address(), second.address()], Size::from_environment(SHORT));
+    let mut kills = 0;
+    let record = scene.play(async |scene| kills = kill_repeatedly(scene, &mut second).await).await;
+    judge(&record);
+    assert!(kills > 0 && record.unanswered > 0, "nobody was hit: {}", record.summary());
+    stack.flushed().await;
+    assert_copies_equal_rows(&stack, scene.size.keys).await;
+    drop(second);
+    stack.stop_expecting(&[]).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn copies_and_marks_that_are_lost_break_no_promise() {
     let stack = Stack::with_mappings(MAPPING).await;

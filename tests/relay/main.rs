@@ -101,6 +101,11 @@ async fn the_app_cannot_tell_respgres_from_redis_under_dual_write() {
 }
 
 #[tokio::test]
+async fn the_app_cannot_tell_respgres_from_redis_under_cache_first() {
+    the_app_cannot_tell_respgres_from_redis_under("cache_first").await;
+}
+
+#[tokio::test]
 async fn the_app_cannot_tell_respgres_from_redis_under_database_first() {
     the_app_cannot_tell_respgres_from_redis_under("database_first").await;
 }
@@ -132,6 +137,7 @@ async fn the_app_cannot_tell_respgres_from_redis_under(strategy: &str) {
     compare(strategy, &traffic, &plain, &actual);
     values.assert_same(&stack, &plain, &actual).await;
 
+    stack.flushed().await;
     let cached = values.count_in(&stack.redis).await;
     let rows = rows_in_tables(&stack).await;
     let all = values.mapped.len();

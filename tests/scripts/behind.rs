@@ -140,14 +140,14 @@ fn a_batch_is_one_entry_that_says_what_is_held_now() {
             "h",
             "a",
             "4", //
-            "one",
+            "float",
             "1",
             "4",
             "HINCRBYFLOAT",
             "h",
             "f",
             "1.5", //
-            "names",
+            "removes",
             "1",
             "4",
             "HDEL",
@@ -168,7 +168,7 @@ fn a_batch_is_one_entry_that_says_what_is_held_now() {
             "h",
             "n",
             "9", //
-            "names",
+            "removes",
             "1",
             "3",
             "HDEL",
@@ -199,8 +199,8 @@ fn what_changes_nothing_is_not_journaled() {
         "100",
         &[("h", "hash"), ("s", "set")],
         &[
-            "names", "1", "3", "HDEL", "h", "a", //
-            "names", "2", "3", "SREM", "s", "a", //
+            "removes", "1", "3", "HDEL", "h", "a", //
+            "removes", "2", "3", "SREM", "s", "a", //
             "drawn", "2", "2", "SPOP", "s", //
             "drawn", "2", "3", "SPOP", "s", "2", //
             "keys", "0", "2", "1", "2", //
@@ -246,7 +246,7 @@ fn members_are_told_by_name() {
     let told = rig.behind(
         "100",
         &[("s", "set")],
-        &["names", "1", "4", "SADD", "s", "a", "b", "drawn", "1", "3", "SPOP", "s", "1"],
+        &["adds", "1", "4", "SADD", "s", "a", "b", "drawn", "1", "3", "SPOP", "s", "1"],
     );
     let drawn = String::from_utf8(told[3].elements()[0].bytes().unwrap().to_vec()).unwrap();
     let kept = if drawn == "a" { "b" } else { "a" };
@@ -427,7 +427,7 @@ fn of_a_part_increments_are_journaled_as_such() {
         &[
             "sum", "1", "4", "HINCRBY", "h", "n", "5", //
             "sum", "1", "4", "HINCRBY", "h", "n", "-2", //
-            "one", "1", "4", "HINCRBYFLOAT", "h", "f", "0.5", //
+            "float", "1", "4", "HINCRBYFLOAT", "h", "f", "0.5", //
             "pairs", "1", "4", "HSET", "h", "a", "7", //
             "sum", "1", "4", "HINCRBY", "h", "a", "1", //
             "sum", "1", "4", "HINCRBY", "h", "b", "1", //
@@ -457,7 +457,7 @@ fn a_whole_value_has_its_increments_journaled_as_what_it_holds() {
 fn what_a_part_does_not_have_is_removed_all_the_same() {
     let mut rig = Rig::new(&[]);
     for (key, kind, name) in [("h", "hash+", "HDEL"), ("s", "set+", "SREM")] {
-        let told = rig.behind("100", &[(key, kind)], &["names", "1", "3", name, key, "a"]);
+        let told = rig.behind("100", &[(key, kind)], &["removes", "1", "3", name, key, "a"]);
         assert_eq!(told, done("y", &[Value::Integer(0)]));
     }
     assert_eq!(rig.journal(), ["7-0 h a-", "7-1 s a-"]);
@@ -468,7 +468,7 @@ fn what_a_part_does_not_have_is_removed_all_the_same() {
 fn a_part_that_is_emptied_is_still_a_part_and_one_that_is_deleted_is_none() {
     let mut rig = Rig::new(&[]);
     rig.behind("100", &[("h", "hash+")], &["pairs", "1", "4", "HSET", "h", "a", "1"]);
-    rig.behind("100", &[("h", "hash")], &["names", "1", "3", "HDEL", "h", "a"]);
+    rig.behind("100", &[("h", "hash")], &["removes", "1", "3", "HDEL", "h", "a"]);
     assert_eq!(rig.mark("h"), "gone:7-1:p");
     rig.behind("100", &[("h", "hash")], &["sum", "1", "4", "HINCRBY", "h", "n", "1"]);
     assert_eq!(rig.journal()[2], "7-2 h n+=1");
@@ -489,7 +489,7 @@ fn a_part_goes_when_postgres_has_it() {
         rig.behind("100", &[("h", "hash+")], &["pairs", "1", "4", "HSET", "h", "a", "1"]);
         let mut newest = "7-0";
         if emptied {
-            rig.behind("100", &[("h", "hash")], &["names", "1", "3", "HDEL", "h", "a"]);
+            rig.behind("100", &[("h", "hash")], &["removes", "1", "3", "HDEL", "h", "a"]);
             rig.clean("7-0", "h", ["1000", "1000"]);
             assert_eq!(rig.mark("h"), "gone:7-1:p", "it has changed since");
             newest = "7-1";

@@ -258,7 +258,7 @@ impl<'r> World<'r> {
                 ["pairs", "1", "4", "HSET", "key:1", field, &value].map(Into::into).to_vec()
             }
             Change::Remove(field) => {
-                ["names", "1", "3", "HDEL", "key:1", field].map(Into::into).to_vec()
+                ["removes", "1", "3", "HDEL", "key:1", field].map(Into::into).to_vec()
             }
             _ => ["keys", "0", "1", "1"].map(Into::into).to_vec(),
         };

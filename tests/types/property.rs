@@ -237,6 +237,7 @@ impl House {
             strategy: plan.config.strategy,
             cache_ttl_ms: 1000,
             negative_ttl_ms: 1000,
+            on_postgres_down: config::OnPostgresDown::RedisOnly,
             layout: layout.unwrap_or_else(|problems| panic!("{problems:?}")),
         })
     }
@@ -268,6 +269,7 @@ impl House {
             strategy: Strategy::DualWrite,
             cache_ttl_ms: 1000,
             negative_ttl_ms: 1000,
+            on_postgres_down: config::OnPostgresDown::RedisOnly,
             expires_at: None,
             extra: extra.then(|| "extra".into()),
             key_columns: BTreeMap::new(),

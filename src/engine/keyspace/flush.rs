@@ -16,12 +16,17 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::{Surveyor, connected};
+use crate::engine::barrier::{NotFlushed, until_flushed};
 use crate::engine::refusal::{Flushed, flush_failed};
 use crate::engine::through::{RACES, set_aside};
 use crate::mapping::Mapping;
 use crate::protocol::Reply;
 use crate::store::StoreError;
 use crate::upstream::control::Frame;
+use crate::upstream::scripts::{Call, JOURNAL, Script};
+
+/// How often Redis is asked to empty itself while others go on writing.
+const EMPTY_TRIES: u32 = 50;
 
 // === impl Surveyor ===
 
@@ -73,6 +78,36 @@ impl Surveyor {
             tracing::debug!(%error, "rollback failed");
         }
         Err(refused)
+    }
+
+    /// Empties Redis alone, once Postgres has what it has.
+    pub(super) async fn empty(&mut self, arguments: &[Bytes]) -> Result<Reply, Reply> {
+        for _ in 0..EMPTY_TRIES {
+            let flushed = until_flushed(&self.trust, &mut self.control).await;
+            flushed.map_err(|error| error.reply())?;
+            let call = Call {
+                script: Script::Empty,
+                keys: vec![Bytes::from_static(JOURNAL)],
+                arguments: arguments.to_vec(),
+            };
+            let told = self.control.call(&[call]).await.map(|mut told| told.remove(0));
+            match told {
+                Ok(Frame::BulkString(word)) if &word[..] == b"DIRTY" => {}
+                Ok(Frame::SimpleString(_)) => {
+                    // The journal needs another epoch.
+                    self.trust.poke();
+                    return Ok(Reply::OK);
+                }
+                Ok(Frame::Error(text)) => return Err(Reply::Error(text.to_string())),
+                told => {
+                    tracing::warn!(error = ?told.err(), "Redis was not emptied");
+                    return Err(Reply::err(
+                        "the upstream Redis is out of reach; Redis may have been emptied",
+                    ));
+                }
+            }
+        }
+        Err(NotFlushed::Late.reply())
     }
 
     async fn begin_empty(&mut self) -> Result<(), StoreError> {

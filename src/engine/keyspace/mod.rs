@@ -51,8 +51,10 @@ pub enum Ask {
     Count,
     /// RANDOMKEY.
     Random,
-    /// FLUSHALL, FLUSHDB: the request's arguments.
+    /// FLUSHALL, FLUSHDB of both stores: the request's arguments.
     Flush(Vec<Bytes>),
+    /// The same of Redis alone, which may have what Postgres lacks.
+    Empty(Vec<Bytes>),
     /// RESPGRES EXPLAIN: the key.
     Explain(Bytes),
 }
@@ -114,7 +116,7 @@ impl Ask {
         match self {
             Self::Keys(_) | Self::Count | Self::Random => true,
             Self::Scan(arguments) => arguments.get(1).is_some_and(|cursor| &cursor[..] == b"0"),
-            Self::Flush(_) | Self::Explain(_) => false,
+            Self::Flush(_) | Self::Empty(_) | Self::Explain(_) => false,
         }
     }
 }
@@ -194,10 +196,12 @@ impl Surveyor {
         if self.patience.is_some_and(|patience| survey.arrived.elapsed() >= patience) {
             return Err(read_too_busy());
         }
+        if !matches!(survey.ask, Ask::Explain(_))
+            && let Err(error) = self.settings.health.cut()
+        {
+            return Err(read_failed(&error, ""));
+        }
         if survey.ask.lists() {
-            if let Err(error) = self.settings.health.cut() {
-                return Err(read_failed(&error, ""));
-            }
             self.until_flushed().await?;
         }
         match &survey.ask {
@@ -206,6 +210,7 @@ impl Surveyor {
             Ask::Count => self.count(survey).await,
             Ask::Random => self.random(survey).await,
             Ask::Flush(arguments) => self.flush(arguments).await,
+            Ask::Empty(arguments) => self.empty(arguments).await,
             Ask::Explain(key) => {
                 let explainer = Explainer {
                     settings: &self.settings,

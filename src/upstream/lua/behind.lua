@@ -20,11 +20,12 @@ if tonumber(held or '0') >= tonumber(ARGV[1]) then
   return {'FULL'}
 end
 local count = (#KEYS - 2) / 2
-local states, partial, kinds = {}, {}, {}
+local states, ends, partial, kinds = {}, {}, {}, {}
 for key = 1, count do
+  local ends_at = redis.call('PEXPIRETIME', KEYS[2 * key + 1])
+  ends[key] = ends_at
   local may_be_part
   kinds[key], may_be_part = string.match(ARGV[key + 2], '^(%a+)(%+?)$')
-  local ends_at = redis.call('PEXPIRETIME', KEYS[2 * key + 1])
   if ends_at < 0 then
     -- Absent, or without an end: the mark knows why.
     local mark = redis.call('GET', KEYS[2 * key + 2]) or ''
@@ -45,27 +46,31 @@ for key = 1, count do
   end
 end
 
--- What was touched of each key that has changed, each name once; and increments of what is not known.
-local changed, cleared, touched = {}, {}, {}
-local function touch(key, name)
-  local names = touched[key]
-  if not names then
-    names = {list = {}, known = {}, steps = {}}
-    touched[key] = names
+-- What has become of each key that has changed: '+' and value or '-' for each name; and what was added to
+-- names of which nothing is known.
+local changed, changes_of = {}, {}
+local function change(key)
+  local made = changes_of[key]
+  if not made then
+    made = {names = {}, now = {}, steps = {}, cleared = false, exists = nil}
+    changes_of[key] = made
     changed[#changed + 1] = key
   end
-  if name and not names.known[name] then
-    names.known[name] = true
-    names.list[#names.list + 1] = name
-  end
-  return names
+  return made
 end
-local function increment(key, name, step)
-  local names = touch(key)
-  if partial[key] and not names.known[name] then
-    names.steps[#names.steps + 1] = {name, step}
+local function became(made, name, now)
+  if not made.now[name] then
+    made.names[#made.names + 1] = name
+  end
+  made.now[name] = now
+end
+local function increased(key, name, now, step)
+  local made = change(key)
+  made.exists = true
+  if partial[key] and not made.now[name] then
+    made.steps[#made.steps + 1] = {name, step}
   else
-    touch(key, name)
+    became(made, name, '+' .. now)
   end
 end
 
@@ -90,8 +95,8 @@ while at <= #ARGV do
       local was_there = redis.call('UNLINK', KEYS[2 * key + 1])
       reply = reply + was_there
       if was_there == 1 or partial[key] then
-        touch(key).steps = {}
-        cleared[key] = true
+        local made = change(key)
+        made.names, made.now, made.steps, made.cleared, made.exists = {}, {}, {}, true, false
         -- Now all of it is known.
         partial[key] = false
         if kinds[key] == 'needy' then
@@ -107,27 +112,42 @@ while at <= #ARGV do
     if type(reply) == 'table' and reply['err'] then
       reply = {err = reply['err']}
     elseif how == 'pairs' then
+      local made = change(key)
+      made.exists = true
       for i = first + 2, last, 2 do
-        touch(key, ARGV[i])
+        became(made, ARGV[i], '+' .. ARGV[i + 1])
       end
-    elseif how == 'one' then
-      increment(key, ARGV[first + 2], 'f' .. ARGV[first + 3])
     elseif how == 'sum' then
-      increment(key, ARGV[first + 2], 'i' .. ARGV[first + 3])
       -- A number of Lua's has 53 bits.
       reply = redis.call('HGET', KEYS[2 * key + 1], ARGV[first + 2])
+      increased(key, ARGV[first + 2], reply, 'i' .. ARGV[first + 3])
+    elseif how == 'float' then
+      increased(key, ARGV[first + 2], reply, 'f' .. ARGV[first + 3])
     elseif how == 'drawn' then
       local drawn = reply
       if type(drawn) ~= 'table' then
         drawn = {drawn or nil}
       end
       for i = 1, #drawn do
-        touch(key, drawn[i])
+        local made = change(key)
+        made.exists = nil
+        became(made, drawn[i], '-')
       end
-    elseif reply ~= 0 or (how == 'names' and partial[key]) then
-      -- 'unique': the first one alone; 'names': all of them.
-      for i = first + 2, how == 'unique' and first + 2 or last do
-        touch(key, ARGV[i])
+    elseif reply ~= 0 or (how == 'removes' and partial[key]) then
+      local made = change(key)
+      if how == 'unique' then
+        made.exists = true
+        became(made, ARGV[first + 2], '+' .. ARGV[first + 3])
+      elseif how == 'adds' then
+        made.exists = true
+        for i = first + 2, last do
+          became(made, ARGV[i], '+')
+        end
+      else
+        made.exists = nil
+        for i = first + 2, last do
+          became(made, ARGV[i], '-')
+        end
       end
     end
   end
@@ -143,35 +163,26 @@ if #changed == 0 then
 end
 
 -- What has become of them: for each its name, 'cleared' or 'kept', count of names, name, '+' and value, or
--- '-', or 'i' or 'f' and what was added to it …; each text as its length, a colon, and itself.
+-- '-', or 'i' or 'f' and what was added …; each text as its length, a colon, and itself.
 local texts, changes = {}, 0
 local function tell(text)
   texts[#texts + 1] = #text .. ':' .. text
 end
 for _, key in ipairs(changed) do
-  local value, names = KEYS[2 * key + 1], touched[key].list
-  tell(value)
-  tell(cleared[key] and 'cleared' or 'kept')
+  local made = changes_of[key]
+  tell(KEYS[2 * key + 1])
+  tell(made.cleared and 'cleared' or 'kept')
   local steps = {}
-  for _, step in ipairs(touched[key].steps) do
-    if not touched[key].known[step[1]] then
+  for _, step in ipairs(made.steps) do
+    if not made.now[step[1]] then
       steps[#steps + 1] = step
     end
   end
-  tell(tostring(#names + #steps))
-  changes = changes + math.max(#names + #steps, 1)
-  for from = 1, #names, 1000 do
-    local to = math.min(from + 999, #names)
-    local is_set = kinds[key] == 'set'
-    local now = redis.call(is_set and 'SMISMEMBER' or 'HMGET', value, unpack(names, from, to))
-    for i = from, to do
-      tell(names[i])
-      local found = now[i - from + 1]
-      if is_set then
-        found = found == 1 and ''
-      end
-      tell(found and '+' .. found or '-')
-    end
+  tell(tostring(#made.names + #steps))
+  changes = changes + math.max(#made.names + #steps, 1)
+  for _, name in ipairs(made.names) do
+    tell(name)
+    tell(made.now[name])
   end
   for _, step in ipairs(steps) do
     tell(step[1])
@@ -186,10 +197,15 @@ if ARGV[2] == 'loose' then
   redis.call('HSET', KEYS[1], 'loose', id)
 end
 for _, key in ipairs(changed) do
-  local value, mark = KEYS[2 * key + 1], KEYS[2 * key + 2]
+  local value, mark, exists = KEYS[2 * key + 1], KEYS[2 * key + 2], changes_of[key].exists
   local which = partial[key] and id .. ':p' or id
-  if redis.call('EXISTS', value) == 1 then
-    redis.call('PERSIST', value)
+  if exists == nil then
+    exists = redis.call('EXISTS', value) == 1
+  end
+  if exists then
+    if ends[key] >= 0 then
+      redis.call('PERSIST', value)
+    end
     redis.call('SET', mark, 'd:' .. which)
   else
     redis.call('SET', mark, 'gone:' .. which)
