@@ -62,6 +62,7 @@ impl House {
             strategy: plan.config.strategy,
             cache_ttl_ms: 1000,
             negative_ttl_ms: 1000,
+            on_postgres_down: respgres::config::OnPostgresDown::RedisOnly,
             layout,
         });
         Self { cluster, database, session, another, sql, mapping }
@@ -145,6 +146,7 @@ fn plan(kind: Kind) -> Plan {
         strategy: Strategy::DualWrite,
         cache_ttl_ms: 1000,
         negative_ttl_ms: 1000,
+        on_postgres_down: respgres::config::OnPostgresDown::RedisOnly,
         expires_at: None,
         extra: (!is_set).then(|| "extra".into()),
         key_columns: BTreeMap::new(),

@@ -153,6 +153,7 @@ fn plan(adjust: impl FnOnce(&mut config::Mapping)) -> Plan {
         strategy: Strategy::DualWrite,
         cache_ttl_ms: 1000,
         negative_ttl_ms: 1000,
+        on_postgres_down: respgres::config::OnPostgresDown::RedisOnly,
         expires_at: Some("gone_at".into()),
         extra: Some("extra".into()),
         key_columns: BTreeMap::new(),
@@ -176,6 +177,7 @@ async fn bind(session: &mut Session, plan: &Plan) -> Arc<Mapping> {
         strategy: plan.config.strategy,
         cache_ttl_ms: 1000,
         negative_ttl_ms: 1000,
+        on_postgres_down: respgres::config::OnPostgresDown::RedisOnly,
         layout,
     })
 }

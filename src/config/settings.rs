@@ -193,8 +193,8 @@ pub(super) static SECTIONS: &[Section] = &[
             "While Postgres is lost, keys of `dual_write`, `database_first` and `cache_first` are served from \
              Redis, and the journal has what Postgres has to get. Of keys that Redis does not have: \
              `redis_only`: they are taken for absent, and what is written to them is merged into their rows \
-             later. `cached_only`: commands on them get `-TRYAGAIN`. `reject`: so does every write, also to \
-             keys that Redis has."),
+             later. `cached_only`: commands on them get `-TRYAGAIN`. `reject`: they are refused, and so is every \
+             write of keys that Redis has."),
     ]},
 ];
 

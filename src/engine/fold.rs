@@ -208,7 +208,7 @@ mod tests {
         let fields: Fields = before.iter().map(|(f, v)| ((*f).into(), (*v).into())).collect();
         let record = (!fields.is_empty()).then(|| Record { fields, ..Record::default() });
         let mut draft = Draft::new(ValueKind::Hash, record);
-        folded.apply(&mut draft);
+        folded.apply(&mut draft).unwrap();
         let mut told: Vec<String> = draft.fields().map_or_else(Vec::new, |fields| {
             let text = |bytes: &Bytes| String::from_utf8_lossy(bytes).into_owned();
             fields.iter().map(|(f, v)| format!("{}={}", text(f), text(v))).collect()
@@ -265,7 +265,66 @@ mod tests {
             ..Record::default()
         };
         let mut draft = Draft::new(ValueKind::Hash, Some(record));
-        folded[0].apply(&mut draft);
+        folded[0].apply(&mut draft).unwrap();
         assert!(!draft.replaced() && draft.fields().unwrap().len() == 1);
+    }
+
+    fn steps(number: u64, steps: &[(&str, Step)]) -> Entry {
+        let mut entry = entry(number, "k", false, &[]);
+        let steps = steps.iter().map(|(name, step)| (name.to_string().into(), step.clone()));
+        entry.keys[0].steps = steps.collect();
+        entry
+    }
+
+    fn int(step: &'static str) -> Step {
+        Step::Integer(Bytes::from(step))
+    }
+
+    fn float(step: &'static str) -> Step {
+        Step::Float(Bytes::from(step))
+    }
+
+    #[test]
+    fn what_was_added_is_added_to_what_came_before() {
+        let entries = vec![
+            steps(1, &[("row", int("5")), ("new", int("1")), ("f", float("0.25"))]),
+            entry(2, "k", false, &[("set", Some("10")), ("gone", None)]),
+            steps(3, &[("row", int("-2")), ("set", int("3")), ("gone", int("4")), ("f", float("1"))]),
+            entry(4, "k", false, &[("new", Some("9"))]),
+        ];
+        let folded = fold(entries, EntryId::default());
+        let row = [("row", "100"), ("new", "7"), ("gone", "8"), ("f", "1.5")];
+        assert_eq!(after(&row, &folded[0]), "f=2.75 gone=4 new=9 row=103 set=13");
+        // Nor is it lost or doubled on its way through a dead letter.
+        let again = Folded::of(folded[0].to_change(), EntryId::default());
+        assert_eq!(after(&row, &again), "f=2.75 gone=4 new=9 row=103 set=13");
+    }
+
+    #[test]
+    fn what_was_added_to_what_was_deleted_begins_at_nothing() {
+        let mut cleared = entry(2, "k", true, &[]);
+        cleared.keys[0].steps = vec![("n".into(), int("2"))];
+        let entries = vec![steps(1, &[("n", int("5"))]), cleared];
+        assert_eq!(after(&[("n", "100")], &fold(entries, EntryId::default())[0]), "n=2");
+    }
+
+    #[test]
+    fn what_postgres_has_is_not_added_again() {
+        let entries = vec![steps(1, &[("n", int("5"))]), steps(2, &[("n", int("1"))])];
+        let folded = fold(entries, EntryId { epoch: 1, number: 1 });
+        assert_eq!(after(&[("n", "5")], &folded[0]), "n=6");
+    }
+
+    #[test]
+    fn there_is_no_sum_of_texts_nor_beyond_the_largest_number() {
+        let check = |row: &str, step: Step| {
+            let folded = fold(vec![steps(1, &[("n", step)])], EntryId::default());
+            let fields = [(Bytes::from("n"), Bytes::copy_from_slice(row.as_bytes()))];
+            let record = Record { fields: fields.into_iter().collect(), ..Record::default() };
+            folded[0].apply(&mut Draft::new(ValueKind::Hash, Some(record))).is_ok()
+        };
+        assert!(check("1", int("1")) && check("1.5", float("1")));
+        assert!(!check("text", int("1")) && !check("text", float("1")));
+        assert!(!check("1.5", int("1")) && !check("9223372036854775807", int("1")));
     }
 }
