@@ -16,6 +16,7 @@
 //! increments as such.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -153,8 +154,7 @@ impl How {
 
 /// Whether a write can be told Redis first, by its kind and by what holds for its keys now.
 pub(super) fn may_be_behind(operation: &Operation, health: &Health) -> bool {
-    let is_cache_first =
-        |key: &MappedKey| health.strategy_of(&key.mapping) == Strategy::CacheFirst;
+    let is_cache_first = |key: &MappedKey| health.strategy_of(&key.mapping) == Strategy::CacheFirst;
     operation.others.is_empty()
         && How::of(operation.command).is_some()
         && operation.keys.iter().all(is_cache_first)
@@ -165,6 +165,8 @@ pub(super) fn may_be_behind(operation: &Operation, health: &Health) -> bool {
 impl BehindWriter {
     /// `through` does what cannot be done behind, and has the queue and the connections.
     pub(super) fn new(through: Writer) -> Self {
+        let queue = Arc::clone(&through.queue);
+        let through = through.handing_over_to(queue);
         Self { through, loader: Loader::default(), used: None }
     }
 
@@ -219,7 +221,11 @@ impl BehindWriter {
                 }
                 Way::Through => {
                     let count = alike(|way| matches!(way, Way::Through));
-                    self.write_through(&batch[at..at + count]).await;
+                    let run = &batch[at..at + count];
+                    self.write_through(run).await;
+                    // Postgres was lost meanwhile.
+                    let left = run.iter().filter(|operation| operation.is_handed_over());
+                    left.for_each(|operation| operation.answer(&needs_postgres()));
                     at += count;
                     continue;
                 }
@@ -246,7 +252,8 @@ impl BehindWriter {
                         && self.load(&to_load).await;
                     if !is_loaded && !self.is_lost() {
                         self.write_through(&run[count..=count]).await;
-                        at += 1;
+                        // Else Postgres was lost meanwhile, and it can be done behind.
+                        at += usize::from(!next.take_over());
                     }
                     for key in to_load {
                         *loads.entry(key.key).or_default() += 1;
@@ -280,6 +287,8 @@ impl BehindWriter {
                 }
                 Stepped::NotNow => {
                     self.write_through(run).await;
+                    let left = run.iter().filter(|operation| operation.is_handed_over());
+                    left.for_each(|operation| operation.answer(&needs_postgres()));
                     at += count;
                 }
                 Stepped::Away if away_since.get_or_insert_with(Instant::now).elapsed() < AWAY => {
@@ -417,11 +426,8 @@ impl BehindWriter {
             }
         }
         let (call, keys) = self.call(run, ways);
-        let is_loose = |key: &&MappedKey| key.mapping.strategy != Strategy::CacheFirst;
-        let loose = keys
-            .iter()
-            .any(|key| is_loose(key))
-            .then(|| self.through.trust.journal.begin_loose_step());
+        let is_loose = keys.iter().any(|key| key.mapping.strategy != Strategy::CacheFirst);
+        let loose = is_loose.then(|| self.through.trust.journal.begin_loose_step());
         let told = self.through.control.call(&[call]).await;
         drop(loose);
         self.used = Some(Instant::now());

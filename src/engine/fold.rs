@@ -289,7 +289,10 @@ mod tests {
         let entries = vec![
             steps(1, &[("row", int("5")), ("new", int("1")), ("f", float("0.25"))]),
             entry(2, "k", false, &[("set", Some("10")), ("gone", None)]),
-            steps(3, &[("row", int("-2")), ("set", int("3")), ("gone", int("4")), ("f", float("1"))]),
+            steps(
+                3,
+                &[("row", int("-2")), ("set", int("3")), ("gone", int("4")), ("f", float("1"))],
+            ),
             entry(4, "k", false, &[("new", Some("9"))]),
         ];
         let folded = fold(entries, EntryId::default());

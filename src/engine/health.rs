@@ -57,6 +57,8 @@ pub struct Health {
     /// How many looks have begun, and how many of them have ended.
     looks: watch::Sender<(u64, u64)>,
     wanted: Notify,
+    /// Somebody was not let in: a connection that is there tells nothing.
+    is_doubted: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -97,6 +99,7 @@ impl Default for Health {
             inner: Mutex::new(Inner { cut: CancellationToken::new(), since: Instant::now() }),
             looks: watch::Sender::new((0, 0)),
             wanted: Notify::new(),
+            is_doubted: AtomicBool::new(false),
         }
     }
 }
@@ -167,6 +170,7 @@ impl Health {
         }
         let mut looks = self.looks.subscribe();
         let wanted = looks.borrow_and_update().0 + 1;
+        self.is_doubted.store(true, Ordering::Release);
         self.wanted.notify_one();
         let ended = looks.wait_for(|(_, ended)| *ended >= wanted);
         // Without a watcher nobody looks.
@@ -246,6 +250,10 @@ impl Watcher {
         let health = Arc::clone(&self.health);
         loop {
             health.begin_look();
+            if health.is_doubted.swap(false, Ordering::AcqRel) {
+                // A server that has died may leave sessions for some moments.
+                self.session = None;
+            }
             match self.look().await {
                 Ok(()) => health.find_again(),
                 Err(error) => health.lose(&error),

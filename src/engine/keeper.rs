@@ -114,9 +114,12 @@ impl Keeper {
                         // What is in the journal is not known yet.
                         continue;
                     }
+                    // While it is not known that nothing is lost with Redis, it is to be known soon.
+                    let losses = self.settings.health.losses();
+                    let is_loose = self.trust.journal.may_be_loose(losses);
                     tokio::select! {
                         () = self.trust.changed() => {}
-                        () = sleep(LOOK) => {}
+                        () = sleep(if is_loose { PAUSE } else { LOOK }) => {}
                     }
                 }
                 Err(trouble) => {

@@ -45,6 +45,9 @@ use crate::upstream::control::{Control, Frame};
 use crate::upstream::scripts::{Call, Script, Token, decimal, mark_of};
 use crate::value::{Record, ValueKind};
 
+/// How often it is tried again to reach a Postgres that is there.
+const TRIES: u8 = 2;
+
 /// Keys that are filled or asked for by one statement.
 const BATCH_KEYS: usize = 500;
 
@@ -90,6 +93,8 @@ struct Part {
     hurried: bool,
     /// It has failed before, for a reason that may have gone.
     again: bool,
+    /// How often Postgres was not to be had, though it is there.
+    lost: u8,
 }
 
 // === impl Part ===
@@ -324,6 +329,9 @@ impl MissReader {
                 Err(StoreError::Unreachable(_)) if self.settings.health.is_lost_now().await => {
                     self.do_without(asked, &part.places()).await;
                 }
+                Err(StoreError::Unreachable(_)) if part.lost < TRIES => {
+                    parts.push(Part { lost: part.lost + 1, ..part });
+                }
                 Err(error) => self.settle(error, asked, part, &mut parts).await,
             }
         }
@@ -377,7 +385,7 @@ impl MissReader {
             match self.slow.judge(group.mapping.index, Instant::now()) {
                 Verdict::Usual => usual.push(group),
                 Verdict::Hurry | Verdict::Trial => {
-                    parts.push(Part { groups: vec![group], hurried: true, again: false });
+                    parts.push(Part { groups: vec![group], hurried: true, again: false, lost: 0 });
                 }
                 Verdict::Refuse => {
                     let reply = read_too_slow(&group.mapping.name);
@@ -385,7 +393,7 @@ impl MissReader {
                 }
             }
         }
-        parts.push(Part { groups: usual, hurried: false, again: false });
+        parts.push(Part { groups: usual, hurried: false, again: false, lost: 0 });
         parts
     }
 
@@ -425,7 +433,7 @@ impl MissReader {
         let hurried = part.hurried || matches!(error, StoreError::Timeout(_));
         let is_gone = matches!(error, StoreError::Unreachable(_));
         if !is_gone && part.groups.len() > 1 {
-            let alone = |group| Part { groups: vec![group], hurried, again: false };
+            let alone = |group| Part { groups: vec![group], hurried, again: false, lost: 0 };
             parts.extend(part.groups.into_iter().map(alone));
             return;
         }

@@ -284,6 +284,12 @@ impl Engine {
         self.registry.mappings().iter().any(|mapping| mapping.may_be_behind())
     }
 
+    /// Whether Redis may have changes that Postgres lacks.
+    pub fn may_be_ahead(&self) -> bool {
+        let is_loose = self.trust.journal.may_be_loose(self.health.losses());
+        self.is_cache_first() || (self.writes_behind() && is_loose)
+    }
+
     /// Has Redis never be told first of what is written through as a rule.
     pub fn never_degrade(&self) {
         self.health.never_degrade();

@@ -81,6 +81,11 @@ impl Operation {
         self.is_handed_over.store(true, Ordering::Relaxed);
     }
 
+    /// Whether it was handed over; who asks has it now.
+    pub fn take_over(&self) -> bool {
+        self.is_handed_over.swap(false, Ordering::Relaxed) && !self.is_answered()
+    }
+
     /// Whether a worker that had it leaves it to another one.
     pub fn is_handed_over(&self) -> bool {
         self.is_handed_over.load(Ordering::Relaxed) && !self.is_answered()

@@ -69,6 +69,8 @@ pub struct Writer {
     needs_redis: bool,
     /// Where operations go that can be done without Postgres, while that is lost.
     behind: Option<Arc<Queue>>,
+    /// Postgres was lost: the rest of what was taken from the queue goes there too.
+    is_handing_over: bool,
 }
 
 /// Operations of a batch, by their places, that go into one transaction.
@@ -102,6 +104,7 @@ impl Writer {
             queue,
             needs_redis: false,
             behind: None,
+            is_handing_over: false,
         }
     }
 
@@ -123,17 +126,19 @@ impl Writer {
                 () = tasks.stopping() => break,
             };
             let most = self.settings.postgres.batch_operations.max(1);
+            self.is_handing_over = false;
             for batch in batches(&operations, most, BATCH_BYTES) {
-                if rescue(self.write(batch)).await.is_err() {
+                if rescue(self.write_in_turn(batch)).await.is_err() {
                     self.session = None;
                     self.control = Control::new(self.settings.control.clone());
                     answer_the_rest(batch);
                 }
             }
             if let Some(behind) = &self.behind {
-                operations.into_iter().filter(Operation::is_handed_over).for_each(|operation| {
-                    behind.push(operation);
-                });
+                operations
+                    .into_iter()
+                    .filter(Operation::take_over)
+                    .for_each(|operation| behind.push(operation));
             }
         }
         if let Some(session) = self.session.take() {
@@ -141,12 +146,23 @@ impl Writer {
         }
     }
 
-    /// Brings a batch to Postgres and answers every operation of it.
+    /// Brings a batch to Postgres, and answers or hands over every operation of it.
     pub(super) async fn write(&mut self, batch: &[Operation]) {
+        self.is_handing_over = false;
+        self.write_in_turn(batch).await;
+    }
+
+    /// As `write`, after other batches: what comes after an operation that was handed over does not take effect
+    /// before it.
+    async fn write_in_turn(&mut self, batch: &[Operation]) {
         let deadline = Instant::now() + patience(&self.settings.postgres);
         // The first one last.
         let mut parts = self.sort_out(batch).await;
         while let Some(mut part) = parts.pop() {
+            if self.is_handing_over {
+                part.places.iter().for_each(|&at| self.hand_over(&batch[at]));
+                continue;
+            }
             if part.hurried && !part.trial {
                 let late = Instant::now() >= deadline;
                 // Answered below.
@@ -161,7 +177,8 @@ impl Writer {
             }
         }
         // Nothing was done about these: there was no time left.
-        let is_left = |operation: &&Operation| !operation.is_answered() && !operation.is_handed_over();
+        let is_left =
+            |operation: &&Operation| !operation.is_answered() && !operation.is_handed_over();
         for operation in batch.iter().filter(is_left) {
             operation.answer(&too_slow(mapping_name(operation)));
         }
@@ -445,15 +462,12 @@ impl Writer {
                 parts.push(Part { places: others, ..part });
                 return;
             }
-            // The others are answered.
-            Failure::Store(StoreError::Unreachable(_)) if self.behind.is_some() => {
-                part.places.retain(|&at| {
-                    let goes_behind = behind::may_be_behind(&batch[at], &self.settings.health);
-                    if goes_behind {
-                        batch[at].hand_over();
-                    }
-                    !goes_behind
-                });
+            Failure::Store(StoreError::Unreachable(_))
+                if self.behind.is_some() && self.settings.health.is_degraded() =>
+            {
+                self.is_handing_over = true;
+                part.places.iter().for_each(|&at| self.hand_over(&batch[at]));
+                return;
             }
             _ => {}
         }
@@ -482,6 +496,19 @@ impl Writer {
             _ => failure,
         };
         answer_all(&failure, batch, &part.places);
+    }
+
+    /// Leaves an operation to who tells Redis first, where it can be done without Postgres.
+    fn hand_over(&self, operation: &Operation) {
+        if operation.is_answered() {
+            return;
+        }
+        if behind::may_be_behind(operation, &self.settings.health) {
+            operation.hand_over();
+        } else {
+            let error = StoreError::Unreachable(String::new());
+            operation.answer(&write_failed(&error, mapping_name(operation)));
+        }
     }
 
     async fn look_at_tables(&mut self, operation: &Operation) {

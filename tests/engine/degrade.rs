@@ -173,7 +173,10 @@ async fn keys_that_redis_has_are_read_and_written_without_postgres() {
     house.check(&[("DEL cached:1", integer(1)), ("EXISTS cached:1", integer(0))]).await;
     house.postgres_comes_back().await;
     for name in ["dual", "first", "behind"] {
-        assert_eq!(house.say(&format!("HGETALL {name}:1")).await.elements(), [bulk("n"), bulk("8")]);
+        assert_eq!(
+            house.say(&format!("HGETALL {name}:1")).await.elements(),
+            [bulk("n"), bulk("8")]
+        );
     }
     assert_eq!(house.sql("select n from dual").await, "8");
     assert_eq!(house.sql("select extra ->> 'n' from first").await, "8");

@@ -425,13 +425,55 @@ fn of_a_part_increments_are_journaled_as_such() {
         "100",
         &[("h", "hash+")],
         &[
-            "sum", "1", "4", "HINCRBY", "h", "n", "5", //
-            "sum", "1", "4", "HINCRBY", "h", "n", "-2", //
-            "float", "1", "4", "HINCRBYFLOAT", "h", "f", "0.5", //
-            "pairs", "1", "4", "HSET", "h", "a", "7", //
-            "sum", "1", "4", "HINCRBY", "h", "a", "1", //
-            "sum", "1", "4", "HINCRBY", "h", "b", "1", //
-            "pairs", "1", "4", "HSET", "h", "b", "9",
+            "sum",
+            "1",
+            "4",
+            "HINCRBY",
+            "h",
+            "n",
+            "5", //
+            "sum",
+            "1",
+            "4",
+            "HINCRBY",
+            "h",
+            "n",
+            "-2", //
+            "float",
+            "1",
+            "4",
+            "HINCRBYFLOAT",
+            "h",
+            "f",
+            "0.5", //
+            "pairs",
+            "1",
+            "4",
+            "HSET",
+            "h",
+            "a",
+            "7", //
+            "sum",
+            "1",
+            "4",
+            "HINCRBY",
+            "h",
+            "a",
+            "1", //
+            "sum",
+            "1",
+            "4",
+            "HINCRBY",
+            "h",
+            "b",
+            "1", //
+            "pairs",
+            "1",
+            "4",
+            "HSET",
+            "h",
+            "b",
+            "9",
         ],
     );
     assert_eq!(told[1], bulk("y"));
@@ -473,8 +515,7 @@ fn a_part_that_is_emptied_is_still_a_part_and_one_that_is_deleted_is_none() {
     rig.behind("100", &[("h", "hash")], &["sum", "1", "4", "HINCRBY", "h", "n", "1"]);
     assert_eq!(rig.journal()[2], "7-2 h n+=1");
     // DEL of it, and of a key that Redis does not know.
-    let told =
-        rig.behind("100", &[("h", "hash"), ("i", "hash+")], &["keys", "0", "2", "1", "2"]);
+    let told = rig.behind("100", &[("h", "hash"), ("i", "hash+")], &["keys", "0", "2", "1", "2"]);
     assert_eq!(told, done("yy", &[Value::Integer(1)]));
     assert_eq!((rig.mark("h"), rig.mark("i")), ("gone:7-3".into(), "gone:7-3".into()));
     rig.behind("100", &[("h", "hash")], &["sum", "1", "4", "HINCRBY", "h", "n", "1"]);
@@ -525,12 +566,8 @@ fn a_sweep_keeps_a_part_that_postgres_lacks() {
     for (epoch, kept) in [("6", 1), ("7", 0)] {
         let mut rig = Rig::new(&[]);
         rig.behind("100", &[("h", "hash+")], &["pairs", "1", "4", "HSET", "h", "a", "1"]);
-        let keys = vec![
-            JOURNAL.to_vec(),
-            b"h".to_vec(),
-            mark_of(b"h").to_vec(),
-            aside_of(b"h").to_vec(),
-        ];
+        let keys =
+            vec![JOURNAL.to_vec(), b"h".to_vec(), mark_of(b"h").to_vec(), aside_of(b"h").to_vec()];
         rig.run(Script::Sweep, keys, &[epoch, "0", ""]);
         assert_eq!(rig.say("EXISTS h"), Value::Integer(kept), "{epoch}");
     }

@@ -15,9 +15,9 @@ use super::{Job, Loan};
 use crate::command::Needs;
 use crate::engine::barrier::until_clean;
 use crate::engine::queue::Queue;
-use crate::engine::refusal::{not_flushed, 
-    Happened, read_failed, read_too_slow, too_busy, too_slow, upstream_failed, upstream_not_read,
-    write_failed,
+use crate::engine::refusal::{
+    Happened, not_flushed, read_failed, read_too_slow, too_busy, too_slow, upstream_failed,
+    upstream_not_read, write_failed,
 };
 use crate::engine::rescue::rescue;
 use crate::engine::slow::{Slow, Verdict, hurry_ms};
@@ -270,10 +270,8 @@ impl Lender {
         if let Err(error) = self.settings.health.cut() {
             return Err(read_failed(&error, ""));
         }
-        let ahead: Vec<&Bytes> = keys
-            .filter(|key| key.mapping.may_be_behind())
-            .map(|key| &key.key)
-            .collect();
+        let ahead: Vec<&Bytes> =
+            keys.filter(|key| key.mapping.may_be_behind()).map(|key| &key.key).collect();
         let clean = until_clean(&self.trust, &mut self.control, &ahead).await;
         clean.map_err(|error| error.reply())
     }
