@@ -56,6 +56,9 @@ const MOST_DRAWN: i64 = 1000;
 /// How long it is waited for a Redis that is away, before clients are told.
 const AWAY: Duration = Duration::from_millis(500);
 
+/// How long it is waited for one that has come back to be gone through.
+const SWEPT: Duration = Duration::from_secs(2);
+
 /// The pause between two tries.
 const PAUSE: Duration = Duration::from_millis(5);
 
@@ -281,9 +284,14 @@ impl BehindWriter {
                     self.through.trust.journal.want();
                     sleep(PAUSE).await;
                 }
-                Stepped::NotYet => {
-                    why = not_yet_known();
+                Stepped::NotYet
+                    if away_since.get_or_insert_with(Instant::now).elapsed() < SWEPT =>
+                {
                     sleep(PAUSE).await;
+                }
+                Stepped::NotYet => {
+                    run.iter().for_each(|operation| operation.answer(&not_yet_known()));
+                    at += count;
                 }
                 Stepped::NotNow => {
                     self.write_through(run).await;
