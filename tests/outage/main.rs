@@ -86,7 +86,6 @@ impl House {
 }
 
 #[tokio::test]
-#[expect(clippy::print_stdout, reason = "the figures are what one wants to know of it")]
 async fn clients_go_on_without_a_store_and_nothing_is_lost() {
     let length = Duration::from_secs(number("RESPGRES_OUTAGE_SECONDS", 3));
     let clients = number("RESPGRES_OUTAGE_CLIENTS", 8);
