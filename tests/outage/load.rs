@@ -85,8 +85,9 @@ async fn work(mut client: Client, number: u64, phase: Arc<Phase>) -> Report {
     let mut random = Random::new(number + 1);
     let mut report = Report::default();
     for turn in 0_u64.. {
-        // An outcome belongs to the phase in which the request was sent.
-        let Some(now) = phase.now() else { break };
+        if phase.now().is_none() {
+            break;
+        }
         let id = random.below(KEYS);
         let kind = random.pick(&["dual", "first"]);
         let since = Instant::now();
@@ -112,6 +113,8 @@ async fn work(mut client: Client, number: u64, phase: Arc<Phase>) -> Report {
             }
             _ => client.say(&format!("HGET {kind}:{id} n")).await,
         };
+        // It belongs to the phase in which it was answered.
+        let now = phase.now().unwrap_or("ending");
         report.spans.add(now, since.elapsed(), told);
         tokio::time::sleep(PAUSE).await;
     }

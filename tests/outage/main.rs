@@ -95,6 +95,7 @@ async fn clients_go_on_without_a_store_and_nothing_is_lost() {
 
     house.spend("warming up", healthy).await;
     house.spend("healthy", healthy).await;
+    house.phase.enter("Postgres goes");
     house.cluster.kill();
     house.spend("Postgres goes", SWITCH).await;
     assert_eq!(house.standing().await, "lost");
@@ -108,6 +109,7 @@ async fn clients_go_on_without_a_store_and_nothing_is_lost() {
     println!("Postgres found again after {found:?}, caught up after {:?}", since.elapsed());
     assert!(found < RECOVERY, "{found:?}");
     house.spend("healthy again", healthy).await;
+    house.phase.enter("Redis goes");
     house.stack.redis.kill();
     house.spend("Redis goes", SWITCH).await;
     house.spend("without Redis", length).await;
