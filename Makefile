@@ -1,6 +1,6 @@
 # What there is to do with a checkout. See README.md.
 
-.PHONY: help run test fuzz bench bench-mapped soak check-model check-coherence check-scan chaos conformance conformance-mapped client-suites
+.PHONY: help run test fuzz bench bench-mapped soak check-model check-coherence check-outage check-scan chaos conformance conformance-mapped client-suites
 
 help:
 	@echo 'make run              respgres over a Redis and a Postgres of its own, to try it out'
@@ -12,6 +12,7 @@ help:
 	@echo 'make check-model      the cache protocol as a model: every order of its steps, with faults'
 	@echo 'make check-coherence  two proxies, 200 clients, 60 s, twice; looks for stale reads'
 	@echo 'make chaos            30 minutes of processes killed, links cut, memory and disk full; looks for broken promises'
+	@echo 'make check-outage     a minute without Postgres, then one without Redis, under load'
 	@echo 'make check-scan       SCAN while 8 clients write, 60 s for each residence; looks for keys left out'
 	@echo 'make conformance      Redis'"'"' own test suite, beside plain Redis'
 	@echo 'make conformance-mapped  its files on hashes and sets, with these in Postgres, under each strategy'
@@ -57,6 +58,12 @@ chaos:
 	CHAOS_SEED_SECONDS=$${CHAOS_SEED_SECONDS:-60} \
 	CHAOS_SEED=$${CHAOS_SEED:-$$(date +%s)} \
 	    cargo test --release --locked --test chaos no_fault -- --nocapture --test-threads 1
+
+check-outage:
+	@scripts/tools
+	RESPGRES_OUTAGE_SECONDS=$${RESPGRES_OUTAGE_SECONDS:-60} \
+	RESPGRES_OUTAGE_CLIENTS=$${RESPGRES_OUTAGE_CLIENTS:-32} \
+	    cargo test --release --locked --test outage -- --nocapture
 
 check-scan:
 	@scripts/tools

@@ -155,6 +155,7 @@ fn plan(adjust: impl FnOnce(&mut config::Mapping)) -> Plan {
         cache_ttl_ms: 1000,
         negative_ttl_ms: 1000,
         on_expire: OnExpire::Delete,
+        on_postgres_down: respgres::config::OnPostgresDown::RedisOnly,
         expires_at: Some("gone_at".into()),
         extra: Some("extra".into()),
         key_columns: BTreeMap::new(),
@@ -179,6 +180,7 @@ async fn bind(session: &mut Session, plan: &Plan) -> Arc<Mapping> {
         cache_ttl_ms: 1000,
         negative_ttl_ms: 1000,
         on_expire: OnExpire::Delete,
+        on_postgres_down: respgres::config::OnPostgresDown::RedisOnly,
         layout,
     })
 }

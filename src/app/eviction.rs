@@ -8,8 +8,11 @@ use bytes::Bytes;
 use super::AppError;
 use crate::upstream::control::{Control, ControlSettings, Frame};
 
-/// Refuses a Redis that evicts anything; says what is not known.
-pub(super) async fn check(settings: &ControlSettings) -> Result<(), AppError> {
+/// Whether Redis evicts anything, which is refused where a mapping is `cache_first`; says what is not known.
+pub(super) async fn check(
+    settings: &ControlSettings,
+    is_cache_first: bool,
+) -> Result<bool, AppError> {
     let mut control = Control::new(settings.clone());
     let words =
         ["CONFIG", "GET", "maxmemory-policy"].map(|word| Bytes::from_static(word.as_bytes()));
@@ -19,19 +22,28 @@ pub(super) async fn check(settings: &ControlSettings) -> Result<(), AppError> {
             _ => String::new(),
         },
         Ok(Frame::Error(error)) => {
-            tracing::info!(%error, "maxmemory-policy of the upstream Redis is not known: with \
-                `cache_first` it must not be one that evicts keys without an expiry (allkeys-*)");
-            return Ok(());
+            tracing::info!(%error, "maxmemory-policy of the upstream Redis is not known: it must not \
+                evict keys without an expiry (allkeys-*), which may be what Postgres has not got yet");
+            return Ok(false);
         }
         Ok(_) => String::new(),
         Err(error) => {
-            tracing::warn!(%error, "the upstream Redis is not there to be asked for maxmemory-policy: \
-                with `cache_first` it must not be one that evicts keys without an expiry (allkeys-*)");
-            return Ok(());
+            tracing::info!(%error, "the upstream Redis is not there to be asked for maxmemory-policy: \
+                it must not \
+                evict keys without an expiry (allkeys-*), which may be what Postgres has not got yet");
+            return Ok(false);
         }
     };
     if policy.starts_with("allkeys") {
-        return Err(AppError::Eviction(policy));
+        if is_cache_first {
+            return Err(AppError::Eviction(policy));
+        }
+        tracing::warn!(
+            policy,
+            "the upstream Redis evicts any key when its memory is full: so while Postgres is lost mapped keys \
+             are not written, as with on_postgres_down = \"reject\"; volatile-lru would allow it"
+        );
+        return Ok(true);
     }
     if policy == "volatile-ttl" {
         tracing::warn!(
@@ -39,5 +51,5 @@ pub(super) async fn check(settings: &ControlSettings) -> Result<(), AppError> {
              evicted first, and cached copies with them in vain; volatile-lru suits `cache_first` better"
         );
     }
-    Ok(())
+    Ok(false)
 }

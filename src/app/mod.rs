@@ -116,7 +116,10 @@ pub fn run(setup: Setup) -> Result<(), AppError> {
         let registry = Registry::new(mappings, redis_only(&setup.plans));
         let engine = Arc::new(Engine::new(registry, &settings));
         if engine.writes_behind() {
-            eviction::check(&settings.control).await?;
+            let may_evict = eviction::check(&settings.control, engine.is_cache_first()).await?;
+            if may_evict {
+                engine.never_degrade();
+            }
         }
         let redis_version = ask_redis_version(&settings.control).await;
         let config = setup.config;
@@ -225,6 +228,7 @@ fn engine_settings(setup: &Setup) -> Result<EngineSettings, AppError> {
         postgres: postgres.clone(),
         journal: journal.clone(),
         control,
+        health: Arc::default(),
         lease_ms: defaults.lease_ms,
         cache_max_elements: defaults.cache_max_elements,
         plans: setup.plans.clone(),
@@ -263,6 +267,7 @@ async fn bind(session: &mut Session, plans: &[Plan]) -> Result<Vec<Arc<Mapping>>
                 cache_ttl_ms: milliseconds(plan.config.cache_ttl_ms),
                 negative_ttl_ms: milliseconds(plan.config.negative_ttl_ms),
                 on_expire: plan.config.on_expire,
+                on_postgres_down: plan.config.on_postgres_down,
                 layout,
             })),
             Err(mut more) => problems.append(&mut more),

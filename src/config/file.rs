@@ -102,6 +102,7 @@ impl Reading {
             strategy: self.config.defaults.strategy,
             cache_ttl_ms: self.config.defaults.cache_ttl_ms,
             negative_ttl_ms: self.config.defaults.negative_ttl_ms,
+            on_postgres_down: self.config.defaults.on_postgres_down,
             expires_at: None,
             on_expire: OnExpire::Delete,
             extra: None,

@@ -174,6 +174,8 @@ pub struct Defaults {
     pub lease_ms: u64,
     /// Elements of a value with a row for each: a larger one is not cached. Default 10000.
     pub cache_max_elements: usize,
+    /// What becomes of keys that Redis does not have, while Postgres is lost.
+    pub on_postgres_down: OnPostgresDown,
 }
 
 /// Who is written first, who is read first, when the client is told "done".
@@ -194,6 +196,17 @@ pub enum OnExpire {
     Keep,
 }
 
+/// What becomes of keys that Redis does not have, while Postgres is lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnPostgresDown {
+    /// They are taken for absent, and what is written to them is merged into their rows later.
+    RedisOnly,
+    /// They are refused.
+    CachedOnly,
+    /// So is every write, also to keys that Redis has.
+    Reject,
+}
+
 /// `[[mapping]]`
 #[derive(Clone, Debug)]
 pub struct Mapping {
@@ -208,6 +221,7 @@ pub struct Mapping {
     pub strategy: Strategy,
     pub cache_ttl_ms: u64,
     pub negative_ttl_ms: u64,
+    pub on_postgres_down: OnPostgresDown,
     /// Column of the key's own expiry; without one it is kept in `respgres.expiry`.
     pub expires_at: Option<String>,
     /// What becomes of rows past their expiry. Default `delete`.
@@ -356,6 +370,7 @@ impl Config {
                 negative_ttl_ms: 0,
                 lease_ms: 0,
                 cache_max_elements: 0,
+                on_postgres_down: OnPostgresDown::RedisOnly,
             },
             mappings: Vec::new(),
         }

@@ -163,7 +163,7 @@ pub(super) static SECTIONS: &[Section] = &[
         row("statement_timeout", Default("\"5s\""), Slot::Duration(|c, v| c.postgres.statement_timeout_ms = v),
             "Longest statement, its waits for locks included."),
     ]},
-    Section { name: "journal", about: "What mappings with the strategy `cache_first` have written to Redis, on its way to Postgres.", settings: &[
+    Section { name: "journal", about: "What mappings with the strategy `cache_first`, and others while Postgres was lost, have written to Redis, on its way to Postgres.", settings: &[
         row("max_changes", Default("1000000"), Slot::Number(1..=1_000_000_000, |c, v| c.journal.max_changes = v),
             "Fields and members that may be in the journal; each takes about as much memory of Redis as its name \
              and value. When it is full writes wait, at most twice `postgres.statement_timeout`, and are refused \
@@ -200,6 +200,13 @@ pub(super) static SECTIONS: &[Section] = &[
             "A set, or a hash of the kind `hash_entries`, that has more elements, or more than 4 MB, is not put into the \
              cache: to do so keeps Redis busy with one key. Its elements are read one by one from Postgres, and all of \
              them are streamed from there."),
+        row("on_postgres_down", Default("\"redis_only\""),
+            Slot::Text(|c, v| { c.defaults.on_postgres_down = words::on_postgres_down(v)?; Ok(()) }),
+            "While Postgres is lost, keys of `dual_write`, `database_first` and `cache_first` are served from \
+             Redis, and the journal has what Postgres has to get. Of keys that Redis does not have: \
+             `redis_only`: they are taken for absent, and what is written to them is merged into their rows \
+             later. `cached_only`: commands on them get `-TRYAGAIN`. `reject`: they are refused, and so is every \
+             write of keys that Redis has."),
     ]},
 ];
 
@@ -241,6 +248,9 @@ pub(super) static MAPPING: &[Setting<Mapping>] = &[
         "Where it differs from `[defaults]`."),
     row("negative_ttl", Optional("\"1s\""), Slot::Duration(|m, v| m.negative_ttl_ms = v),
         "Where it differs from `[defaults]`."),
+    row("on_postgres_down", Optional("\"cached_only\""),
+        Slot::Text(|m, v| { m.on_postgres_down = words::on_postgres_down(v)?; Ok(()) }),
+        "Where it differs from `[defaults]`."),
     row("expires_at", Optional("\"key_expires_at\""),
         Slot::Text(|m, v| { words::column(v)?; m.expires_at = Some(v.to_owned()); Ok(()) }),
         "Column (`timestamptz`) of the key's own expiry: EXPIRE, TTL; for the kind `hash`. Without one it is \
@@ -273,8 +283,6 @@ pub(super) static MAPPING: &[Setting<Mapping>] = &[
         "The column of a row's member, for the kind `set`. A member that the column's type could not give back \
          as it was is refused; `bytea` takes all. Types to which different texts are equal (`numeric`, `jsonb`, \
          …) are not for it."),
-    row("on_postgres_down", NotYet("not available yet: without Postgres a mapped key gets an error; remove it"),
-        Slot::Text(|_, _| Ok(())), ""),
 ];
 
 /// `field = { column = …, … }` of `[mapping.columns]`

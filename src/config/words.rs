@@ -3,7 +3,7 @@
 //! Every function's error says what is wrong and the way out.
 
 use super::spelling::advice;
-use super::{Flush, Kind, LogFormat, OnExpire, Strategy};
+use super::{Flush, Kind, LogFormat, OnExpire, OnPostgresDown, Strategy};
 
 /// Longest identifier of Postgres, in bytes (NAMEDATALEN - 1).
 const MAX_IDENTIFIER_BYTES: usize = 63;
@@ -35,6 +35,15 @@ pub(super) fn strategy(text: &str) -> Result<Strategy, String> {
 pub(super) fn kind(text: &str) -> Result<Kind, String> {
     let words = [Kind::Hash, Kind::HashEntries, Kind::Set].map(|kind| (kind.name(), kind));
     word(text, "kind", &words)
+}
+
+pub(super) fn on_postgres_down(text: &str) -> Result<OnPostgresDown, String> {
+    let words = [
+        ("redis_only", OnPostgresDown::RedisOnly),
+        ("cached_only", OnPostgresDown::CachedOnly),
+        ("reject", OnPostgresDown::Reject),
+    ];
+    word(text, "word", &words)
 }
 
 pub(super) fn flush(text: &str) -> Result<Flush, String> {

@@ -35,6 +35,8 @@ pub(super) enum Residence {
     Through,
     /// It has told what there is to tell.
     Told,
+    /// So it has, and Postgres does not know all of it yet.
+    Ahead,
     /// This reader may fill it.
     Fill(Lease),
 }
@@ -64,7 +66,13 @@ impl Asked<'_> {
         let mut parts = parts.into_iter();
         let Some(Frame::BulkString(word)) = parts.next() else { return };
         let told = |record| Found::Record { record, now_ms: 0 };
-        match (&word[..], parts.next()) {
+        let second = parts.next();
+        let is_ahead = match (&word[..], &second) {
+            (b"ABSENT", Some(Frame::BulkString(more))) => &more[..] == b"AHEAD",
+            (word, _) => word == b"AHEAD",
+        };
+        let word = if is_ahead && &word[..] == b"AHEAD" { &b"HIT"[..] } else { &word[..] };
+        match (word, second) {
             (b"FILL", Some(Frame::Integer(upstream_now_ms))) => {
                 self.residence = Residence::Fill(Lease { token, upstream_now_ms });
                 return;
@@ -93,21 +101,26 @@ impl Asked<'_> {
             }
             _ => return,
         }
-        self.residence = Residence::Told;
+        self.residence = if is_ahead { Residence::Ahead } else { Residence::Told };
     }
 
     pub(super) fn is_for_store(&self) -> bool {
-        let by_redis = matches!(self.residence, Residence::Told)
-            && self.key.mapping.strategy != Strategy::DatabaseFirst;
+        let by_redis = match self.residence {
+            // Redis has what is newest.
+            Residence::Ahead => true,
+            Residence::Told => self.key.mapping.strategy != Strategy::DatabaseFirst,
+            _ => false,
+        };
         self.stored.is_none() && (self.needs.expiry || !by_redis)
     }
 
     /// Whether Postgres is going to be asked for a key of which Redis may be ahead. A reader that may fill it,
-    /// or that somebody else keeps from it, has been told that Redis is not.
+    /// or that somebody else keeps from it, has been told that Redis is not; so has, but for a moment, one who
+    /// was told what a clean key holds.
     pub(super) fn may_be_ahead(&self) -> bool {
-        self.key.mapping.strategy == Strategy::CacheFirst
+        self.key.mapping.may_be_behind()
             && self.is_for_store()
-            && matches!(self.residence, Residence::Unknown | Residence::Told)
+            && matches!(self.residence, Residence::Unknown | Residence::Ahead)
     }
 
     /// What answers a need: Postgres where it was asked and has answered, else Redis.

@@ -59,13 +59,15 @@ pub(super) async fn until_clean(
     if keys.is_empty() {
         return Ok(());
     }
-    let mut ask = vec![Bytes::from_static(b"MGET")];
-    ask.extend(keys.iter().map(|key| mark_of(key)));
+    let marks: Vec<Bytes> = keys.iter().map(|key| mark_of(key)).collect();
     let mut wait = Wait::new();
-    while is_any_dirty(trust, control, &ask).await.map_err(NotFlushed::Upstream)? {
+    loop {
+        Copies::in_redis(trust, control).await.map_err(NotFlushed::Upstream)?;
+        if !is_any_dirty(control, &marks).await.map_err(NotFlushed::Upstream)? {
+            return Ok(());
+        }
         wait.pause(trust).await?;
     }
-    Ok(())
 }
 
 /// Waits until Postgres has all that is in the journal now.
@@ -106,13 +108,13 @@ impl Wait {
 
 // === what Redis says ===
 
-async fn is_any_dirty(
-    trust: &Trust,
+/// Whether any of these marks says that Postgres lacks something.
+pub(super) async fn is_any_dirty(
     control: &mut Control,
-    ask: &[Bytes],
+    marks: &[Bytes],
 ) -> Result<bool, UpstreamError> {
-    Copies::in_redis(trust, control).await?;
-    match asked_twice(control, ask).await? {
+    let ask = [&[Bytes::from_static(b"MGET")], marks].concat();
+    match asked_twice(control, &ask).await? {
         Frame::Array(marks) => Ok(marks.iter().any(is_dirty)),
         Frame::Error(text) => Err(UpstreamError::Refused(text.to_string())),
         _ => Err(UpstreamError::Protocol("an odd answer to MGET".into())),

@@ -10,25 +10,31 @@
 //! - What cannot be done behind is done through, in its turn: keys that are to end by themselves, keys that
 //!   Redis does not keep (the large ones), and rows that need more than what is written.
 //! - Nothing is written past Redis, which alone may know what has become of a key.
+//!
+//! While Postgres is lost the keys of all mappings that allow it come here. Of what Redis does not have, a part
+//! of the value is made then, where the mapping says so: what is journaled of it is merged into the row later,
+//! increments as such.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::time::sleep;
 
+use super::health::Health;
 use super::load::{Loader, NotLoaded};
 use super::operation::{Operation, batches};
 use super::patience;
 use super::refusal::{
-    Happened, journal_full, journal_not_open, not_yet_known, too_busy, upstream_failed,
-    write_failed,
+    Happened, journal_full, journal_not_open, needs_postgres, not_cached, not_yet_known, too_busy,
+    upstream_failed, write_failed,
 };
 use super::rescue::{answer_the_rest, rescue};
 use super::through::Writer;
 use super::transaction::Copies;
 use crate::command::Command;
-use crate::config::Strategy;
+use crate::config::{OnPostgresDown, Strategy};
 use crate::mapping::{MappedKey, Mapping};
 use crate::protocol::Reply;
 use crate::store::{StoreError, has_row};
@@ -149,9 +155,9 @@ impl How {
     }
 }
 
-/// Whether a write of keys of which Redis may be ahead can be told Redis first, by its kind.
-pub(super) fn may_be_behind(operation: &Operation) -> bool {
-    let is_cache_first = |key: &MappedKey| key.mapping.strategy == Strategy::CacheFirst;
+/// Whether a write can be told Redis first, by its kind and by what holds for its keys now.
+pub(super) fn may_be_behind(operation: &Operation, health: &Health) -> bool {
+    let is_cache_first = |key: &MappedKey| health.strategy_of(&key.mapping) == Strategy::CacheFirst;
     operation.others.is_empty()
         && How::of(operation.command).is_some()
         && operation.keys.iter().all(is_cache_first)
@@ -162,6 +168,8 @@ pub(super) fn may_be_behind(operation: &Operation) -> bool {
 impl BehindWriter {
     /// `through` does what cannot be done behind, and has the queue and the connections.
     pub(super) fn new(through: Writer) -> Self {
+        let queue = Arc::clone(&through.queue);
+        let through = through.handing_over_to(queue);
         Self { through, loader: Loader::default(), used: None }
     }
 
@@ -209,9 +217,18 @@ impl BehindWriter {
                     at += 1;
                     continue;
                 }
+                Way::Through if self.is_lost() => {
+                    operation.answer(&needs_postgres());
+                    at += 1;
+                    continue;
+                }
                 Way::Through => {
                     let count = alike(|way| matches!(way, Way::Through));
-                    self.write_through(&batch[at..at + count]).await;
+                    let run = &batch[at..at + count];
+                    self.write_through(run).await;
+                    // Postgres was lost meanwhile.
+                    let left = run.iter().filter(|operation| operation.is_handed_over());
+                    left.for_each(|operation| operation.answer(&needs_postgres()));
                     at += count;
                     continue;
                 }
@@ -224,16 +241,38 @@ impl BehindWriter {
                     (why, away_since) = (too_busy(), None);
                     at += count;
                     let Some(next) = run.get(count) else { continue };
+                    if self.is_lost() {
+                        if let Some(reply) = self.refusal(next, &to_load, goes_through) {
+                            next.answer(&reply);
+                            at += 1;
+                        }
+                        continue;
+                    }
                     let is_tried =
                         |key: &MappedKey| loads.get(&key.key).is_some_and(|n| *n >= LOADS);
-                    if goes_through || next.keys.iter().any(is_tried) || !self.load(&to_load).await
-                    {
+                    let is_loaded = !goes_through
+                        && !next.keys.iter().any(is_tried)
+                        && self.load(&to_load).await;
+                    if !is_loaded && !self.is_lost() {
                         self.write_through(&run[count..=count]).await;
-                        at += 1;
+                        // Else Postgres was lost meanwhile, and it can be done behind.
+                        at += usize::from(!next.take_over());
                     }
                     for key in to_load {
                         *loads.entry(key.key).or_default() += 1;
                     }
+                }
+                // Without Postgres that stays so.
+                stepped @ (Stepped::NotOpen | Stepped::Full | Stepped::NotYet)
+                    if self.is_lost() =>
+                {
+                    let reply = match stepped {
+                        Stepped::NotOpen => journal_not_open(),
+                        Stepped::Full => journal_full(),
+                        _ => not_yet_known(),
+                    };
+                    run.iter().for_each(|operation| operation.answer(&reply));
+                    at += count;
                 }
                 Stepped::NotOpen => {
                     why = journal_not_open();
@@ -256,6 +295,8 @@ impl BehindWriter {
                 }
                 Stepped::NotNow => {
                     self.write_through(run).await;
+                    let left = run.iter().filter(|operation| operation.is_handed_over());
+                    left.for_each(|operation| operation.answer(&needs_postgres()));
                     at += count;
                 }
                 Stepped::Away if away_since.get_or_insert_with(Instant::now).elapsed() < AWAY => {
@@ -270,6 +311,40 @@ impl BehindWriter {
                 Stepped::InDoubt => at += count,
             }
         }
+    }
+
+    fn is_lost(&self) -> bool {
+        self.through.settings.health.is_lost()
+    }
+
+    /// What a client is told of an operation that was not run while Postgres is lost; `None`: it can be tried
+    /// again.
+    fn refusal(
+        &self,
+        operation: &Operation,
+        to_load: &[MappedKey],
+        goes_through: bool,
+    ) -> Option<Reply> {
+        if goes_through {
+            return Some(needs_postgres());
+        }
+        let is_unknown = |key: &&MappedKey| {
+            to_load.iter().any(|to_load| to_load.key == key.key) && !self.may_be_part(key)
+        };
+        let unknown = operation.keys.iter().find(is_unknown)?;
+        Some(match self.through.settings.health.policy_of(&unknown.mapping) {
+            Some(OnPostgresDown::RedisOnly) => needs_postgres(),
+            _ => not_cached(),
+        })
+    }
+
+    /// Whether a part of the key's value may be made.
+    fn may_be_part(&self, key: &MappedKey) -> bool {
+        let mapping = self.through.tables.current(&key.mapping);
+        let mapping = mapping.as_deref().unwrap_or(&key.mapping);
+        // A new row may need more than the part.
+        self.through.settings.health.policy_of(mapping) == Some(OnPostgresDown::RedisOnly)
+            && kind_word(mapping) != NEEDY
     }
 
     async fn write_through(&mut self, operations: &[Operation]) {
@@ -289,6 +364,9 @@ impl BehindWriter {
             // The one who writes through knows what to say of a store that is gone.
             Err(NotLoaded::Store(error)) => {
                 tracing::debug!(%error, "a value could not be loaded to be written behind");
+                if matches!(error, StoreError::Unreachable(_)) {
+                    self.through.settings.health.is_lost_now().await;
+                }
                 false
             }
             Err(NotLoaded::Upstream(error)) => {
@@ -305,11 +383,16 @@ impl BehindWriter {
         if operation.arguments.len() > MOST_ARGUMENTS || operation.size() > ENTRY_BYTES {
             return Way::Through;
         }
+        let is_lost = self.is_lost();
         for key in &operation.keys {
             let Some(mapping) = self.through.tables.current(&key.mapping) else {
                 return Way::Through;
             };
-            if !has_row(&mapping.layout, key) || self.loader.is_large(&key.key) {
+            if self.through.settings.health.policy_of(&mapping) == Some(OnPostgresDown::Reject) {
+                return Way::Through;
+            }
+            let is_large = !is_lost && self.loader.is_large(&key.key);
+            if !has_row(&mapping.layout, key) || is_large {
                 return Way::Through;
             }
             match fits(how, &operation.arguments, &mapping) {
@@ -351,7 +434,10 @@ impl BehindWriter {
             }
         }
         let (call, keys) = self.call(run, ways);
+        let is_loose = keys.iter().any(|key| key.mapping.strategy != Strategy::CacheFirst);
+        let loose = is_loose.then(|| self.through.trust.journal.begin_loose_step());
         let told = self.through.control.call(&[call]).await;
+        drop(loose);
         self.used = Some(Instant::now());
         let in_doubt = |error: &UpstreamError| {
             tracing::warn!(%error, "what was told Redis first may or may not have happened");
@@ -419,10 +505,13 @@ impl BehindWriter {
         let mut names = vec![Bytes::from_static(JOURNAL_STATE), Bytes::from_static(JOURNAL)];
         names.extend(keys.iter().flat_map(|key| [key.key.clone(), mark_of(&key.key)]));
         let most = self.through.settings.journal.max_changes;
-        let mut arguments = vec![Bytes::from(most.to_string())];
+        let is_loose = keys.iter().any(|key| key.mapping.strategy != Strategy::CacheFirst);
+        let loose = word(if is_loose { "loose" } else { "" });
+        let mut arguments = vec![Bytes::from(most.to_string()), loose];
         arguments.extend(keys.iter().map(|key| {
             let mapping = self.through.tables.current(&key.mapping);
-            word(kind_word(mapping.as_deref().unwrap_or(&key.mapping)))
+            let kind = kind_word(mapping.as_deref().unwrap_or(&key.mapping));
+            if self.may_be_part(key) { Bytes::from(format!("{kind}+")) } else { word(kind) }
         }));
         for (operation, way) in run.iter().zip(ways) {
             let Way::Behind(how) = way else { continue };
@@ -508,6 +597,9 @@ fn fits(how: How, arguments: &[Bytes], mapping: &Mapping) -> Way {
     Way::Behind(how)
 }
 
+/// The word for a hash that cannot be made anew from some of its fields.
+const NEEDY: &str = "needy";
+
 /// What the script is told of a key of the mapping.
 fn kind_word(mapping: &Mapping) -> &'static str {
     let layout = &mapping.layout;
@@ -516,7 +608,7 @@ fn kind_word(mapping: &Mapping) -> &'static str {
     match mapping.holds() {
         ValueKind::Set => "set",
         ValueKind::Hash if layout.element().is_none() && layout.fields().iter().any(is_needed) => {
-            "part"
+            NEEDY
         }
         ValueKind::Hash => "hash",
     }

@@ -8,11 +8,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::fold::Folded;
+use super::fold::{Folded, NoSum};
 use super::transaction::{Touched, begin_reading, by_mapping, write_rows};
 use crate::mapping::{MappedKey, Mapping, Registry};
 use crate::store::{DeadLetter, Session, StoreError};
-use crate::upstream::journal::{EntryId, KeyChange};
+use crate::upstream::journal::{EntryId, KeyChange, Step};
 use crate::value::Draft;
 
 /// Why a change was not made.
@@ -24,6 +24,8 @@ pub enum NotRetried {
     NotMapped,
     #[error("it is in a form that this version cannot read")]
     Unreadable,
+    #[error(transparent)]
+    NoSum(#[from] NoSum),
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -41,6 +43,11 @@ pub fn lines(letter: &DeadLetter) -> Vec<String> {
     lines.extend(change.names.iter().map(|(name, value)| match value {
         Some(value) => format!("set \"{}\" \"{}\"", text(name), text(value)),
         None => format!("remove \"{}\"", text(name)),
+    }));
+    lines.extend(change.steps.iter().map(|(name, step)| match step {
+        Step::Integer(step) | Step::Float(step) => {
+            format!("add to \"{}\" {}", text(name), text(step))
+        }
     }));
     lines
 }
@@ -83,7 +90,7 @@ async fn retry_in(
     if !session.drop_dead_letter(id).await? {
         return Err(NotRetried::Unknown(id));
     }
-    folded.apply(&mut touched[0].draft);
+    folded.apply(&mut touched[0].draft)?;
     write_rows(session, &groups, &touched).await?;
     session.add_to_outbox(&[&key]).await?;
     session.commit().await?;

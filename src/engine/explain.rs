@@ -252,6 +252,9 @@ fn copy_and_mark(told: &[Frame], elements: &str) -> Explanation {
             "writer: the copy is set aside until it has ended"
         }
         Frame::BulkString(mark) if mark.starts_with(b"w:") => "writer: no copy until it has ended",
+        Frame::BulkString(mark) if mark.starts_with(b"d:") && mark.ends_with(b":p") => {
+            "dirty: a part of the value, which Postgres does not know yet"
+        }
         Frame::BulkString(mark) if mark.starts_with(b"d:") => {
             "dirty: Postgres does not know it yet"
         }
@@ -286,6 +289,8 @@ mod tests {
         check(Some("w:secret"), 1, "writer: the copy is set aside until it has ended, for 9 ms");
         check(Some("gone"), 0, "absent: known to have no row, for 9 ms");
         check(Some("gone:7"), 0, "dirty and absent: Postgres does not know it yet, for 9 ms");
+        let part = "dirty: a part of the value, which Postgres does not know yet, for 9 ms";
+        check(Some("d:7-1:p"), 0, part);
         check(Some("d:7"), 0, "dirty: Postgres does not know it yet, for 9 ms");
     }
 }

@@ -20,7 +20,7 @@ use bytes::Bytes;
 use tokio::time::{Instant, sleep};
 
 use super::EngineSettings;
-use super::fold::{Folded, fold};
+use super::fold::{Folded, NoSum, fold};
 use super::tables::Tables;
 use super::through::{RACES, connected};
 use super::transaction::{Touched, begin_reading, by_mapping, write_rows};
@@ -78,6 +78,9 @@ enum Trouble {
     Store(#[from] StoreError),
     #[error(transparent)]
     Upstream(#[from] UpstreamError),
+    /// What the journal adds to a row cannot be added to it.
+    #[error(transparent)]
+    NoSum(#[from] NoSum),
 }
 
 /// A batch of the journal.
@@ -162,7 +165,7 @@ impl Flusher {
         let (since, warned) = self.trouble.get_or_insert_with(|| (Instant::now(), false));
         let what = "the journal is not brought to Postgres";
         // Of a Redis that is gone others tell; and what it has cannot be had.
-        let is_worth = matches!(trouble, Trouble::Store(_));
+        let is_worth = matches!(trouble, Trouble::Store(_)) && !self.settings.health.is_lost();
         if is_worth && !*warned && since.elapsed() >= LASTING {
             *warned = true;
             tracing::warn!(error = %trouble, "{what}");
@@ -197,7 +200,7 @@ impl Flusher {
 
     /// Whether there is an entry; waits for one a while.
     async fn finds_entry(&mut self) -> Result<bool, UpstreamError> {
-        if self.waits {
+        if self.waits || self.settings.health.is_degraded() {
             let most_ms = self.settings.control.request_timeout_ms / 2;
             return self.control.wait_for_entry(WAIT_MS.min(most_ms.max(1))).await;
         }
@@ -280,6 +283,10 @@ impl Flusher {
                     return Ok(attempt);
                 }
                 Err(Trouble::Store(error)) => error,
+                Err(Trouble::NoSum(_)) => {
+                    good = self.sort_out(batch, good).await?;
+                    continue;
+                }
                 Err(trouble) => return Err(trouble),
             };
             match error {
@@ -343,13 +350,16 @@ impl Flusher {
             let tried: Vec<usize> = good.iter().chain(&part).copied().collect();
             match self.attempt(batch, &tried, Purpose::Trial).await {
                 Ok(_) => good = tried,
-                Err(Trouble::Store(
-                    error @ (StoreError::Refused { .. }
-                    | StoreError::Unencodable(_)
-                    | StoreError::LayoutChanged { .. }),
-                )) => {
+                Err(
+                    trouble @ (Trouble::NoSum(_)
+                    | Trouble::Store(
+                        StoreError::Refused { .. }
+                        | StoreError::Unencodable(_)
+                        | StoreError::LayoutChanged { .. },
+                    )),
+                ) => {
                     if let [at] = part[..] {
-                        batch.dead.push((at, error.to_string()));
+                        batch.dead.push((at, trouble.to_string()));
                     } else {
                         let second = part.split_off(part.len() / 2);
                         parts.extend([second, part]);
@@ -416,7 +426,7 @@ impl Flusher {
             return Ok(Attempt::Gone);
         }
         for (touched, &at) in touched.iter_mut().zip(good) {
-            batch.keys[at].apply(&mut touched.draft);
+            batch.keys[at].apply(&mut touched.draft)?;
         }
         write_rows(session, &groups, &touched).await?;
         if purpose == Purpose::Trial {

@@ -106,14 +106,21 @@ impl Keeper {
 
     async fn keep_watch(&mut self) {
         loop {
-            let done =
-                if self.trust.believes_any() { self.look().await } else { self.come_back().await };
+            let was_believed = self.trust.believes_any();
+            let done = if was_believed { self.look().await } else { self.come_back().await };
             match done {
                 Ok(()) => {
                     self.trouble = None;
+                    if !was_believed {
+                        // What is in the journal is not known yet.
+                        continue;
+                    }
+                    // While it is not known that nothing is lost with Redis, it is to be known soon.
+                    let losses = self.settings.health.losses();
+                    let is_loose = self.trust.journal.may_be_loose(losses);
                     tokio::select! {
                         () = self.trust.changed() => {}
-                        () = sleep(LOOK) => {}
+                        () = sleep(if is_loose { PAUSE } else { LOOK }) => {}
                     }
                 }
                 Err(trouble) => {
@@ -131,6 +138,10 @@ impl Keeper {
     fn tell(&mut self, trouble: &Trouble) {
         let is_first = self.trouble.is_none();
         let (since, warned) = self.trouble.get_or_insert_with(|| (Instant::now(), false));
+        // Of a Postgres that is lost the watcher tells.
+        if self.settings.health.is_lost() && matches!(trouble, Trouble::Store(_)) {
+            return;
+        }
         let what = match trouble {
             Trouble::Store(_) => "changes past Redis are not looked for",
             _ => "mapped keys are read from Postgres alone",
@@ -149,6 +160,10 @@ impl Keeper {
         if !self.trust.covers(run) {
             return self.come_back().await;
         }
+        let health = &self.settings.health;
+        let look = self.trust.journal.begin_look(health.losses());
+        let journal = self.control.journal_state().await?;
+        self.trust.journal.tell(journal);
         let session = connected(&mut self.session, &self.settings).await?;
         let swept = session.swept().await?;
         if run.map(|run| run.to_string()) != swept.as_ref().map(|swept| swept.run.clone()) {
@@ -158,13 +173,13 @@ impl Keeper {
             self.trust.lose();
             return self.come_back().await;
         }
-        let journal = self.control.journal_state().await?;
         if journal.epoch != swept.map(|swept| swept.epoch) {
             // Somebody has emptied Redis. What it has now is as good as any copies; only the journal
             // cannot go on before it has its new epoch.
             return self.come_back().await;
         }
-        self.trust.journal.tell(journal);
+        self.trust.journal.end_look(look, journal.is_loose);
+        self.settings.health.tell_journal(journal.changes, journal.lag_ms);
         let session = connected(&mut self.session, &self.settings).await?;
         let count = session.count_dead_letters().await?;
         self.trust.journal.tell_dead_letters(count);

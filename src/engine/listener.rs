@@ -4,18 +4,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::EngineSettings;
 use super::trust::Trust;
-use crate::config;
 use crate::store::outbox::Listener;
 use crate::tasks::Tasks;
 
 /// How long a listener that was cut off waits before it tries again.
 const PAUSE: Duration = Duration::from_millis(500);
 
-pub(super) async fn listen(postgres: config::Postgres, trust: Arc<Trust>, tasks: Tasks) {
+pub(super) async fn listen(settings: EngineSettings, trust: Arc<Trust>, tasks: Tasks) {
     let listening = async {
         loop {
-            if let Ok(mut listener) = Listener::connect(&postgres).await {
+            if !settings.health.is_lost()
+                && let Ok(mut listener) = Listener::connect(&settings.postgres).await
+            {
                 // What came before is not told any more.
                 trust.poke();
                 while listener.next().await.is_ok() {

@@ -8,6 +8,8 @@
 //! Invariants
 //! - A read is answered from a statement that began after the read had come.
 //! - A mapping that cannot be read fails alone.
+//! - While Postgres is lost, keys that Redis does not have are taken for absent where their mapping says so;
+//!   nothing is filled from that.
 //! - A fill is sent only if, in the same transaction and before the row was read, no writer held the
 //!   key's lock; a writer that comes later voids the reader's mark.
 
@@ -18,11 +20,14 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::asked::{Asked, Found, Residence, keys_of, wanted};
-use super::barrier::until_clean;
+use super::barrier::{NotFlushed, until_clean};
 use super::fill::{fill, unlease};
 use super::operation::{Operation, batches, total};
 use super::queue::Queue;
-use super::refusal::{read_failed, read_too_busy, read_too_slow, upstream_not_read};
+use super::refusal::{
+    not_cached, only_postgres_knows, read_failed, read_may_be_ahead, read_too_busy, read_too_slow,
+    upstream_not_read,
+};
 use super::rescue::{answer_the_rest, rescue};
 use super::slow::{Slow, Verdict, hurry_ms};
 use super::tables::Tables;
@@ -30,7 +35,7 @@ use super::through::{connected, set_aside};
 use super::trust::Trust;
 use super::{BATCH_BYTES, EngineSettings, patience};
 use crate::command::{Listing, Need};
-use crate::config::Strategy;
+use crate::config::{OnPostgresDown, Strategy};
 use crate::mapping::Mapping;
 use crate::protocol::Reply;
 use crate::store::{ReadRows, Reading, Session, StoreError, Want};
@@ -38,6 +43,9 @@ use crate::tasks::Tasks;
 use crate::upstream::UpstreamError;
 use crate::upstream::control::{Control, Frame};
 use crate::upstream::scripts::{Call, Script, Token, mark_of};
+
+/// How often it is tried again to reach a Postgres that is there.
+const TRIES: u8 = 2;
 
 /// Keys that are filled or asked for by one statement.
 const BATCH_KEYS: usize = 500;
@@ -77,6 +85,16 @@ struct Part {
     hurried: bool,
     /// It has failed before, for a reason that may have gone.
     again: bool,
+    /// How often Postgres was not to be had, though it is there.
+    lost: u8,
+}
+
+// === impl Part ===
+
+impl Part {
+    fn places(&self) -> Vec<usize> {
+        self.groups.iter().flat_map(|group| group.places.iter().copied()).collect()
+    }
 }
 
 // === impl MissReader ===
@@ -247,13 +265,33 @@ impl MissReader {
 
     /// Keys of which Redis may be ahead are asked of Postgres when it has caught up.
     async fn wait_for_the_journal(&mut self, asked: &mut [Asked<'_>]) {
+        if self.settings.health.is_lost() {
+            return;
+        }
         let ahead: Vec<usize> = (0..asked.len()).filter(|&at| asked[at].may_be_ahead()).collect();
         let keys: Vec<&Bytes> = ahead.iter().map(|&at| &asked[at].key.key).collect();
-        if let Err(error) = until_clean(&self.trust, &mut self.control, &keys).await {
-            let reply = error.reply();
-            for at in ahead {
-                asked[at].stored = Some(Found::Error(reply.clone()));
+        if keys.is_empty() {
+            return;
+        }
+        let mut clean = Err(NotFlushed::Upstream(UpstreamError::Elsewhere));
+        if !self.trust.is_out() {
+            clean = until_clean(&self.trust, &mut self.control, &keys).await;
+            if matches!(clean, Err(NotFlushed::Upstream(_))) {
+                self.trust.lose();
             }
+        }
+        let Err(error) = clean else { return };
+        let is_out = matches!(error, NotFlushed::Upstream(_));
+        // Of what is written through as a rule Redis has nothing that Postgres lacks, or nobody knows.
+        let may_be_loose = self.trust.journal.may_be_loose(self.settings.health.losses());
+        for at in ahead {
+            let is_rule = asked[at].key.mapping.strategy == Strategy::CacheFirst;
+            let reply = match (is_out, is_rule) {
+                (true, false) if !may_be_loose => continue,
+                (true, false) => read_may_be_ahead(),
+                _ => error.reply(),
+            };
+            asked[at].stored = Some(Found::Error(reply));
         }
     }
 
@@ -262,6 +300,10 @@ impl MissReader {
     async fn ask_postgres(&mut self, asked: &mut [Asked<'_>]) {
         let of_store: Vec<usize> =
             (0..asked.len()).filter(|&at| asked[at].is_for_store()).collect();
+        if !of_store.is_empty() && self.settings.health.is_lost() {
+            self.do_without(asked, &of_store).await;
+            return;
+        }
         let mut parts = self.sort_out(asked, &of_store).await;
         while let Some(part) = parts.pop() {
             if part.groups.is_empty() {
@@ -275,12 +317,50 @@ impl MissReader {
                     }
                     self.post_fills(asked, &part, &free).await;
                 }
+                Err(StoreError::Unreachable(_)) if self.settings.health.is_lost() => {
+                    self.do_without(asked, &part.places()).await;
+                }
                 // The session had died unnoticed.
                 Err(StoreError::Unreachable(_)) if was_connected && !part.again => {
                     parts.push(Part { again: true, ..part });
                 }
+                Err(StoreError::Unreachable(_)) if self.settings.health.is_lost_now().await => {
+                    self.do_without(asked, &part.places()).await;
+                }
+                Err(StoreError::Unreachable(_)) if part.lost < TRIES => {
+                    parts.push(Part { lost: part.lost + 1, ..part });
+                }
                 Err(error) => self.settle(error, asked, part, &mut parts).await,
             }
+        }
+    }
+
+    /// Answers without Postgres, as the mappings say.
+    async fn do_without(&mut self, asked: &mut [Asked<'_>], places: &[usize]) {
+        let mut calls = Vec::new();
+        let is_down = StoreError::Unreachable(String::new());
+        for &at in places {
+            let Asked { key, needs, residence, cached, stored } = &mut asked[at];
+            if let Residence::Fill(lease) = residence {
+                calls.push(unlease(key, lease));
+            }
+            let policy = self.settings.health.policy_of(&key.mapping);
+            let is_believed = self.trust.believes_any();
+            if policy == Some(OnPostgresDown::RedisOnly) && is_believed && needs.of_value() {
+                cached.get_or_insert(Found::Record { record: None, now_ms: 0 });
+            }
+            // What Redis has told answers all the same, but for the end of the key.
+            let refusal = match policy {
+                Some(OnPostgresDown::CachedOnly | OnPostgresDown::RedisOnly) if needs.expiry => {
+                    only_postgres_knows()
+                }
+                Some(OnPostgresDown::CachedOnly) if is_believed => not_cached(),
+                _ => read_failed(&is_down, &key.mapping.name),
+            };
+            *stored = Some(Found::Error(refusal));
+        }
+        if !calls.is_empty() {
+            self.control.post(&calls).await;
         }
     }
 
@@ -303,7 +383,7 @@ impl MissReader {
             match self.slow.judge(group.mapping.index, Instant::now()) {
                 Verdict::Usual => usual.push(group),
                 Verdict::Hurry | Verdict::Trial => {
-                    parts.push(Part { groups: vec![group], hurried: true, again: false });
+                    parts.push(Part { groups: vec![group], hurried: true, again: false, lost: 0 });
                 }
                 Verdict::Refuse => {
                     let reply = read_too_slow(&group.mapping.name);
@@ -311,7 +391,7 @@ impl MissReader {
                 }
             }
         }
-        parts.push(Part { groups: usual, hurried: false, again: false });
+        parts.push(Part { groups: usual, hurried: false, again: false, lost: 0 });
         parts
     }
 
@@ -351,7 +431,7 @@ impl MissReader {
         let hurried = part.hurried || matches!(error, StoreError::Timeout(_));
         let is_gone = matches!(error, StoreError::Unreachable(_));
         if !is_gone && part.groups.len() > 1 {
-            let alone = |group| Part { groups: vec![group], hurried, again: false };
+            let alone = |group| Part { groups: vec![group], hurried, again: false, lost: 0 };
             parts.extend(part.groups.into_iter().map(alone));
             return;
         }

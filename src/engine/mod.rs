@@ -15,6 +15,7 @@ pub mod explain;
 mod fill;
 mod flusher;
 mod fold;
+pub mod health;
 pub mod journal;
 mod keeper;
 pub mod keyspace;
@@ -50,6 +51,8 @@ use crate::upstream::control::ControlSettings;
 pub use errand::{Errand, ErrandFailed, Over, Runner};
 use expirer::Expirer;
 use flusher::Flusher;
+use health::Watcher;
+pub use health::{Health, HealthReport};
 pub use journal::JournalReport;
 use keeper::Keeper;
 use keyspace::Surveyor;
@@ -77,6 +80,8 @@ pub struct EngineSettings {
     pub postgres: config::Postgres,
     pub journal: config::Journal,
     pub control: ControlSettings,
+    /// Whether Postgres is there.
+    pub health: Arc<Health>,
     pub lease_ms: u64,
     /// A value with more elements, a row for each, is not cached.
     pub cache_max_elements: usize,
@@ -101,6 +106,7 @@ pub struct Engine {
     streams: Arc<Queue<Streaming>>,
     loans: Arc<Queue<Job>>,
     trust: Arc<Trust>,
+    health: Arc<Health>,
     /// What looks at all keys, and what looks at some of them.
     surveys: [Arc<Queue<Survey>>; 2],
 }
@@ -122,6 +128,7 @@ impl Engine {
             streams: Arc::default(),
             loans: Arc::default(),
             trust: Arc::default(),
+            health: Arc::clone(&settings.health),
             surveys: Default::default(),
         }
     }
@@ -142,6 +149,7 @@ impl Engine {
                 Arc::clone(&tables),
                 Arc::clone(queue),
             );
+            let worker = worker.handing_over_to(Arc::clone(&self.behind));
             let tasks_of_worker = tasks.clone();
             tasks.spawn(async move { worker.run(&tasks_of_worker).await });
         }
@@ -180,6 +188,9 @@ impl Engine {
             tasks.spawn(async move { worker.run(&tasks_of_worker).await });
         }
         if self.has_mappings() {
+            let watcher = Watcher::new(Arc::clone(&self.health), &settings.postgres);
+            let tasks_of_watcher = tasks.clone();
+            tasks.spawn(async move { watcher.run(&tasks_of_watcher).await });
             let registry = Arc::clone(&self.registry);
             let keeper = Keeper::new(settings, self.trust(), registry, Arc::clone(&tables));
             let tasks_of_keeper = tasks.clone();
@@ -193,7 +204,7 @@ impl Engine {
             let flusher = Flusher::new(settings, self.trust(), registry, Arc::clone(&tables));
             let tasks_of_flusher = tasks.clone();
             tasks.spawn(async move { flusher.run(&tasks_of_flusher).await });
-            tasks.spawn(listener::listen(settings.postgres.clone(), self.trust(), tasks.clone()));
+            tasks.spawn(listener::listen(settings.clone(), self.trust(), tasks.clone()));
         }
         let surveyor = |queue: &Arc<Queue<Survey>>, long| {
             let (registry, tables) = (Arc::clone(&self.registry), Arc::clone(&tables));
@@ -252,9 +263,9 @@ impl Engine {
         pieces
     }
 
-    /// Hands over a write. Operations of one worker are done in the order in which they came.
-    pub fn write(&self, operation: Operation) {
-        let worker = self.writer_of(&operation);
+    /// Hands over a write to the worker that `writer_of` has named. Operations of one worker are done in the
+    /// order in which they came.
+    pub fn write(&self, operation: Operation, worker: usize) {
         let behind = [&self.behind, &self.beside_behind];
         let mut queues = self.writers.iter().chain(behind);
         queues.nth(worker).expect("`writer_of` knows how many there are").push(operation);
@@ -276,18 +287,52 @@ impl Engine {
         if survey.is_long() { all.push(survey) } else { some.push(survey) }
     }
 
-    /// Which writer an operation goes to: all operations on one key go to the same one.
+    /// Which writer an operation goes to now: all operations on one key go to the same one, as long as the
+    /// same strategy holds.
     pub fn writer_of(&self, operation: &Operation) -> usize {
-        if !operation.keys.iter().any(|key| key.mapping.strategy == Strategy::CacheFirst) {
-            return worker_of(&operation.keys[0], self.writers.len());
+        if behind::may_be_behind(operation, &self.health) {
+            return self.writers.len();
         }
-        self.writers.len() + usize::from(!behind::may_be_behind(operation))
+        if operation.keys.iter().any(|key| key.mapping.strategy == Strategy::CacheFirst) {
+            return self.writers.len() + 1;
+        }
+        worker_of(&operation.keys[0], self.writers.len())
     }
 
-    /// Whether Redis is told first of any key.
-    pub fn writes_behind(&self) -> bool {
+    /// Whether Redis is told first of any key, as a rule.
+    pub fn is_cache_first(&self) -> bool {
         let mut mappings = self.registry.mappings().iter();
         mappings.any(|mapping| mapping.strategy == Strategy::CacheFirst)
+    }
+
+    /// Whether Redis may be told first of any key.
+    pub fn writes_behind(&self) -> bool {
+        self.registry.mappings().iter().any(|mapping| mapping.may_be_behind())
+    }
+
+    /// Whether Redis may have changes that Postgres lacks.
+    pub fn may_be_ahead(&self) -> bool {
+        let is_loose = self.trust.journal.may_be_loose(self.health.losses());
+        self.is_cache_first() || (self.writes_behind() && is_loose)
+    }
+
+    /// Has Redis never be told first of what is written through as a rule.
+    pub fn never_degrade(&self) {
+        self.health.never_degrade();
+    }
+
+    /// Whether Postgres is there.
+    pub fn health(&self) -> HealthReport {
+        self.health.report()
+    }
+
+    /// Mappings whose writes Redis is told first, though that is not their strategy.
+    pub fn degraded_mappings(&self) -> Vec<String> {
+        let is_degraded = |mapping: &&Arc<crate::mapping::Mapping>| {
+            self.health.strategy_of(mapping) != mapping.strategy
+        };
+        let degraded = self.registry.mappings().iter().filter(is_degraded);
+        degraded.map(|mapping| mapping.name.clone()).collect()
     }
 
     /// How far Postgres is behind.

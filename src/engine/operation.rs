@@ -24,6 +24,8 @@ pub struct Operation {
     pub reply_to: ReplyTo,
     arrived: Instant,
     answered: AtomicBool,
+    /// Another worker is to do it.
+    is_handed_over: AtomicBool,
 }
 
 // === impl Operation ===
@@ -36,8 +38,16 @@ impl Operation {
         others: Vec<Bytes>,
         reply_to: ReplyTo,
     ) -> Self {
-        let answered = AtomicBool::new(false);
-        Self { command, arguments, keys, others, reply_to, arrived: Instant::now(), answered }
+        Self {
+            command,
+            arguments,
+            keys,
+            others,
+            reply_to,
+            arrived: Instant::now(),
+            answered: AtomicBool::new(false),
+            is_handed_over: AtomicBool::new(false),
+        }
     }
 
     /// How the command reads, if it is a read.
@@ -74,6 +84,21 @@ impl Operation {
 
     pub fn is_answered(&self) -> bool {
         self.answered.load(Ordering::Relaxed)
+    }
+
+    /// Has another worker do it, in its turn.
+    pub fn hand_over(&self) {
+        self.is_handed_over.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it was handed over; who asks has it now.
+    pub fn take_over(&self) -> bool {
+        self.is_handed_over.swap(false, Ordering::Relaxed) && !self.is_answered()
+    }
+
+    /// Whether a worker that had it leaves it to another one.
+    pub fn is_handed_over(&self) -> bool {
+        self.is_handed_over.load(Ordering::Relaxed) && !self.is_answered()
     }
 
     /// How long ago the client has sent it.

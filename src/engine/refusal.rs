@@ -126,6 +126,48 @@ pub fn journal_not_open() -> Reply {
     Reply::err("the journal in the upstream Redis is not open; nothing was written")
 }
 
+/// The reply to a write of a key of which Postgres has not got all in time.
+pub fn not_flushed() -> Reply {
+    Reply::Error(
+        "TRYAGAIN the key has changes that Postgres does not know yet; nothing was written".into(),
+    )
+}
+
+/// The reply to a write without Redis, which may have changes that Postgres does not know.
+pub fn may_be_ahead() -> Reply {
+    Reply::Error(
+        "TRYAGAIN the upstream Redis is out of reach, and may have changes that Postgres does not know yet; \
+         nothing was written"
+            .into(),
+    )
+}
+
+/// The same for reads.
+pub fn read_may_be_ahead() -> Reply {
+    Reply::Error(
+        "TRYAGAIN the upstream Redis is out of reach, and may have changes that Postgres does not know yet"
+            .into(),
+    )
+}
+
+/// The reply to a write that needs Postgres, while that is lost.
+pub fn needs_postgres() -> Reply {
+    Reply::Error(
+        "TRYAGAIN Postgres is out of reach, and this write cannot be done without it; nothing was written"
+            .into(),
+    )
+}
+
+/// The reply to a question that only Postgres can answer, while that is lost.
+pub fn only_postgres_knows() -> Reply {
+    Reply::Error("TRYAGAIN Postgres is out of reach, and only it knows when a key ends".into())
+}
+
+/// The reply about a key that is only in Postgres, while that is lost; what comes of a write.
+pub fn not_cached() -> Reply {
+    Reply::Error("TRYAGAIN Postgres is out of reach, and Redis does not have this key".into())
+}
+
 /// The refusal of a write of which a part may stay all the same.
 pub fn in_part(refusal: Reply) -> Reply {
     let Reply::Error(text) = refusal else { return refusal };

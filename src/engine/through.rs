@@ -11,6 +11,8 @@
 //! - Only what certainly was not written is tried again: after a COMMIT in doubt the clients are told
 //!   so, and nothing is done in Redis: the marks of the writer lapse by themselves, and until then
 //!   every reader asks Postgres.
+//! - What certainly was not written because Postgres is lost goes to the worker that tells Redis first, where
+//!   the mapping allows.
 //! - One table or row that somebody holds does not stop the others for good: see `slow`.
 
 use std::sync::Arc;
@@ -19,9 +21,12 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::barrier::{NotFlushed, until_clean};
+use super::behind;
 use super::operation::{Operation, batches, total};
 use super::queue::Queue;
-use super::refusal::{Happened, too_busy, too_slow, upstream_failed, write_failed};
+use super::refusal::{
+    Happened, may_be_ahead, not_flushed, too_busy, too_slow, upstream_failed, write_failed,
+};
 use super::rescue::{answer_the_rest, rescue};
 use super::slow::{Slow, Verdict, hurry_ms};
 use super::tables::Tables;
@@ -35,6 +40,7 @@ use crate::store::{Session, StoreError};
 use crate::tasks::Tasks;
 use crate::upstream::UpstreamError;
 use crate::upstream::control::{Control, Frame};
+use crate::upstream::scripts::Call;
 
 /// How often a batch is tried again when other sessions were faster.
 pub(super) const RACES: u32 = 5;
@@ -61,6 +67,10 @@ pub struct Writer {
     pub(super) queue: Arc<Queue>,
     /// Redis may know what Postgres does not: nothing is written while it is out of reach.
     needs_redis: bool,
+    /// Where operations go that can be done without Postgres, while that is lost.
+    behind: Option<Arc<Queue>>,
+    /// Postgres was lost: the rest of what was taken from the queue goes there too.
+    is_handing_over: bool,
 }
 
 /// Operations of a batch, by their places, that go into one transaction.
@@ -93,12 +103,18 @@ impl Writer {
             session: None,
             queue,
             needs_redis: false,
+            behind: None,
+            is_handing_over: false,
         }
     }
 
     /// For keys that others may write behind.
     pub(super) fn never_past_redis(self) -> Self {
         Self { needs_redis: true, ..self }
+    }
+
+    pub(super) fn handing_over_to(self, behind: Arc<Queue>) -> Self {
+        Self { behind: Some(behind), ..self }
     }
 
     /// Writes until it is asked to stop and nothing is left in its queue.
@@ -110,12 +126,19 @@ impl Writer {
                 () = tasks.stopping() => break,
             };
             let most = self.settings.postgres.batch_operations.max(1);
+            self.is_handing_over = false;
             for batch in batches(&operations, most, BATCH_BYTES) {
-                if rescue(self.write(batch)).await.is_err() {
+                if rescue(self.write_in_turn(batch)).await.is_err() {
                     self.session = None;
                     self.control = Control::new(self.settings.control.clone());
                     answer_the_rest(batch);
                 }
+            }
+            if let Some(behind) = &self.behind {
+                operations
+                    .into_iter()
+                    .filter(Operation::take_over)
+                    .for_each(|operation| behind.push(operation));
             }
         }
         if let Some(session) = self.session.take() {
@@ -123,12 +146,23 @@ impl Writer {
         }
     }
 
-    /// Brings a batch to Postgres and answers every operation of it.
+    /// Brings a batch to Postgres, and answers or hands over every operation of it.
     pub(super) async fn write(&mut self, batch: &[Operation]) {
+        self.is_handing_over = false;
+        self.write_in_turn(batch).await;
+    }
+
+    /// As `write`, after other batches: what comes after an operation that was handed over does not take effect
+    /// before it.
+    async fn write_in_turn(&mut self, batch: &[Operation]) {
         let deadline = Instant::now() + patience(&self.settings.postgres);
         // The first one last.
         let mut parts = self.sort_out(batch).await;
         while let Some(mut part) = parts.pop() {
+            if self.is_handing_over {
+                part.places.iter().for_each(|&at| self.hand_over(&batch[at]));
+                continue;
+            }
             if part.hurried && !part.trial {
                 let late = Instant::now() >= deadline;
                 // Answered below.
@@ -143,7 +177,9 @@ impl Writer {
             }
         }
         // Nothing was done about these: there was no time left.
-        for operation in batch.iter().filter(|operation| !operation.is_answered()) {
+        let is_left =
+            |operation: &&Operation| !operation.is_answered() && !operation.is_handed_over();
+        for operation in batch.iter().filter(is_left) {
             operation.answer(&too_slow(mapping_name(operation)));
         }
     }
@@ -242,6 +278,8 @@ impl Writer {
         hurried: bool,
     ) -> Result<(), Failure> {
         let (mut races, mut dirty, mut lost, mut bypasses) = (0, 0, 0, 0);
+        // At once, where Postgres is known to be lost.
+        self.settings.health.cut().map_err(Failure::Store)?;
         if self.needs_redis {
             // Also of a row that it leaves as it is, an operation has to know what clients were told.
             let keys = operations.iter().flat_map(|operation| &operation.keys);
@@ -273,6 +311,9 @@ impl Writer {
                     tracing::debug!(%error, "writing again");
                     races += 1;
                 }
+                Failure::Store(StoreError::Unreachable(_)) if self.settings.health.is_lost() => {
+                    return Err(failure);
+                }
                 // A connection had died unnoticed; COMMIT was not sent.
                 Failure::Store(StoreError::Unreachable(_)) if was_connected && lost < 1 => {
                     lost += 1;
@@ -283,6 +324,13 @@ impl Writer {
                     tracing::debug!(%error, "writing past Redis");
                     self.trust.lose();
                     bypasses += 1;
+                }
+                // Perhaps it was there only for moments that it could not be reached.
+                Failure::Store(StoreError::Unreachable(_)) if lost < 2 => {
+                    lost += 1;
+                    if self.settings.health.is_lost_now().await {
+                        return Err(failure);
+                    }
                 }
                 Failure::Dirty if dirty < DIRTY_TRIES => {
                     dirty += 1;
@@ -311,7 +359,10 @@ impl Writer {
             if self.needs_redis {
                 Copies::known(&self.trust, &mut self.control).await?
             } else {
-                Copies::now(&self.trust, &mut self.control).await?
+                let (trust, health) = (&self.trust, &self.settings.health);
+                let may_be = operations.iter().any(|operation| may_be_behind(operation));
+                let is_ahead = || may_be && trust.journal.may_be_loose(health.losses());
+                Copies::now(trust, &mut self.control, is_ahead).await?
             }
         } else {
             Copies::Kept
@@ -337,7 +388,7 @@ impl Writer {
             Err(error @ StoreError::InDoubt(_)) => Err(Failure::Store(error)),
             Err(error) => {
                 if let Some(end) = prepared.end_of_aborted() {
-                    self.control.post(&[end]).await;
+                    give_back(&mut self.control, end).await;
                 }
                 Err(Failure::Store(error))
             }
@@ -404,6 +455,20 @@ impl Writer {
                 parts.push(Part { places: others, ..part });
                 return;
             }
+            Failure::Ahead => {
+                let (ahead, others): (Vec<usize>, Vec<usize>) =
+                    part.places.iter().partition(|&&at| may_be_behind(&batch[at]));
+                answer_all(&failure, batch, &ahead);
+                parts.push(Part { places: others, ..part });
+                return;
+            }
+            Failure::Store(StoreError::Unreachable(_))
+                if self.behind.is_some() && self.settings.health.is_degraded() =>
+            {
+                self.is_handing_over = true;
+                part.places.iter().for_each(|&at| self.hand_over(&batch[at]));
+                return;
+            }
             _ => {}
         }
         let blames_one = match &failure {
@@ -411,7 +476,7 @@ impl Writer {
                 !matches!(error, StoreError::Unreachable(_) | StoreError::InDoubt(_))
             }
             Failure::Dirty => true,
-            Failure::Upstream(_) => false,
+            Failure::Upstream(_) | Failure::Ahead => false,
         };
         let timed_out = matches!(failure, Failure::Store(StoreError::Timeout(_)));
         if blames_one && part.places.len() > 1 {
@@ -431,6 +496,19 @@ impl Writer {
             _ => failure,
         };
         answer_all(&failure, batch, &part.places);
+    }
+
+    /// Leaves an operation to who tells Redis first, where it can be done without Postgres.
+    fn hand_over(&self, operation: &Operation) {
+        if operation.is_answered() {
+            return;
+        }
+        if behind::may_be_behind(operation, &self.settings.health) {
+            operation.hand_over();
+        } else {
+            let error = StoreError::Unreachable(String::new());
+            operation.answer(&write_failed(&error, mapping_name(operation)));
+        }
     }
 
     async fn look_at_tables(&mut self, operation: &Operation) {
@@ -475,9 +553,24 @@ pub(super) async fn connected<'s>(
 ) -> Result<&'s mut Session, StoreError> {
     if session.as_ref().is_none_or(Session::is_broken) {
         *session = None;
-        *session = Some(Session::connect(&settings.postgres).await?);
+        let cut = settings.health.cut()?;
+        let mut new = tokio::select! {
+            connected = Session::connect(&settings.postgres) => connected?,
+            () = cut.cancelled() => {
+                return Err(StoreError::Unreachable("it was lost meanwhile".into()));
+            }
+        };
+        new.give_up_with(cut);
+        *session = Some(new);
     }
     Ok(session.as_mut().expect("it was connected just now"))
+}
+
+/// Gives copies back before anybody goes on with their keys.
+pub(super) async fn give_back(control: &mut Control, end: Call) {
+    if let Err(error) = control.call(&[end]).await {
+        tracing::debug!(%error, "copies set aside were not given back: their marks lapse");
+    }
 }
 
 pub(super) fn set_aside() -> StoreError {
@@ -488,6 +581,11 @@ pub(super) fn set_aside() -> StoreError {
 fn leaves_copies(operation: &Operation) -> bool {
     let mut strategies = operation.keys.iter().map(|key| key.mapping.strategy);
     strategies.any(|strategy| strategy != Strategy::PostgresOnly)
+}
+
+/// Whether Redis may be told first of any of its keys.
+fn may_be_behind(operation: &Operation) -> bool {
+    operation.keys.iter().any(|key| key.mapping.may_be_behind())
 }
 
 fn mapping_name(operation: &Operation) -> &str {
@@ -504,10 +602,8 @@ fn reply_to_failure(failure: &Failure, operation: &Operation) -> Reply {
     match failure {
         Failure::Store(error) => write_failed(error, mapping_name(operation)),
         Failure::Upstream(_) => upstream_failed(Happened::No),
-        Failure::Dirty => Reply::Error(
-            "TRYAGAIN the key has changes that Postgres does not know yet; nothing was written"
-                .to_owned(),
-        ),
+        Failure::Dirty => not_flushed(),
+        Failure::Ahead => may_be_ahead(),
     }
 }
 
@@ -519,5 +615,6 @@ fn log(failure: &Failure) {
         Failure::Store(error) => tracing::warn!(%error, "a write failed"),
         Failure::Upstream(error) => tracing::warn!(%error, "a write failed"),
         Failure::Dirty => tracing::warn!("a write failed: a key stayed dirty"),
+        Failure::Ahead => tracing::debug!("not written: Redis is out of reach, and may be ahead"),
     }
 }

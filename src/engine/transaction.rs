@@ -14,11 +14,12 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
+use super::barrier::is_any_dirty;
 use super::copy::ends_at_ms;
 use super::operation::{Operation, total};
 use super::refusal::write_failed;
 use super::tables::Tables;
-use super::through::set_aside;
+use super::through::{give_back, set_aside};
 use super::trust::{Bypass, Trust};
 use crate::command::Needs;
 use crate::config::Strategy;
@@ -47,6 +48,8 @@ pub(super) enum Failure {
     Upstream(UpstreamError),
     /// A key has changes that Postgres does not know yet.
     Dirty,
+    /// Redis is out of reach, and may have such changes.
+    Ahead,
 }
 
 /// A transaction that has to be committed, or that had nothing to write.
@@ -64,6 +67,8 @@ pub(super) struct Begun {
     pub(super) token: Token,
     /// Their places in `touched`.
     pub(super) places: Vec<usize>,
+    /// When each copy would have ended; as PEXPIRETIME tells it.
+    pub(super) ends_ms: Vec<i64>,
     /// The clock of Redis at `begin`, milliseconds since the Unix epoch.
     pub(super) upstream_now_ms: i64,
     /// What the clock of Postgres had reached by then at most.
@@ -119,7 +124,7 @@ impl Prepared<'_> {
         self.begun.as_ref().map(|begun| end_call(&self.touched, begun, false))
     }
 
-    /// What to tell the cache when there certainly was no COMMIT.
+    /// What to tell the cache when there certainly was no COMMIT: the copies come back as they were.
     pub(super) fn end_of_aborted(&self) -> Option<Call> {
         self.begun.as_ref().map(|begun| end_call(&self.touched, begun, true))
     }
@@ -128,12 +133,27 @@ impl Prepared<'_> {
 // === impl Copies ===
 
 impl Copies {
-    /// What the state of Redis allows, as of now.
-    pub(super) async fn now(trust: &Arc<Trust>, control: &mut Control) -> Result<Self, Failure> {
+    /// What the state of Redis allows, as of now. `is_ahead`: it may have changes that Postgres does not know,
+    /// of the keys in question; then they are not written past it, nor in a run that nobody has gone through
+    /// (see `known`).
+    pub(super) async fn now(
+        trust: &Arc<Trust>,
+        control: &mut Control,
+        is_ahead: impl Fn() -> bool,
+    ) -> Result<Self, Failure> {
         if let Some(right) = trust.bypass() {
-            return Ok(Self::Bypassed { _right: right });
+            // Asked once the right is there: whoever adds changes meanwhile is seen.
+            return if is_ahead() {
+                Err(Failure::Ahead)
+            } else {
+                Ok(Self::Bypassed { _right: right })
+            };
         }
-        Self::in_redis(trust, control).await.map_err(Failure::Upstream)
+        match Self::in_redis(trust, control).await.map_err(Failure::Upstream)? {
+            Self::Kept => Ok(Self::Kept),
+            _ if is_ahead() => Err(Failure::Dirty),
+            copies => Ok(copies),
+        }
     }
 
     /// As `now`, for keys of which Redis may be ahead: of what it has, all has to be known. Were they written
@@ -183,6 +203,9 @@ pub(super) async fn prepare<'a>(
     let now_ms =
         begin_reading(session, &locks, &groups, &mut touched).await.map_err(Failure::Store)?;
     let replies = apply(operations, &places, &mut touched, now_ms);
+    if let Err(failure) = see_to_unchanged(control, copies, &touched).await {
+        return Err(roll_back(session, failure).await);
+    }
     if !touched.iter().any(|touched| touched.draft.is_changed()) {
         // Nothing to write: the replies are true as of now.
         session.rollback().await.map_err(Failure::Store)?;
@@ -204,18 +227,19 @@ pub(super) async fn prepare<'a>(
         }
         Ok(())
     };
-    let (written, upstream_now_ms) = tokio::join!(writing, begin_keys(control, begin));
+    let (written, told) = tokio::join!(writing, begin_keys(control, begin));
     // A millisecond more, for what rounding takes.
     let passed_ms = i64::try_from(asked_at.elapsed().as_millis()).unwrap_or(i64::MAX);
     let store_now_ms = now_ms.saturating_add(passed_ms).saturating_add(1);
-    let upstream_now_ms = match upstream_now_ms {
-        Ok(upstream_now_ms) => upstream_now_ms,
+    let told = match told {
+        Ok(told) => told,
         // Not begun, or nobody knows: the marks lapse.
         Err(failure) => return Err(roll_back(session, failure).await),
     };
-    let begun = upstream_now_ms.map(|upstream_now_ms| Begun {
+    let begun = told.map(|ToldBegun { upstream_now_ms, ends_ms }| Begun {
         token,
         places: begun,
+        ends_ms,
         upstream_now_ms,
         store_now_ms,
     });
@@ -223,11 +247,32 @@ pub(super) async fn prepare<'a>(
     if let Err(error) = written {
         let failure = roll_back(session, Failure::Store(error)).await;
         if let Some(end) = prepared.end_of_aborted() {
-            control.post(&[end]).await;
+            give_back(control, end).await;
         }
         return Err(failure);
     }
     Ok(prepared)
+}
+
+/// Of a row that stays as it is `begin` says nothing; all the same its operation has to know what clients were
+/// told of the key.
+async fn see_to_unchanged(
+    control: &mut Control,
+    copies: &Copies,
+    touched: &[Touched<'_>],
+) -> Result<(), Failure> {
+    let is_of_store =
+        |touched: &&Touched<'_>| !touched.draft.is_changed() && touched.mapping.may_be_behind();
+    let marks: Vec<Bytes> =
+        touched.iter().filter(is_of_store).map(|touched| mark_of(&touched.key.key)).collect();
+    if marks.is_empty() || matches!(copies, Copies::Bypassed { .. }) {
+        return Ok(());
+    }
+    match is_any_dirty(control, &marks).await {
+        Ok(true) => Err(Failure::Dirty),
+        Ok(false) => Ok(()),
+        Err(error) => Err(Failure::Upstream(error)),
+    }
 }
 
 // === steps of a transaction ===
@@ -447,16 +492,28 @@ pub(super) fn begin_call(
     (!begun.is_empty()).then_some(Call { script: Script::Begin, keys, arguments })
 }
 
-/// Begins, and tells the clock of Redis; `None` when there is nothing to begin.
+/// What Redis says when keys have begun.
+pub(super) struct ToldBegun {
+    /// Its clock.
+    pub(super) upstream_now_ms: i64,
+    /// When each copy would have ended.
+    pub(super) ends_ms: Vec<i64>,
+}
+
+/// Begins; `None` when there is nothing to begin.
 pub(super) async fn begin_keys(
     control: &mut Control,
     begin: Option<Call>,
-) -> Result<Option<i64>, Failure> {
+) -> Result<Option<ToldBegun>, Failure> {
     let Some(begin) = begin else { return Ok(None) };
     let mut replies = control.call(&[begin]).await.map_err(Failure::Upstream)?;
     match replies.pop() {
         Some(Frame::Array(answer)) => match &answer[..] {
-            [Frame::Integer(now_ms)] => Ok(Some(*now_ms)),
+            [Frame::Integer(now_ms), Frame::Array(ends)] => {
+                let end = |end: &Frame| if let Frame::Integer(end) = end { *end } else { 0 };
+                let ends_ms = ends.iter().map(end).collect();
+                Ok(Some(ToldBegun { upstream_now_ms: *now_ms, ends_ms }))
+            }
             _ => Err(Failure::Dirty),
         },
         Some(Frame::Error(text)) => {
@@ -466,14 +523,20 @@ pub(super) async fn begin_keys(
     }
 }
 
-/// `aborted`: the values set aside are dropped, not restored: how long they may live is not known
-/// here, for the drafts hold the expiry that was not written.
+/// `aborted`: the values set aside come back as they were, with the ends that they had: the drafts hold what
+/// was not written.
 fn end_call(touched: &[Touched<'_>], begun: &Begun, aborted: bool) -> Call {
     let mut arguments = vec![begun.token.text()];
     let mut bytes = 0;
-    for &at in &begun.places {
+    for (place, &at) in begun.places.iter().enumerate() {
         let Touched { mapping, draft, .. } = &touched[at];
-        let delta = if aborted { Delta::Drop } else { draft.delta() };
+        let end_before_ms = begun.ends_ms.get(place).copied().filter(|&end_ms| end_ms > 0);
+        let delta = match (aborted, end_before_ms) {
+            (false, _) => draft.delta(),
+            (true, Some(_)) => Delta::Unchanged,
+            // A copy of ours has an end.
+            (true, None) => Delta::Drop,
+        };
         let kind = mapping.holds();
         let (mut set, mut removed, mut mode) = match delta {
             Delta::Unchanged => (Vec::new(), Vec::new(), kind.name()),
@@ -490,7 +553,10 @@ fn end_call(touched: &[Touched<'_>], begun: &Begun, aborted: bool) -> Call {
         let left_ms = cached_ttl_ms(mapping, draft.expires_at_ms(), begun.store_now_ms);
         arguments.push(Bytes::from_static(mode.as_bytes()));
         let expires = draft.expires_at_ms().is_some();
-        arguments.push(decimal(ends_at_ms(begun.upstream_now_ms, left_ms, expires)));
+        arguments.push(decimal(match end_before_ms {
+            Some(end_before_ms) if aborted => end_before_ms,
+            _ => ends_at_ms(begun.upstream_now_ms, left_ms, expires),
+        }));
         arguments.push(Bytes::from(set.len().to_string()));
         for (field, value) in set {
             arguments.push(field);

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::config::{Kind, OnExpire, Strategy};
+use crate::config::{Kind, OnExpire, OnPostgresDown, Strategy};
 use crate::value::ValueKind;
 
 pub use layout::Layout;
@@ -33,12 +33,24 @@ pub struct Mapping {
     pub cache_ttl_ms: i64,
     pub negative_ttl_ms: i64,
     pub on_expire: OnExpire,
+    pub on_postgres_down: OnPostgresDown,
     pub layout: Layout,
 }
 
 // === impl Mapping ===
 
 impl Mapping {
+    /// Whether Redis may be told first of its keys: as a rule, or while Postgres is lost.
+    pub fn may_be_behind(&self) -> bool {
+        match self.strategy {
+            Strategy::CacheFirst => true,
+            Strategy::DualWrite | Strategy::DatabaseFirst => {
+                self.on_postgres_down != OnPostgresDown::Reject
+            }
+            Strategy::RedisOnly | Strategy::PostgresOnly => false,
+        }
+    }
+
     /// What its keys hold.
     pub fn holds(&self) -> ValueKind {
         match self.layout.kind() {

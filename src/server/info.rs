@@ -16,6 +16,15 @@ pub(super) fn section(shared: &Shared) -> String {
     line("respgres_connected_clients", &shared.roster.len());
     line("respgres_maxclients", &shared.max_clients);
     line("respgres_mappings", &shared.engine.registry().mappings().len());
+    let health = shared.engine.health();
+    let standing = match (health.is_lost, health.is_degraded) {
+        (true, _) => "lost",
+        (false, true) => "catching_up",
+        (false, false) => "up",
+    };
+    line("respgres_postgres", &standing);
+    line("respgres_postgres_lost_for_seconds", &health.seconds);
+    line("respgres_degraded_mappings", &shared.engine.degraded_mappings().join(","));
     let journal = shared.engine.journal();
     line("respgres_journal_entries", &journal.entries);
     line("respgres_journal_changes", &journal.changes);

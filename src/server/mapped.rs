@@ -75,7 +75,7 @@ impl Talk {
                 client.writes.set(client.writes.get() + 1);
                 let muted = client.take_muted();
                 operation.reply_to.slot = client.expected.borrow_mut().slot(muted);
-                engine.write(*operation);
+                engine.write(*operation, writer);
             }
             MappedRoute::Lend(lent) => {
                 // It runs over another connection: not before, and not while, the client's other

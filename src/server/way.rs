@@ -152,7 +152,7 @@ impl Talk {
                 match self.event_loop.shared.upstream.flush {
                     _ if !touches => {}
                     // Not what Redis alone has.
-                    Flush::Cache if command.name != "swapdb" && engine.writes_behind() => {
+                    Flush::Cache if command.name != "swapdb" && engine.may_be_ahead() => {
                         return Way::Apart(Apart::Survey(command));
                     }
                     Flush::Cache if command.name != "swapdb" => {}

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor};
+use tokio_util::sync::CancellationToken;
 
 use super::column_sets::SetsByNumber;
 use super::error::StoreError;
@@ -55,6 +56,8 @@ pub struct Session {
     pub(super) patience: Duration,
     /// The limit of a statement in the next transactions, where it is not the usual one.
     hurry_ms: Option<u64>,
+    /// Ends whatever is under way, and the session with it.
+    cut: CancellationToken,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,7 +108,13 @@ impl Session {
             written_columns: SetsByNumber::new(),
             patience: Duration::from_millis(statement_timeout_ms) + GRACE,
             hurry_ms: None,
+            cut: CancellationToken::new(),
         })
+    }
+
+    /// Gives the session up, whatever it is at, when this is cancelled.
+    pub fn give_up_with(&mut self, cut: CancellationToken) {
+        self.cut = cut;
     }
 
     /// Gives each statement of the transactions to come this long, lock waits included; `None`: the
@@ -210,7 +219,7 @@ impl Session {
     /// Whether the connection is lost, or stuck in a call that was given up: drop the session, at
     /// once, as Postgres may hold its locks until then.
     pub fn is_broken(&self) -> bool {
-        self.broken
+        self.broken || self.cut.is_cancelled()
     }
 
     pub(super) fn set_broken(&mut self) {
@@ -231,6 +240,22 @@ impl Session {
     /// `Unreachable` when it does not.
     pub async fn ping(&mut self) -> Result<(), StoreError> {
         self.attempt(async |connection| connection.ping().await).await
+    }
+
+    /// Whether this is a server that takes writes.
+    ///
+    /// # Errors
+    /// `Unreachable` when it is not, or does not answer.
+    pub async fn look(&mut self) -> Result<(), StoreError> {
+        let is_standby: bool = self
+            .attempt(async |connection| {
+                sqlx::query_scalar("select pg_is_in_recovery()").fetch_one(connection).await
+            })
+            .await?;
+        match is_standby {
+            true => Err(StoreError::Unreachable("the server is a standby".into())),
+            false => Ok(()),
+        }
     }
 
     /// Says goodbye to Postgres. A transaction that has not ended is rolled back there.
@@ -255,13 +280,21 @@ impl Session {
     where
         F: AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
     {
-        if self.broken {
+        if self.is_broken() {
             return Err(lost());
         }
         // Stays so when this future is dropped before it ends.
         self.broken = true;
         let exchange = exchange(&mut self.connection);
-        match tokio::time::timeout(limit, exchange).await {
+        let cut = self.cut.clone();
+        let ended = tokio::select! {
+            biased;
+            ended = tokio::time::timeout(limit, exchange) => ended,
+            () = cut.cancelled() => {
+                return Err(StoreError::Unreachable("it was lost meanwhile".into()));
+            }
+        };
+        match ended {
             Ok(Ok(done)) => {
                 self.broken = false;
                 Ok(done)

@@ -1,7 +1,8 @@
 //! The journal: the stream in Redis of changes that Postgres still has to get.
 //!
-//! An entry says what keys hold since a batch of operations, not what the operations were: applied
-//! twice it changes nothing more, and of several entries about one field the last one counts.
+//! An entry says what keys hold since a batch of operations, not what the operations were: of several entries
+//! about one field the last one counts. Only of values of which Redis has a part, as Postgres could not be
+//! asked, it says what was added to fields: that counts once (see `engine::flusher`).
 //!
 //! Invariants
 //! - An entry's id is the epoch of the data that it was made in, and a number; ids grow. Each epoch is
@@ -41,6 +42,17 @@ pub struct KeyChange {
     pub cleared: bool,
     /// Fields (members: with empty values) that were set or removed, and what they hold now.
     pub names: Vec<(Bytes, Option<Bytes>)>,
+    /// What was added, after that, to fields whose value Redis did not know.
+    pub steps: Vec<(Bytes, Step)>,
+}
+
+/// What was added to a field.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// By HINCRBY.
+    Integer(Bytes),
+    /// By HINCRBYFLOAT.
+    Float(Bytes),
 }
 
 /// What is known of the journal as a whole.
@@ -52,6 +64,8 @@ pub struct JournalState {
     pub entries: u64,
     /// How old its oldest entry is, by the clock of Redis.
     pub lag_ms: u64,
+    /// There are changes in it of keys that are written through as a rule.
+    pub is_loose: bool,
 }
 
 // === impl EntryId ===
@@ -79,7 +93,7 @@ impl fmt::Display for EntryId {
 impl Entry {
     /// About how many rows or columns it changes.
     pub fn size(&self) -> usize {
-        self.keys.iter().map(|key| key.names.len().max(1)).sum()
+        self.keys.iter().map(KeyChange::size).sum()
     }
 
     fn read(frame: Frame) -> Option<Self> {
@@ -104,6 +118,11 @@ impl Entry {
 // === impl KeyChange ===
 
 impl KeyChange {
+    /// About how many rows or columns it changes.
+    fn size(&self) -> usize {
+        (self.names.len() + self.steps.len()).max(1)
+    }
+
     /// As `lua/behind.lua` writes it.
     pub fn write(&self) -> Vec<u8> {
         let mut out = Vec::new();
@@ -114,12 +133,19 @@ impl KeyChange {
         };
         tell(&self.key);
         tell(if self.cleared { b"cleared" } else { b"kept" });
-        tell(self.names.len().to_string().as_bytes());
+        tell((self.names.len() + self.steps.len()).to_string().as_bytes());
         for (name, value) in &self.names {
             tell(name);
             match value {
                 Some(value) => tell(&[b"+", &value[..]].concat()),
                 None => tell(b"-"),
+            }
+        }
+        for (name, step) in &self.steps {
+            tell(name);
+            match step {
+                Step::Integer(step) => tell(&[b"i", &step[..]].concat()),
+                Step::Float(step) => tell(&[b"f", &step[..]].concat()),
             }
         }
         out
@@ -148,18 +174,19 @@ fn read_keys(written: &Bytes) -> Option<Vec<KeyChange>> {
         let (count, at_end) = next()?;
         ended = at_end;
         let count: usize = std::str::from_utf8(&count).ok()?.parse().ok()?;
-        let mut names = Vec::with_capacity(count.min(1000));
+        let (mut names, mut steps) = (Vec::with_capacity(count.min(1000)), Vec::new());
         for _ in 0..count {
             let (name, _) = next()?;
             let (value, at_end) = next()?;
             ended = at_end;
-            let value = match value.first()? {
-                b'+' => Some(value.slice(1..)),
-                _ => None,
-            };
-            names.push((name, value));
+            match value.first()? {
+                b'+' => names.push((name, Some(value.slice(1..)))),
+                b'i' => steps.push((name, Step::Integer(value.slice(1..)))),
+                b'f' => steps.push((name, Step::Float(value.slice(1..)))),
+                _ => names.push((name, None)),
+            }
         }
-        keys.push(KeyChange { key, cleared: &how[..] == b"cleared", names });
+        keys.push(KeyChange { key, cleared: &how[..] == b"cleared", names, steps });
     }
     Some(keys)
 }
@@ -230,7 +257,7 @@ impl Control {
     /// When the upstream is out of reach.
     pub async fn journal_state(&mut self) -> Result<JournalState, UpstreamError> {
         let state = Bytes::from_static(JOURNAL_STATE);
-        let known = [word("HMGET"), state, word("epoch"), word("changes")];
+        let known = [word("HMGET"), state, word("epoch"), word("changes"), word("loose")];
         let length = [word("XLEN"), journal()];
         let oldest = [word("XRANGE"), journal(), word("-"), word("+"), word("COUNT"), word("1")];
         let time = [word("TIME")];
@@ -251,7 +278,12 @@ impl Control {
             }
             _ => None,
         };
+        let loose = match known.get(2) {
+            Some(Frame::BulkString(id)) => EntryId::parse(id),
+            _ => None,
+        };
         let oldest = oldest.first().cloned().and_then(Entry::read);
+        let is_loose = oldest.as_ref().is_some_and(|oldest| loose >= Some(oldest.id));
         let now_ms =
             number(time.first()).unwrap_or(0) * 1000 + number(time.get(1)).unwrap_or(0) / 1000;
         let age_ms = |entry: Entry| now_ms.saturating_sub(entry.at_ms.unsigned_abs());
@@ -260,6 +292,7 @@ impl Control {
             changes: number(known.get(1)).unwrap_or(0),
             entries: entries.unsigned_abs(),
             lag_ms: oldest.map_or(0, age_ms),
+            is_loose,
         })
     }
 
@@ -324,9 +357,13 @@ mod tests {
                 ("".into(), None),
                 (Bytes::from_static(b"\0\xff"), Some("1:2".into())),
             ],
+            steps: vec![
+                ("n".into(), Step::Integer("-4".into())),
+                ("n".into(), Step::Float("0.5".into())),
+            ],
         };
         assert_eq!(KeyChange::read(&change.write().into()), Some(change.clone()));
-        let other = KeyChange { key: "".into(), cleared: false, names: Vec::new() };
+        let other = KeyChange { key: "".into(), cleared: false, names: vec![], steps: vec![] };
         let both = [other.write(), change.write(), other.write()].concat();
         assert_eq!(read_keys(&both.into()), Some(vec![other.clone(), change, other]));
     }
@@ -337,6 +374,7 @@ mod tests {
             key: "a:1".into(),
             cleared: false,
             names: vec![("b".into(), Some("c".into()))],
+            steps: Vec::new(),
         };
         let written = Bytes::from(change.write());
         for length in 1..written.len() {

@@ -10,6 +10,7 @@ mod behind_outage;
 mod calls;
 mod constraints;
 mod dead_letters;
+mod degrade;
 mod elements;
 mod expired_rows;
 mod expiry;

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use respgres::command::{
     Command, Flags, Guarded, Keys, Mapped, Need, Path, Proof, Read, Write, lookup,
 };
-use respgres::config::{Config, OnExpire, RedisUrl};
+use respgres::config::{Config, OnExpire, OnPostgresDown, RedisUrl};
 use respgres::engine::{Engine, EngineSettings, Mail, Mailbox, Operation, ReplyTo};
 use respgres::mapping::registry::plan;
 use respgres::mapping::shape::TableName;
@@ -74,6 +74,7 @@ async fn house() -> House {
         cache_ttl_ms: 60_000,
         negative_ttl_ms: 1000,
         on_expire: OnExpire::Delete,
+        on_postgres_down: OnPostgresDown::RedisOnly,
         layout: Layout::bind(&plans[0], shape.as_ref()).unwrap(),
     };
     let control = ControlSettings {
@@ -86,6 +87,7 @@ async fn house() -> House {
         journal: config.journal.clone(),
         postgres: config.postgres,
         control,
+        health: Arc::default(),
         lease_ms: 10_000,
         cache_max_elements: 10_000,
         plans,
@@ -131,15 +133,15 @@ async fn a_panic_costs_one_batch_and_every_client_is_told() {
     let (set, get) = (lookup(b"hset").unwrap(), lookup(b"hget").unwrap());
     let told = "-ERR internal error; a write may have happened\r\n";
     for round in 0..3 {
-        house.engine.write(house.operation(set, &["HSET", "thing:1", "a", "1"], 0));
-        house.engine.write(house.operation(&BAD_WRITE, &["BADWRITE", "thing:2"], 1));
-        house.engine.write(house.operation(set, &["HSET", "thing:3", "a", "1"], 2));
+        house.engine.write(house.operation(set, &["HSET", "thing:1", "a", "1"], 0), 0);
+        house.engine.write(house.operation(&BAD_WRITE, &["BADWRITE", "thing:2"], 1), 0);
+        house.engine.write(house.operation(set, &["HSET", "thing:3", "a", "1"], 2), 0);
         let answers = house.answers(3).await;
         assert_eq!(answers[1], told);
         house.engine.read(house.operation(&BAD_READ, &["BADREAD", "thing:1"], 0));
         assert_eq!(house.answers(1).await, [told]);
         // The workers live, and nothing of the broken batch was kept half.
-        house.engine.write(house.operation(set, &["HSET", "thing:4", "a", "1"], 0));
+        house.engine.write(house.operation(set, &["HSET", "thing:4", "a", "1"], 0), 0);
         let added = Reply::Integer(i64::from(round == 0));
         let mut expected = bytes::BytesMut::new();
         added.write(Version::Resp2, &mut expected);

@@ -118,6 +118,19 @@ fn restarts() -> Scene {
     }
 }
 
+/// Two who have lost Postgres, beside one who has not; Redis does not have the value.
+fn parts() -> Scene {
+    Scene {
+        throughs: vec![Increment(1)],
+        behinds: vec![Increment(2), Increment(3)],
+        readers: vec![2],
+        makes_parts: true,
+        crashes: faults(),
+        evictions: faults(),
+        ..Scene::default()
+    }
+}
+
 /// Redis comes back empty, then with what it had before that.
 fn two_restarts() -> Scene {
     Scene {
@@ -143,6 +156,11 @@ fn a_writer_through_and_one_behind_agree() {
 #[test]
 fn two_writers_behind_agree() {
     holds("two behind", two_behind());
+}
+
+#[test]
+fn parts_of_a_value_are_merged_once_and_go() {
+    holds("parts", parts());
 }
 
 #[test]
@@ -179,6 +197,9 @@ fn every_piece_of_the_protocol_is_needed() {
         (OutboxIgnoresDirty, behind_and_external()),
         (NoSweep, restarts()),
         (SweepKeepsAnyDirty, two_restarts()),
+        (PartForgotten, parts()),
+        (PartAsImage, parts()),
+        (CleanKeepsThePart, parts()),
     ] {
         is_caught(scene, mutant);
     }

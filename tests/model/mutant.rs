@@ -36,6 +36,12 @@ pub(crate) enum Mutant {
     OutboxIgnoresDirty,
     /// A sweep keeps what is dirty, whatever has been in Redis' place since that data was there.
     SweepKeepsAnyDirty,
+    /// A second change of a part of a value takes it for the whole.
+    PartForgotten,
+    /// Of a part it is journaled what it holds, not what was added.
+    PartAsImage,
+    /// A part of a value stays in Redis when Postgres has it.
+    CleanKeepsThePart,
     /// Hits are trusted after a restart of Redis before it was swept.
     NoSweep,
 }

@@ -19,6 +19,8 @@ pub(crate) enum Mark {
     Gone(History),
     Dirty(u8),
     GoneDirty(u8, History),
+    /// Dirty, and what is there is a part of the value: the row has the rest.
+    Part(u8),
 }
 
 /// A change that Postgres still has to get.
@@ -28,6 +30,8 @@ pub(crate) struct Entry {
     pub(crate) epoch: u8,
     pub(crate) id: u8,
     pub(crate) operation: Operation,
+    /// Only of a mutant: what Redis held then, which takes the row's place.
+    pub(crate) image: Option<History>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -75,7 +79,7 @@ impl Redis {
     }
 
     pub(crate) fn is_dirty(&self) -> bool {
-        matches!(self.mark, Mark::Dirty(_) | Mark::GoneDirty(..))
+        matches!(self.mark, Mark::Dirty(_) | Mark::GoneDirty(..) | Mark::Part(_))
     }
 
     pub(crate) fn inval(&mut self) -> Result<(), IsDirty> {
@@ -145,19 +149,30 @@ impl Redis {
         &mut self,
         operation: Operation,
         epoch: u8,
+        makes_parts: bool,
         mutant: Option<Mutant>,
     ) -> Result<(), NotLoaded> {
+        let is_part = match (self.value, self.mark) {
+            (_, Mark::Part(_)) => mutant != Some(Mutant::PartForgotten),
+            (None, Mark::None | Mark::Reader(_) | Mark::Writer(_)) => makes_parts,
+            _ => false,
+        };
         let history = match (self.value, self.mark) {
             (Some(value), _) => value,
             (None, Mark::Gone(history) | Mark::GoneDirty(_, history)) => history,
-            (None, _) if mutant == Some(Mutant::BehindWithoutLoading) => History::default(),
+            (None, _) if is_part || mutant == Some(Mutant::BehindWithoutLoading) => {
+                History::default()
+            }
             (None, _) => return Err(NotLoaded),
         };
         let history = history.with(operation);
         let id = self.next_id;
         self.next_id += 1;
-        self.journal.push(Entry { epoch, id, operation });
-        if history.exists() {
+        let image = (is_part && mutant == Some(Mutant::PartAsImage)).then_some(history);
+        self.journal.push(Entry { epoch, id, operation, image });
+        if is_part {
+            (self.value, self.mark) = (Some(history), Mark::Part(id));
+        } else if history.exists() {
             (self.value, self.mark) = (Some(history), Mark::Dirty(id));
         } else {
             (self.value, self.mark) = (None, Mark::GoneDirty(id, history));
@@ -172,6 +187,12 @@ impl Redis {
                 self.mark = Mark::None;
             }
             Mark::GoneDirty(newest, history) if newest == id => self.mark = Mark::Gone(history),
+            Mark::Part(newest) if newest == id => {
+                self.mark = Mark::None;
+                if mutant != Some(Mutant::CleanKeepsThePart) {
+                    (self.value, self.aside) = (None, None);
+                }
+            }
             _ => {}
         }
     }
@@ -185,7 +206,7 @@ impl Redis {
             self.journal.clear();
         }
         let newest = match self.mark {
-            Mark::Dirty(id) | Mark::GoneDirty(id, _) => {
+            Mark::Dirty(id) | Mark::GoneDirty(id, _) | Mark::Part(id) => {
                 self.journal.iter().find(|entry| entry.id == id)
             }
             _ => None,

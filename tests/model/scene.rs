@@ -21,6 +21,8 @@ pub(crate) struct Scene {
     pub(crate) external: Option<Operation>,
     /// How often each reader reads.
     pub(crate) readers: Vec<u8>,
+    /// Whether those who write behind have lost Postgres: of what Redis does not know they make a part.
+    pub(crate) makes_parts: bool,
     /// Whether the value is in Redis when it begins.
     pub(crate) cached: bool,
     pub(crate) crashes: u8,
@@ -161,7 +163,7 @@ fn agrees(world: &World) -> bool {
     let value_agrees = value.is_none_or(|value| value.set() == row.set() && row.exists());
     let mark_agrees = match mark {
         Mark::Gone(_) => !row.exists(),
-        Mark::Dirty(_) | Mark::GoneDirty(..) => false,
+        Mark::Dirty(_) | Mark::GoneDirty(..) | Mark::Part(_) => false,
         Mark::None | Mark::Reader(_) | Mark::Writer(_) => true,
     };
     value_agrees && mark_agrees && world.floor & !row.set() == 0
@@ -366,7 +368,8 @@ impl Scene {
         self.trusts(world).then_some(())?;
         let operation = self.behinds[usize::from(at)];
         // A key that is not loaded is loaded by a reader; until then there is nothing to do.
-        world.redis.behind(operation, world.postgres.epoch, self.mutant).ok()?;
+        let epoch = world.postgres.epoch;
+        world.redis.behind(operation, epoch, self.makes_parts, self.mutant).ok()?;
         world.happened |= operation.bit();
         world.acknowledge(operation.bit());
         Some(())
@@ -381,6 +384,11 @@ impl Scene {
             Reader::Idle => {
                 (reads > 0 && self.trusts(world)).then_some(())?;
                 match world.redis.value {
+                    // Who reads a part knows that Postgres is lost.
+                    Some(_) if matches!(world.redis.mark, Mark::Part(_)) => {
+                        world.readers[usize::from(at)] = (Reader::Idle, reads - 1);
+                        return Some(());
+                    }
                     Some(value) => {
                         returned = Some((value, world.floor));
                         Reader::Idle
@@ -390,6 +398,10 @@ impl Scene {
             }
             Reader::Missed { floor } => {
                 self.trusts(world).then_some(())?;
+                if matches!(world.redis.mark, Mark::Part(_)) {
+                    world.readers[usize::from(at)] = (Reader::Idle, reads - 1);
+                    return Some(());
+                }
                 match world.redis.miss(token, self.mutant) {
                     Missed::Hit(value) | Missed::Absent(value) => {
                         returned = Some((value, floor));
@@ -467,7 +479,7 @@ impl Scene {
                 let mut applied = world.postgres.applied;
                 for entry in &batch {
                     if (entry.epoch, entry.id) > world.postgres.applied {
-                        row = row.with(entry.operation);
+                        row = entry.image.unwrap_or_else(|| row.with(entry.operation));
                         applied = (entry.epoch, entry.id);
                     }
                 }

@@ -1,6 +1,6 @@
 //! The rules of writing behind, by hand.
 
-use respgres::upstream::journal::KeyChange;
+use respgres::upstream::journal::{KeyChange, Step};
 use respgres::upstream::scripts::{JOURNAL, JOURNAL_STATE, Script, aside_of, mark_of};
 
 use crate::blocking::Blocking;
@@ -40,7 +40,7 @@ impl Rig {
     /// `keys`: name and kind.
     fn behind(&mut self, most: &str, keys: &[(&str, &str)], operations: &[&str]) -> Vec<Value> {
         let mut names = vec![JOURNAL_STATE.to_vec(), JOURNAL.to_vec()];
-        let mut arguments = vec![most];
+        let mut arguments = vec![most, ""];
         for (key, kind) in keys {
             names.extend([key.as_bytes().to_vec(), mark_of(key.as_bytes()).to_vec()]);
             arguments.push(kind);
@@ -88,6 +88,11 @@ impl Rig {
                     }
                     None => told.push_str(&format!(" {name}-")),
                 }
+            }
+            for (name, step) in change.steps {
+                let name = String::from_utf8_lossy(&name).into_owned();
+                let (Step::Integer(step) | Step::Float(step)) = step;
+                told.push_str(&format!(" {name}+={}", String::from_utf8_lossy(&step)));
             }
             told
         };
@@ -300,9 +305,9 @@ fn only_what_is_known_whole_and_has_no_end_of_its_own_is_written_behind() {
     check(&["SET respgres:m:h w:1"], "hash", "l");
     check(&["SET respgres:m:h gone"], "hash", "y");
     check(&["SET respgres:m:h gone:1-1"], "hash", "y");
-    check(&["SET respgres:m:h gone"], "part", "t");
+    check(&["SET respgres:m:h gone"], "needy", "t");
     check(&["HSET h b 1", &format!("PEXPIREAT h {LATER}")], "hash", "y");
-    check(&["HSET h b 1", &format!("PEXPIREAT h {LATER}")], "part", "y");
+    check(&["HSET h b 1", &format!("PEXPIREAT h {LATER}")], "needy", "y");
     check(&["HSET h b 1", "PEXPIREAT h 4102444800001"], "hash", "t");
     check(&["HSET h b 1", "SET respgres:m:h d:1-1"], "hash", "y");
     // Somebody has put it there.
@@ -316,7 +321,7 @@ fn what_cannot_be_made_from_a_part_is_not_made_anew_within_a_batch() {
     rig.say(&format!("PEXPIREAT h {LATER}"));
     let told = rig.behind(
         "100",
-        &[("h", "part")],
+        &[("h", "needy")],
         &["keys", "0", "1", "1", "pairs", "1", "4", "HSET", "h", "a", "1"],
     );
     assert_eq!(told, done("t", &[Value::Integer(1)]));
@@ -371,7 +376,7 @@ fn flushing_goes_on_when_redis_is_out_of_memory() {
     rig.say("CONFIG SET maxmemory 1");
     let mut keys = vec![JOURNAL_STATE.to_vec(), JOURNAL.to_vec(), b"h".to_vec()];
     keys.push(mark_of(b"h").to_vec());
-    let words: Vec<&str> = ["100", "hash"].into_iter().chain(set).collect();
+    let words: Vec<&str> = ["100", "", "hash"].into_iter().chain(set).collect();
     let told = rig.run(Script::Behind, keys, &words);
     assert!(matches!(&told, Value::Error(text) if text.starts_with("OOM")), "{told:?}");
     rig.clean("7-0", "h", ["100000", "5000"]);
@@ -409,4 +414,175 @@ fn a_sweep_keeps_what_postgres_does_not_have_yet() {
         vec![JOURNAL.to_vec(), b"h".to_vec(), mark_of(b"h").to_vec(), aside_of(b"h").to_vec()];
     rig.run(Script::Sweep, keys, &["0", "0", ""]);
     assert_eq!(rig.say("EXISTS h"), Value::Integer(0), "nobody owes it");
+}
+
+// --- parts of values, while Postgres cannot be asked ---
+
+#[test]
+fn of_a_part_increments_are_journaled_as_such() {
+    let mut rig = Rig::new(&[]);
+    let told = rig.behind(
+        "100",
+        &[("h", "hash+")],
+        &[
+            "sum",
+            "1",
+            "4",
+            "HINCRBY",
+            "h",
+            "n",
+            "5", //
+            "sum",
+            "1",
+            "4",
+            "HINCRBY",
+            "h",
+            "n",
+            "-2", //
+            "float",
+            "1",
+            "4",
+            "HINCRBYFLOAT",
+            "h",
+            "f",
+            "0.5", //
+            "pairs",
+            "1",
+            "4",
+            "HSET",
+            "h",
+            "a",
+            "7", //
+            "sum",
+            "1",
+            "4",
+            "HINCRBY",
+            "h",
+            "a",
+            "1", //
+            "sum",
+            "1",
+            "4",
+            "HINCRBY",
+            "h",
+            "b",
+            "1", //
+            "pairs",
+            "1",
+            "4",
+            "HSET",
+            "h",
+            "b",
+            "9",
+        ],
+    );
+    assert_eq!(told[1], bulk("y"));
+    assert_eq!(rig.journal(), ["7-0 h a=8 b=9 n+=5 n+=-2 f+=0.5"]);
+    assert_eq!(rig.changes(), "5");
+    assert_eq!(rig.mark("h"), "d:7-0:p");
+    // The next step knows it for a part.
+    rig.behind("100", &[("h", "hash")], &["sum", "1", "4", "HINCRBY", "h", "n", "1"]);
+    assert_eq!(rig.journal()[1], "7-1 h n+=1");
+    assert_eq!(rig.mark("h"), "d:7-1:p");
+    assert_eq!(rig.say("HGET h n"), bulk("4"));
+}
+
+#[test]
+fn a_whole_value_has_its_increments_journaled_as_what_it_holds() {
+    let mut rig = Rig::new(&["h"]);
+    rig.behind("100", &[("h", "hash+")], &["sum", "1", "4", "HINCRBY", "h", "n", "5"]);
+    assert_eq!(rig.journal(), ["7-0 h n=5"]);
+    assert_eq!(rig.mark("h"), "d:7-0");
+}
+
+#[test]
+fn what_a_part_does_not_have_is_removed_all_the_same() {
+    let mut rig = Rig::new(&[]);
+    for (key, kind, name) in [("h", "hash+", "HDEL"), ("s", "set+", "SREM")] {
+        let told = rig.behind("100", &[(key, kind)], &["removes", "1", "3", name, key, "a"]);
+        assert_eq!(told, done("y", &[Value::Integer(0)]));
+    }
+    assert_eq!(rig.journal(), ["7-0 h a-", "7-1 s a-"]);
+    assert_eq!(rig.mark("s"), "gone:7-1:p");
+}
+
+#[test]
+fn a_part_that_is_emptied_is_still_a_part_and_one_that_is_deleted_is_none() {
+    let mut rig = Rig::new(&[]);
+    rig.behind("100", &[("h", "hash+")], &["pairs", "1", "4", "HSET", "h", "a", "1"]);
+    rig.behind("100", &[("h", "hash")], &["removes", "1", "3", "HDEL", "h", "a"]);
+    assert_eq!(rig.mark("h"), "gone:7-1:p");
+    rig.behind("100", &[("h", "hash")], &["sum", "1", "4", "HINCRBY", "h", "n", "1"]);
+    assert_eq!(rig.journal()[2], "7-2 h n+=1");
+    // DEL of it, and of a key that Redis does not know.
+    let told = rig.behind("100", &[("h", "hash"), ("i", "hash+")], &["keys", "0", "2", "1", "2"]);
+    assert_eq!(told, done("yy", &[Value::Integer(1)]));
+    assert_eq!((rig.mark("h"), rig.mark("i")), ("gone:7-3".into(), "gone:7-3".into()));
+    rig.behind("100", &[("h", "hash")], &["sum", "1", "4", "HINCRBY", "h", "n", "1"]);
+    assert_eq!(rig.journal()[4], "7-4 h n=1");
+    assert_eq!(rig.mark("h"), "d:7-4");
+}
+
+#[test]
+fn a_part_goes_when_postgres_has_it() {
+    for emptied in [false, true] {
+        let mut rig = Rig::new(&[]);
+        rig.behind("100", &[("h", "hash+")], &["pairs", "1", "4", "HSET", "h", "a", "1"]);
+        let mut newest = "7-0";
+        if emptied {
+            rig.behind("100", &[("h", "hash")], &["removes", "1", "3", "HDEL", "h", "a"]);
+            rig.clean("7-0", "h", ["1000", "1000"]);
+            assert_eq!(rig.mark("h"), "gone:7-1:p", "it has changed since");
+            newest = "7-1";
+        }
+        rig.clean(newest, "h", ["1000", "1000"]);
+        assert_eq!((rig.say("EXISTS h"), rig.mark("h")), (Value::Integer(0), String::new()));
+        assert_eq!(rig.journal(), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn a_part_is_begun_in_the_place_of_a_reader_or_a_writer() {
+    for (mark, script) in [("r:1", Script::Fill), ("w:1", Script::End)] {
+        let mut rig = Rig::new(&[]);
+        rig.say(&format!("SET respgres:m:h {mark}"));
+        rig.say("HSET respgres:a:h old 1");
+        rig.behind("100", &[("h", "hash+")], &["pairs", "1", "4", "HSET", "h", "a", "1"]);
+        let pair = vec![b"h".to_vec(), mark_of(b"h").to_vec()];
+        match script {
+            Script::Fill => rig.run(script, pair, &[mark, "hash", LATER, "old", "1"]),
+            _ => {
+                let triple = [pair, vec![aside_of(b"h").to_vec()]].concat();
+                rig.run(script, triple, &[mark, "hash", LATER, "0", "0"])
+            }
+        };
+        assert_eq!(rig.say("HGETALL h").elements(), [bulk("a"), bulk("1")], "{mark}");
+        assert_eq!(rig.mark("h"), "d:7-0:p");
+    }
+}
+
+#[test]
+fn a_sweep_keeps_a_part_that_postgres_lacks() {
+    for (epoch, kept) in [("6", 1), ("7", 0)] {
+        let mut rig = Rig::new(&[]);
+        rig.behind("100", &[("h", "hash+")], &["pairs", "1", "4", "HSET", "h", "a", "1"]);
+        let keys =
+            vec![JOURNAL.to_vec(), b"h".to_vec(), mark_of(b"h").to_vec(), aside_of(b"h").to_vec()];
+        rig.run(Script::Sweep, keys, &[epoch, "0", ""]);
+        assert_eq!(rig.say("EXISTS h"), Value::Integer(kept), "{epoch}");
+    }
+}
+
+#[test]
+fn changes_of_keys_that_are_written_through_are_known_for_such() {
+    let mut rig = Rig::new(&["h"]);
+    let set = ["pairs", "1", "4", "HSET", "h", "a", "1"];
+    rig.behind("100", &[("h", "hash")], &set);
+    let loose = format!("HGET {} loose", String::from_utf8_lossy(JOURNAL_STATE));
+    assert_eq!(rig.say(&loose), Value::NilBulk);
+    let keys =
+        vec![JOURNAL_STATE.to_vec(), JOURNAL.to_vec(), b"h".to_vec(), mark_of(b"h").to_vec()];
+    let words: Vec<&str> = ["100", "loose", "hash"].into_iter().chain(set).collect();
+    rig.run(Script::Behind, keys, &words);
+    assert_eq!(rig.say(&loose), bulk("7-1"));
 }

@@ -264,7 +264,7 @@ impl<'r> World<'r> {
         };
         let keys =
             vec![JOURNAL_STATE.to_vec(), JOURNAL.to_vec(), KEY.to_vec(), mark_of(KEY).to_vec()];
-        let mut arguments: Vec<Vec<u8>> = vec![b"1000".to_vec(), b"hash".to_vec()];
+        let mut arguments: Vec<Vec<u8>> = vec![b"1000".to_vec(), Vec::new(), b"hash".to_vec()];
         arguments.extend(words);
         if self.random.below(6) == 0 {
             // Its connection is lost: it comes late, or never.
@@ -305,7 +305,7 @@ impl<'r> World<'r> {
                 let token = format!("w:{}", self.number);
                 let arguments = vec![token.clone().into_bytes(), b"100000000".to_vec()];
                 let answer = self.run(Script::Begin, &triple(), &arguments);
-                if answer.elements().len() > 1 {
+                if matches!(answer.elements()[1], Value::Integer(_)) {
                     self.lock = None;
                     Through::Idle
                 } else if self.random.below(8) == 0 {

@@ -29,9 +29,15 @@ impl Rig {
     /// The numbers of the dirty keys.
     fn begin(&mut self, keys: &[&str], token: &str) -> Vec<i64> {
         let reply = self.run(Script::Begin, &triples(keys), &[token, "10000"]);
-        let numbers: Vec<i64> = reply.elements().iter().map(Value::integer).collect();
-        assert!(numbers[0] > 1_600_000_000_000, "no time in {numbers:?}");
-        numbers[1..].to_vec()
+        let (time, dirty) = reply.elements().split_first().unwrap();
+        assert!(time.integer() > 1_600_000_000_000, "no time in {reply:?}");
+        match dirty {
+            [Value::Array(ends)] => {
+                assert_eq!(ends.len(), keys.len());
+                Vec::new()
+            }
+            dirty => dirty.iter().map(Value::integer).collect(),
+        }
     }
 
     fn end(&mut self, token: &str, changes: &[&str]) {

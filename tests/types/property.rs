@@ -240,6 +240,7 @@ impl House {
             cache_ttl_ms: 1000,
             negative_ttl_ms: 1000,
             on_expire: OnExpire::Delete,
+            on_postgres_down: config::OnPostgresDown::RedisOnly,
             layout: layout.unwrap_or_else(|problems| panic!("{problems:?}")),
         })
     }
@@ -272,6 +273,7 @@ impl House {
             cache_ttl_ms: 1000,
             negative_ttl_ms: 1000,
             on_expire: OnExpire::Delete,
+            on_postgres_down: config::OnPostgresDown::RedisOnly,
             expires_at: None,
             extra: extra.then(|| "extra".into()),
             key_columns: BTreeMap::new(),

@@ -32,7 +32,6 @@ use super::tables::Tables;
 use super::through::set_aside;
 use super::trust::Trust;
 use super::{EngineSettings, patience};
-use crate::config::Strategy;
 use crate::mapping::{Layout, Mapping, Registry};
 use crate::protocol::Reply;
 use crate::store::{KeyValues, Session, StoreError};
@@ -197,6 +196,11 @@ impl Surveyor {
         if self.patience.is_some_and(|patience| survey.arrived.elapsed() >= patience) {
             return Err(read_too_busy());
         }
+        if !matches!(survey.ask, Ask::Explain(_))
+            && let Err(error) = self.settings.health.cut()
+        {
+            return Err(read_failed(&error, ""));
+        }
         if survey.ask.lists() {
             self.until_flushed().await?;
         }
@@ -226,7 +230,7 @@ impl Surveyor {
     /// Waits until the tables have what clients were told, where any may lack it.
     async fn until_flushed(&mut self) -> Result<(), Reply> {
         let mut mappings = self.registry.mappings().iter();
-        if !mappings.any(|mapping| mapping.strategy == Strategy::CacheFirst) {
+        if !mappings.any(|mapping| mapping.may_be_behind()) {
             return Ok(());
         }
         let flushed = barrier::until_flushed(&self.trust, &mut self.control).await;

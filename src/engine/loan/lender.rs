@@ -13,12 +13,11 @@ use super::answer::{Answer, Keys};
 use super::watch::{Digest, Digester, Watched};
 use super::{Job, Loan};
 use crate::command::Needs;
-use crate::config::Strategy;
 use crate::engine::barrier::until_clean;
 use crate::engine::queue::Queue;
 use crate::engine::refusal::{
-    Happened, read_failed, read_too_slow, too_busy, too_slow, upstream_failed, upstream_not_read,
-    write_failed,
+    Happened, not_flushed, read_failed, read_too_slow, too_busy, too_slow, upstream_failed,
+    upstream_not_read, write_failed,
 };
 use crate::engine::rescue::rescue;
 use crate::engine::slow::{Slow, Verdict, hurry_ms};
@@ -157,6 +156,7 @@ impl Lender {
                 }
             }
         }
+        self.settings.health.cut().map_err(Failure::Store)?;
         loop {
             let was_connected = self.session.is_some();
             if let Ok(session) = connected(&mut self.session, &self.settings).await {
@@ -196,6 +196,10 @@ impl Lender {
                     let keys = loan.requests.iter().flat_map(|request| &request.keys);
                     self.look_at_tables(&keys.collect::<Vec<_>>()).await;
                 }
+                Failure::Store(error) if self.settings.health.is_lost() => {
+                    tracing::debug!(%error, "a loan failed");
+                    return Err(failure);
+                }
                 Failure::Store(error) => {
                     tracing::warn!(%error, "a loan failed");
                     if matches!(error, StoreError::Timeout(_)) {
@@ -209,7 +213,7 @@ impl Lender {
                     tracing::warn!(%error, "a loan failed");
                     return Err(failure);
                 }
-                Failure::Dirty => {
+                Failure::Dirty | Failure::Ahead => {
                     tracing::warn!("a loan failed: a key stayed dirty");
                     return Err(failure);
                 }
@@ -254,10 +258,7 @@ impl Lender {
             }
             Failure::Upstream(_) if loan.writes() => upstream_failed(Happened::No),
             Failure::Upstream(_) => upstream_not_read(),
-            Failure::Dirty => Reply::Error(
-                "TRYAGAIN the key has changes that Postgres does not know yet; nothing was written"
-                    .to_owned(),
-            ),
+            Failure::Dirty | Failure::Ahead => not_flushed(),
         }
     }
 
@@ -266,10 +267,11 @@ impl Lender {
         &mut self,
         keys: impl Iterator<Item = &'k MappedKey>,
     ) -> Result<(), Reply> {
-        let ahead: Vec<&Bytes> = keys
-            .filter(|key| key.mapping.strategy == Strategy::CacheFirst)
-            .map(|key| &key.key)
-            .collect();
+        if let Err(error) = self.settings.health.cut() {
+            return Err(read_failed(&error, ""));
+        }
+        let ahead: Vec<&Bytes> =
+            keys.filter(|key| key.mapping.may_be_behind()).map(|key| &key.key).collect();
         let clean = until_clean(&self.trust, &mut self.control, &ahead).await;
         clean.map_err(|error| error.reply())
     }

@@ -21,8 +21,8 @@ use crate::engine::errand::ErrandFailed;
 use crate::engine::refusal::{Happened, in_part, upstream_failed, write_failed};
 use crate::engine::through::connected;
 use crate::engine::transaction::{
-    Begun, Copies, Failure, Prepared, Touched, begin_call, begin_keys, by_mapping, read, roll_back,
-    write_rows,
+    Begun, Copies, Failure, Prepared, ToldBegun, Touched, begin_call, begin_keys, by_mapping, read,
+    roll_back, write_rows,
 };
 use crate::mapping::{MappedKey, Mapping};
 use crate::protocol::Reply;
@@ -169,14 +169,18 @@ impl Lender {
     ) -> Result<(Option<Begun>, ClockShift), Failure> {
         let token = Token::writer();
         // What is watched must not change either, where Redis may be told first.
-        let is_begun = |&at: &usize| match keys.touched[at].mapping.strategy {
-            Strategy::PostgresOnly => false,
-            Strategy::CacheFirst => true,
-            _ => at < keys.lent,
+        let is_begun = |&at: &usize| {
+            let mapping = &keys.touched[at].mapping;
+            mapping.may_be_behind()
+                || (at < keys.lent && mapping.strategy != Strategy::PostgresOnly)
         };
         let places: Vec<usize> = (0..keys.touched.len()).filter(is_begun).collect();
         let is_behind = |touched: &Touched<'_>| touched.mapping.strategy == Strategy::CacheFirst;
-        let copies = if keys.touched.iter().any(is_behind) {
+        let may_be = |touched: &Touched<'_>| touched.mapping.may_be_behind();
+        let losses = self.settings.health.losses();
+        let is_ahead = keys.touched.iter().any(is_behind)
+            || (keys.touched.iter().any(may_be) && self.trust.journal.may_be_loose(losses));
+        let copies = if is_ahead {
             Copies::known(&self.trust, &mut self.control).await?
         } else {
             let copies = Copies::in_redis(&self.trust, &mut self.control).await;
@@ -185,9 +189,9 @@ impl Lender {
         let from = Instant::now();
         let lease_ms = self.settings.lease_ms;
         let call = begin_call(&keys.touched, &places, &token, lease_ms, &copies);
-        let upstream_now_ms = begin_keys(&mut self.control, call).await?;
+        let told = begin_keys(&mut self.control, call).await?;
         let at = Within { from, to: Instant::now() };
-        let Some(upstream_now_ms) = upstream_now_ms else {
+        let Some(ToldBegun { upstream_now_ms, ends_ms }) = told else {
             if keys.lent == 0 {
                 return Ok((None, ClockShift::default()));
             }
@@ -196,7 +200,7 @@ impl Lender {
         };
         let passed_ms = i64::try_from(postgres.at.from.elapsed().as_millis()).unwrap_or(i64::MAX);
         let store_now_ms = postgres.now_ms.saturating_add(passed_ms).saturating_add(1);
-        let begun = Begun { token, places, upstream_now_ms, store_now_ms };
+        let begun = Begun { token, places, ends_ms, upstream_now_ms, store_now_ms };
         let shift = ClockShift::between(postgres, Reading { now_ms: upstream_now_ms, at });
         Ok((Some(begun), shift))
     }

@@ -3,7 +3,7 @@
 -- KEYS: value, mark, aside; and so on for each key. ARGV: mark of the writer, lease in ms, and 'drop'
 -- where the values are not to be believed: they are not kept aside then.
 -- Answers the time in ms, then the numbers (from 0) of the keys that are dirty; if there is one,
--- nothing was begun.
+-- nothing was begun. Else an array comes in their place: when each copy would have ended (as PEXPIRETIME).
 local time = redis.call('TIME')
 local answer = {time[1] * 1000 + math.floor(time[2] / 1000)}
 for i = 1, #KEYS, 3 do
@@ -15,7 +15,9 @@ end
 if #answer > 1 then
   return answer
 end
+local ends = {}
 for i = 1, #KEYS, 3 do
+  ends[#ends + 1] = redis.call('PEXPIRETIME', KEYS[i])
   redis.call('DEL', KEYS[i + 2])
   if ARGV[3] == 'drop' then
     redis.call('UNLINK', KEYS[i])
@@ -25,4 +27,5 @@ for i = 1, #KEYS, 3 do
   end
   redis.call('SET', KEYS[i + 1], ARGV[1], 'PX', ARGV[2])
 end
+answer[2] = ends
 return answer

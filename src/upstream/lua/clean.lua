@@ -3,6 +3,7 @@
 -- KEYS: the journal's state, the journal; then value, mark, aside of each key. ARGV: the last of the entries,
 -- empty where they are not to go yet; then for each key the id of its newest entry among them, how long its
 -- copy lives and how long it is known to be absent (ms), the latter 'drop' where Postgres refused it.
+-- What is known in part (':p') goes: Postgres has the whole.
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 local at = 2
@@ -11,7 +12,9 @@ for i = 3, #KEYS, 3 do
   local ttl_ms, negative_ttl_ms = tonumber(ARGV[at + 1]), ARGV[at + 2]
   at = at + 3
   local held = redis.call('GET', mark)
-  if held == 'd:' .. id or held == 'gone:' .. id then
+  if held == 'd:' .. id .. ':p' or held == 'gone:' .. id .. ':p' then
+    redis.call('UNLINK', value, mark, KEYS[i + 2])
+  elseif held == 'd:' .. id or held == 'gone:' .. id then
     if negative_ttl_ms == 'drop' then
       redis.call('UNLINK', value, mark, KEYS[i + 2])
     elseif held == 'd:' .. id then

@@ -19,7 +19,7 @@ end
 local stay = {}
 for i = 2, #KEYS, 3 do
   local mark = redis.call('GET', KEYS[i + 1]) or ''
-  local id = string.match(mark, '^d:(.*)$') or string.match(mark, '^gone:(.*)$')
+  local id = string.match(mark, '^d:([^:]*)') or string.match(mark, '^gone:([^:]*)')
   if not (id and is_owed(id)) then
     redis.call('UNLINK', KEYS[i + 1], KEYS[i + 2])
     local left = redis.call('PTTL', KEYS[i])
