@@ -150,7 +150,7 @@ fn plan(kind: Kind) -> Plan {
         cache_ttl_ms: 1000,
         negative_ttl_ms: 1000,
         on_expire: OnExpire::Delete,
-        on_postgres_down: respgres::config::OnPostgresDown::RedisOnly,
+        on_postgres_down: None,
         expires_at: None,
         extra: (!is_set).then(|| "extra".into()),
         key_columns: BTreeMap::new(),

@@ -155,7 +155,7 @@ fn plan(adjust: impl FnOnce(&mut config::Mapping)) -> Plan {
         cache_ttl_ms: 1000,
         negative_ttl_ms: 1000,
         on_expire: OnExpire::Delete,
-        on_postgres_down: respgres::config::OnPostgresDown::RedisOnly,
+        on_postgres_down: None,
         expires_at: Some("gone_at".into()),
         extra: Some("extra".into()),
         key_columns: BTreeMap::new(),

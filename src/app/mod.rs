@@ -16,7 +16,9 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-use crate::config::{self, Config, LogFormat, Problem, Problems, RedisUrl, Strategy};
+use crate::config::{
+    self, Config, LogFormat, OnPostgresDown, Problem, Problems, RedisUrl, Strategy,
+};
 use crate::engine::dead_letters::NotRetried;
 use crate::engine::explain::{Explainer, Explanation};
 use crate::engine::tables::Tables;
@@ -267,7 +269,10 @@ async fn bind(session: &mut Session, plans: &[Plan]) -> Result<Vec<Arc<Mapping>>
                 cache_ttl_ms: milliseconds(plan.config.cache_ttl_ms),
                 negative_ttl_ms: milliseconds(plan.config.negative_ttl_ms),
                 on_expire: plan.config.on_expire,
-                on_postgres_down: plan.config.on_postgres_down,
+                on_postgres_down: plan
+                    .config
+                    .on_postgres_down
+                    .unwrap_or_else(|| OnPostgresDown::usual(plan.config.strategy)),
                 layout,
             })),
             Err(mut more) => problems.append(&mut more),

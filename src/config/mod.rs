@@ -174,8 +174,9 @@ pub struct Defaults {
     pub lease_ms: u64,
     /// Elements of a value with a row for each: a larger one is not cached. Default 10000.
     pub cache_max_elements: usize,
-    /// What becomes of keys that Redis does not have, while Postgres is lost.
-    pub on_postgres_down: OnPostgresDown,
+    /// What becomes of mapped keys while Postgres is lost; `None`: as the strategy has it, see
+    /// [`OnPostgresDown::usual`].
+    pub on_postgres_down: Option<OnPostgresDown>,
 }
 
 /// Who is written first, who is read first, when the client is told "done".
@@ -207,6 +208,15 @@ pub enum OnPostgresDown {
     Reject,
 }
 
+impl OnPostgresDown {
+    /// What holds where nothing is said. A client that is refused knows where it stands; one that is told
+    /// that a key is absent, or that writes what another writes elsewhere, does not. What is written behind
+    /// anyway goes on.
+    pub fn usual(strategy: Strategy) -> Self {
+        if strategy == Strategy::CacheFirst { Self::CachedOnly } else { Self::Reject }
+    }
+}
+
 /// `[[mapping]]`
 #[derive(Clone, Debug)]
 pub struct Mapping {
@@ -221,7 +231,8 @@ pub struct Mapping {
     pub strategy: Strategy,
     pub cache_ttl_ms: u64,
     pub negative_ttl_ms: u64,
-    pub on_postgres_down: OnPostgresDown,
+    /// Where the file says something.
+    pub on_postgres_down: Option<OnPostgresDown>,
     /// Column of the key's own expiry; without one it is kept in `respgres.expiry`.
     pub expires_at: Option<String>,
     /// What becomes of rows past their expiry. Default `delete`.
@@ -370,7 +381,7 @@ impl Config {
                 negative_ttl_ms: 0,
                 lease_ms: 0,
                 cache_max_elements: 0,
-                on_postgres_down: OnPostgresDown::RedisOnly,
+                on_postgres_down: None,
             },
             mappings: Vec::new(),
         }

@@ -200,13 +200,14 @@ pub(super) static SECTIONS: &[Section] = &[
             "A set, or a hash of the kind `hash_entries`, that has more elements, or more than 4 MB, is not put into the \
              cache: to do so keeps Redis busy with one key. Its elements are read one by one from Postgres, and all of \
              them are streamed from there."),
-        row("on_postgres_down", Default("\"redis_only\""),
-            Slot::Text(|c, v| { c.defaults.on_postgres_down = words::on_postgres_down(v)?; Ok(()) }),
-            "While Postgres is lost, keys of `dual_write`, `database_first` and `cache_first` are served from \
-             Redis, and the journal has what Postgres has to get. Of keys that Redis does not have: \
-             `redis_only`: they are taken for absent, and what is written to them is merged into their rows \
-             later. `cached_only`: commands on them get `-TRYAGAIN`. `reject`: they are refused, and so is every \
-             write of keys that Redis has."),
+        row("on_postgres_down", Optional("\"cached_only\""),
+            Slot::Text(|c, v| { c.defaults.on_postgres_down = Some(words::on_postgres_down(v)?); Ok(()) }),
+            "What becomes of keys of `dual_write`, `database_first` and `cache_first` while Postgres is lost. `reject` \
+             (usual, but for `cache_first`): what Redis has can be read, all else is refused. `cached_only` (usual for \
+             `cache_first`): what Redis has is read and written there, and the journal has what Postgres has to get; of \
+             others `-TRYAGAIN` is told. `redis_only`: so, and keys that Redis does not have are taken for absent, and \
+             what is written to them is merged into their rows later. The last two are not for several respgres \
+             that may lose different stores at the same time."),
     ]},
 ];
 
@@ -249,7 +250,7 @@ pub(super) static MAPPING: &[Setting<Mapping>] = &[
     row("negative_ttl", Optional("\"1s\""), Slot::Duration(|m, v| m.negative_ttl_ms = v),
         "Where it differs from `[defaults]`."),
     row("on_postgres_down", Optional("\"cached_only\""),
-        Slot::Text(|m, v| { m.on_postgres_down = words::on_postgres_down(v)?; Ok(()) }),
+        Slot::Text(|m, v| { m.on_postgres_down = Some(words::on_postgres_down(v)?); Ok(()) }),
         "Where it differs from `[defaults]`."),
     row("expires_at", Optional("\"key_expires_at\""),
         Slot::Text(|m, v| { words::column(v)?; m.expires_at = Some(v.to_owned()); Ok(()) }),

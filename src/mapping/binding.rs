@@ -473,7 +473,7 @@ mod tests {
             cache_ttl_ms: 1,
             negative_ttl_ms: 1,
             on_expire: config::OnExpire::Delete,
-            on_postgres_down: config::OnPostgresDown::RedisOnly,
+            on_postgres_down: None,
             expires_at: None,
             extra: extra.then(|| "extra".into()),
             key_columns: BTreeMap::new(),

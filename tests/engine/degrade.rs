@@ -6,6 +6,9 @@ use std::time::{Duration, Instant};
 use crate::stack::{Client, Cluster, Stack, Value, wait_until};
 
 const MAPPINGS: &str = r#"
+[defaults]
+on_postgres_down = "redis_only"
+
 [[mapping]]
 name = "dual"
 key = "dual:{id:int}"

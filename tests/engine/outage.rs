@@ -51,11 +51,7 @@ fn one() -> Value {
 #[tokio::test]
 async fn without_postgres_copies_are_read_and_nothing_is_written() {
     let cluster = Arc::new(Cluster::start(false).await);
-    let stack = Stack::builder(MAPPINGS)
-        .cluster(Arc::clone(&cluster))
-        .set("RESPGRES__DEFAULTS__ON_POSTGRES_DOWN", "reject")
-        .start()
-        .await;
+    let stack = Stack::builder(MAPPINGS).cluster(Arc::clone(&cluster)).start().await;
     let mut client = stack.client().await;
     for name in NAMES {
         client.say(&format!("HSET {name}:1 a 1 b 2")).await;

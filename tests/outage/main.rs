@@ -15,6 +15,9 @@ use load::{Load, Phase, Spans};
 use stack::{Client, Cluster, Stack, Value, wait_until};
 
 const MAPPINGS: &str = r#"
+[defaults]
+on_postgres_down = "redis_only"
+
 [[mapping]]
 name = "dual"
 key = "dual:{id:int}"

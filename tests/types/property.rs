@@ -273,7 +273,7 @@ impl House {
             cache_ttl_ms: 1000,
             negative_ttl_ms: 1000,
             on_expire: OnExpire::Delete,
-            on_postgres_down: config::OnPostgresDown::RedisOnly,
+            on_postgres_down: None,
             expires_at: None,
             extra: extra.then(|| "extra".into()),
             key_columns: BTreeMap::new(),
