@@ -92,6 +92,10 @@ impl Run {
         Self { from: at, count: 0, ..self }
     }
 
+    fn goes_on_asking(self) -> bool {
+        self.asked && self.count > 0
+    }
+
     /// Requests whose replies are not expected yet.
     fn unexpected(self) -> usize {
         if self.asked { 0 } else { self.count as usize }
@@ -320,7 +324,13 @@ impl Talk {
                 }
                 Scanned::Request(length) => {
                     let request = Request { bytes: &rest[..length], scanner };
-                    let way = self.way(&request);
+                    let way = match self.way(&request) {
+                        // Asked for once a run.
+                        Way::Ask(ask) if !run.goes_on_asking() && !self.believes_redis() => {
+                            Way::Apart(Apart::Mapped(ask.command))
+                        }
+                        way => way,
+                    };
                     let alone = client.session.borrow().replies == Replies::SkipNext;
                     let asked = matches!(way, Way::Ask(_));
                     if (asked || matches!(way, Way::Forward)) && !alone {
@@ -334,19 +344,8 @@ impl Talk {
                             }
                             run.asked = asked;
                         }
-                        match way {
-                            Way::Ask(ask) if run.count > 0 || self.believes_redis() => {
-                                self.expect_asked(ask, &request);
-                            }
-                            Way::Ask(ask) => {
-                                if self.mapped(ask.command, &request) == Flow::Wait {
-                                    return at;
-                                }
-                                at += length;
-                                run = run.after(at);
-                                continue;
-                            }
-                            Way::Forward | Way::Apart(_) => {}
+                        if let Way::Ask(ask) = way {
+                            self.expect_asked(ask, &request);
                         }
                         at += length;
                         run.count += 1;
