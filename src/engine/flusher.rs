@@ -51,6 +51,9 @@ const LASTING: Duration = Duration::from_secs(2);
 /// Entries that are read at once; each is at most about a megabyte.
 const ENTRIES: usize = 64;
 
+/// A batch is no longer than this, and one reading.
+const BATCH_BYTES: usize = 16 << 20;
+
 /// Keys that are told clean in one step: nobody else gets an answer from Redis meanwhile.
 const CLEANED_KEYS: usize = 500;
 
@@ -238,17 +241,29 @@ impl Flusher {
     }
 
     async fn read(&mut self, run: RunId, applied: EntryId) -> Result<Option<Batch>, UpstreamError> {
-        let mut entries = self.control.entries(ENTRIES).await?;
-        let (mut size, mut count) = (0, 0);
-        for entry in &entries {
-            count += 1;
-            size += entry.size();
-            if size >= self.settings.journal.batch_changes {
-                break;
+        let mut entries: Vec<Entry> = Vec::new();
+        let (mut size, mut bytes) = (0, 0);
+        self.has_more = true;
+        // Few clients make small entries: what was read at once may be far from a batch.
+        'pages: while self.has_more
+            && size < self.settings.journal.batch_changes
+            && bytes < BATCH_BYTES
+        {
+            let after = entries.last().map(|entry| entry.id);
+            let page = self.control.entries(after, ENTRIES).await?;
+            self.has_more = page.len() == ENTRIES;
+            for entry in page {
+                // Only of one epoch is it sure that none was lost between two looks.
+                let is_other = after.is_some_and(|after| after.epoch != entry.id.epoch);
+                let is_full = size >= self.settings.journal.batch_changes || bytes >= BATCH_BYTES;
+                if is_other || is_full {
+                    self.has_more = true;
+                    break 'pages;
+                }
+                (size, bytes) = (size + entry.size(), bytes + entry.bytes);
+                entries.push(entry);
             }
         }
-        self.has_more = count < entries.len() || entries.len() == ENTRIES;
-        entries.truncate(count);
         let Some(Entry { id: last, .. }) = entries.last() else { return Ok(None) };
         let last = *last;
         let keys = fold(entries, applied);

@@ -31,6 +31,8 @@ pub struct Entry {
     pub id: EntryId,
     /// When, by the clock of Redis; milliseconds since the Unix epoch.
     pub at_ms: i64,
+    /// How long it is; in bytes.
+    pub bytes: usize,
     pub keys: Vec<KeyChange>,
 }
 
@@ -110,8 +112,8 @@ impl Entry {
         });
         // 'at', time, 'changes', count, 'keys', what has become of them.
         let at_ms = std::str::from_utf8(&texts.nth(1)?).ok()?.parse().ok()?;
-        let keys = read_keys(&texts.nth(3)?)?;
-        Some(Self { id: EntryId::parse(&id)?, at_ms, keys })
+        let keys = texts.nth(3)?;
+        Some(Self { id: EntryId::parse(&id)?, at_ms, bytes: keys.len(), keys: read_keys(&keys)? })
     }
 }
 
@@ -209,14 +211,19 @@ impl Control {
         }
     }
 
-    /// The oldest entries; one that this version cannot read is an error.
+    /// The oldest entries, or those that come after one; what this version cannot read is an error.
     ///
     /// # Errors
     /// When the upstream is out of reach.
-    pub async fn entries(&mut self, most: usize) -> Result<Vec<Entry>, UpstreamError> {
+    pub async fn entries(
+        &mut self,
+        after: Option<EntryId>,
+        most: usize,
+    ) -> Result<Vec<Entry>, UpstreamError> {
+        let from = after.map_or_else(|| "-".to_owned(), |id| format!("({id}"));
         let count = most.to_string();
         let mut ask = vec![word("XRANGE"), journal()];
-        ask.extend(words(&["-", "+", "COUNT", &count]));
+        ask.extend(words(&[&from, "+", "COUNT", &count]));
         let Frame::Array(entries) = told(self.command(&ask).await?)? else { return Err(odd()) };
         entries.into_iter().map(|entry| Entry::read(entry).ok_or_else(odd)).collect()
     }
