@@ -1,6 +1,6 @@
 # What there is to do with a checkout. See README.md.
 
-.PHONY: help run test fuzz bench bench-mapped soak check-model check-coherence check-outage check-scan chaos conformance conformance-mapped client-suites
+.PHONY: help run test fuzz bench bench-mapped soak check-model check-coherence check-outage check-outbox check-scan chaos conformance conformance-mapped client-suites
 
 help:
 	@echo 'make run              respgres over a Redis and a Postgres of its own, to try it out'
@@ -13,6 +13,7 @@ help:
 	@echo 'make check-coherence  two proxies, 200 clients, 60 s, twice; looks for stale reads'
 	@echo 'make chaos            30 minutes of processes killed, links cut, memory and disk full; looks for broken promises'
 	@echo 'make check-outage     a minute without Postgres, then one without Redis, under load'
+	@echo 'make check-outbox     how soon clients see 1,000 changes that others made by SQL'
 	@echo 'make check-scan       SCAN while 8 clients write, 60 s for each residence; looks for keys left out'
 	@echo 'make conformance      Redis'"'"' own test suite, beside plain Redis'
 	@echo 'make conformance-mapped  its files on hashes and sets, with these in Postgres, under each strategy'
@@ -64,6 +65,11 @@ check-outage:
 	RESPGRES_OUTAGE_SECONDS=$${RESPGRES_OUTAGE_SECONDS:-60} \
 	RESPGRES_OUTAGE_CLIENTS=$${RESPGRES_OUTAGE_CLIENTS:-32} \
 	    cargo test --release --locked --test outage -- --nocapture
+
+check-outbox:
+	@scripts/tools
+	RESPGRES_OUTBOX_CHANGES=$${RESPGRES_OUTBOX_CHANGES:-1000} \
+	    cargo test --release --locked --test engine within_milliseconds -- --nocapture
 
 check-scan:
 	@scripts/tools

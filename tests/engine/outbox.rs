@@ -132,11 +132,14 @@ async fn what_respgres_writes_does_not_go_through_the_outbox() {
 
 #[tokio::test]
 async fn a_change_by_others_is_seen_within_milliseconds() {
+    // `make check-outbox` asks for more.
+    let changes = std::env::var("RESPGRES_OUTBOX_CHANGES");
+    let changes: usize = changes.map_or(200, |text| text.parse().expect("a number of changes"));
     let stack = stack().await;
     let mut client = stack.client().await;
     client.command(&["HSET", PERSON, "name", "0"]).await;
     let mut times = Vec::new();
-    for value in 1..=200 {
+    for value in 1..=changes {
         cache(&stack, &mut client, &["HGET", PERSON, "name"]).await;
         stack.sql_execute(&format!("update people set name = '{value}'")).await;
         let start = Instant::now();
@@ -147,16 +150,15 @@ async fn a_change_by_others_is_seen_within_milliseconds() {
         times.push(start.elapsed());
     }
     times.sort_unstable();
+    let [p50, p99, most] = [changes / 2, changes * 99 / 100, changes - 1].map(|at| times[at]);
     // Shown by `cargo test -- --nocapture`.
     #[allow(clippy::print_stderr, reason = "a test tells what it measured")]
     {
-        eprintln!(
-            "seen after: p50 {:?}, p99 {:?}, at most {:?}",
-            times[99], times[197], times[199]
-        );
+        eprintln!("{changes} changes, seen after: p50 {p50:?}, p99 {p99:?}, at most {most:?}");
     }
     // Were nobody woken, half of them would take more than a quarter of a second.
-    assert!(times[99] < Duration::from_millis(100), "{times:?}");
+    assert!(p50 < Duration::from_millis(100), "{times:?}");
+    assert!(changes < 1_000 || p99 <= Duration::from_millis(50), "p99 {p99:?}");
     outbox_is_empty(&stack).await;
     stack.stop_expecting(&[]).await;
 }
