@@ -5,7 +5,9 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use respgres::app::{self, Setup};
-use respgres::cli::{self, CheckConfig, ConfigFile, DeadLetterVerb, JournalVerb, Verb};
+use respgres::cli::{
+    self, CheckConfig, ConfigFile, DeadLetterVerb, JournalVerb, ProxiesVerb, Verb,
+};
 use respgres::{command, config, store};
 
 /// Runs the program; its exit code is 0, 1 when something went wrong, 2 for a bad command line.
@@ -27,6 +29,7 @@ fn main() -> ExitCode {
         }
         Verb::Explain { file, key } => explain(&file.config, key),
         Verb::Journal(verb) => journal(&verb),
+        Verb::Proxies(verb) => proxies(&verb),
         Verb::Schema { file, triggers, apply } => schema(&file.config, triggers, apply),
     };
     match done {
@@ -77,6 +80,18 @@ fn journal(verb: &JournalVerb) -> Result<(), String> {
         JournalVerb::Dlq(DeadLetterVerb::Drop { file, id }) => {
             app::journal::forget(&load(file)?, *id)
         }
+    };
+    for line in told.map_err(|error| error.to_string())? {
+        println!("{line}");
+    }
+    Ok(())
+}
+
+fn proxies(verb: &ProxiesVerb) -> Result<(), String> {
+    let load = |file: &ConfigFile| Setup::load(&file.config).map_err(|all| all.to_string());
+    let told = match verb {
+        ProxiesVerb::List(file) => app::proxies::list(&load(file)?),
+        ProxiesVerb::Forget { file, id } => app::proxies::forget(&load(file)?, id),
     };
     for line in told.map_err(|error| error.to_string())? {
         println!("{line}");

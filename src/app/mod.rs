@@ -3,6 +3,7 @@
 
 mod eviction;
 pub mod journal;
+pub mod proxies;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -65,6 +66,10 @@ pub enum AppError {
     Eviction(String),
     #[error("there is no dead letter {0}")]
     NoDeadLetter(i64),
+    #[error("there is no proxy {0}")]
+    NoProxy(String),
+    #[error("the proxy {0} is alive; stop it instead")]
+    IsAlive(String),
     #[error("it was not written: {0}")]
     NotRetried(#[from] NotRetried),
     #[error("the log filter: {0}")]
@@ -138,7 +143,8 @@ pub fn run(setup: Setup) -> Result<(), AppError> {
             http_requests: Alarm::default(),
             redis_version,
         });
-        let (workers, loops) = (Tasks::new(), Tasks::new());
+        let (beats, workers, loops) = (Tasks::new(), Tasks::new(), Tasks::new());
+        engine.start_beating(&settings, &beats);
         engine.start(&settings, &workers)?;
         // Without Redis mapped keys are read from Postgres: that is no reason not to begin.
         let patience = Duration::from_millis(settings.control.connect_timeout_ms);
@@ -161,6 +167,8 @@ pub fn run(setup: Setup) -> Result<(), AppError> {
         if tokio::time::timeout(FAREWELL, workers.ended()).await.is_err() {
             tracing::warn!("writes that were under way may or may not have happened");
         }
+        beats.stop();
+        beats.ended().await;
         Ok(())
     })
 }

@@ -44,6 +44,9 @@ pub enum Verb {
     /// What mappings with the strategy `cache_first` have written to Redis, on its way to Postgres.
     #[command(subcommand)]
     Journal(JournalVerb),
+    /// The proxies that run on the same database.
+    #[command(subcommand)]
+    Proxies(ProxiesVerb),
     /// Print the tables that the mappings want, as SQL.
     Schema {
         #[command(flatten)]
@@ -56,6 +59,24 @@ pub enum Verb {
         /// Run the SQL on the configured database, and respgres' own migrations.
         #[arg(long)]
         apply: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ProxiesVerb {
+    /// List them.
+    ///
+    /// Each has a lease in Redis and one in Postgres, and one that is without a lease in both serves no mapped
+    /// key.
+    List(ConfigFile),
+    /// Forget a proxy that has died and will not come back.
+    ///
+    /// The others do that by themselves where they have both stores.
+    Forget {
+        #[command(flatten)]
+        file: ConfigFile,
+        /// Its id.
+        id: String,
     },
 }
 

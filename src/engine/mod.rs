@@ -6,6 +6,7 @@
 
 mod asked;
 mod barrier;
+mod beat;
 pub mod behind;
 mod copy;
 pub mod dead_letters;
@@ -13,6 +14,7 @@ pub mod errand;
 mod expirer;
 pub mod explain;
 mod fill;
+pub mod fleet;
 mod flusher;
 mod fold;
 pub mod health;
@@ -48,8 +50,11 @@ use crate::tasks::Tasks;
 use crate::upstream::RunId;
 use crate::upstream::control::ControlSettings;
 
+use beat::{Heart, PostgresBeat, RedisBeat};
 pub use errand::{Errand, ErrandFailed, Over, Runner};
 use expirer::Expirer;
+use fleet::Fleet;
+pub use fleet::FleetReport;
 use flusher::Flusher;
 use health::Watcher;
 pub use health::{Health, HealthReport};
@@ -107,6 +112,7 @@ pub struct Engine {
     loans: Arc<Queue<Job>>,
     trust: Arc<Trust>,
     health: Arc<Health>,
+    fleet: Arc<Fleet>,
     /// What looks at all keys, and what looks at some of them.
     surveys: [Arc<Queue<Survey>>; 2],
 }
@@ -129,6 +135,7 @@ impl Engine {
             loans: Arc::default(),
             trust: Arc::default(),
             health: Arc::clone(&settings.health),
+            fleet: Arc::default(),
             surveys: Default::default(),
         }
     }
@@ -215,6 +222,19 @@ impl Engine {
         keyspace::start([surveyor(all, true), surveyor(some, false)], tasks)
     }
 
+    /// Has the other proxies know that this one is alive, until `tasks` are asked to stop: when all else has
+    /// ended.
+    pub fn start_beating(&self, settings: &EngineSettings, tasks: &Tasks) {
+        if !self.has_mappings() {
+            return;
+        }
+        let heart = Heart::new(Arc::clone(&self.fleet), self.trust(), Arc::clone(&self.health));
+        let (beat, tasks_of_beat) = (RedisBeat::new(heart.clone(), settings), tasks.clone());
+        tasks.spawn(async move { beat.run(&tasks_of_beat).await });
+        let (beat, tasks_of_beat) = (PostgresBeat::new(heart, settings), tasks.clone());
+        tasks.spawn(async move { beat.run(&tasks_of_beat).await });
+    }
+
     fn trust(&self) -> Arc<Trust> {
         Arc::clone(&self.trust)
     }
@@ -223,6 +243,7 @@ impl Engine {
     /// ever, where Redis or Postgres is out of reach.
     pub async fn settled(&self) {
         if self.has_mappings() {
+            self.fleet.registered().await;
             self.trust.settled().await;
         }
     }
@@ -230,6 +251,16 @@ impl Engine {
     /// Whether what this run of Redis says of mapped keys is believed.
     pub fn believes(&self, run: Option<RunId>) -> bool {
         self.trust.covers(run)
+    }
+
+    /// Whether the other proxies may have gone on without this one: it must not touch mapped keys then.
+    pub fn is_fenced(&self) -> bool {
+        self.fleet.is_fenced()
+    }
+
+    /// The proxies on the database.
+    pub fn fleet(&self) -> FleetReport {
+        self.fleet.report()
     }
 
     /// Whether keys of this database may be mapped.

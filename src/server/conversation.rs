@@ -57,6 +57,8 @@ pub(super) struct Talk {
     pub(super) last: Cell<Option<&'static Command>>,
     /// Redis pauses writes: as it was when the requests at hand began to be taken.
     pub(super) writes_paused: Cell<bool>,
+    /// Mapped keys must not be touched; `None`: not asked yet since the requests at hand began to be taken.
+    pub(super) fenced: Cell<Option<bool>>,
 }
 
 /// One whole request.
@@ -266,7 +268,8 @@ impl Talk {
             max_inline_bytes: 64 << 10,
         };
         let writes_paused = Cell::new(false);
-        Self { event_loop, client, limits, last: Cell::new(None), writes_paused }
+        let (last, fenced) = (Cell::new(None), Cell::new(None));
+        Self { event_loop, client, limits, last, writes_paused, fenced }
     }
 
     /// Tells other clients (CLIENT LIST) when this one last sent something, and what.
@@ -294,6 +297,7 @@ impl Talk {
     /// Takes the requests that `buffer` begins with; how many bytes they were.
     fn take(&self, scanner: &mut Scanner, buffer: &[u8]) -> usize {
         self.writes_paused.set(self.event_loop.writes_are_paused());
+        self.fenced.set(None);
         let taken = self.take_requests(scanner, buffer);
         self.show_command();
         taken

@@ -25,6 +25,14 @@ pub(super) fn section(shared: &Shared) -> String {
     line("respgres_postgres", &standing);
     line("respgres_postgres_lost_for_seconds", &health.seconds);
     line("respgres_degraded_mappings", &shared.engine.degraded_mappings().join(","));
+    if shared.engine.has_mappings() {
+        let fleet = shared.engine.fleet();
+        line("respgres_proxy_id", &fleet.id);
+        line("respgres_proxies", &fleet.proxies);
+        line("respgres_proxies_missing_in_redis", &fleet.missing_in_redis);
+        line("respgres_proxies_missing_in_postgres", &fleet.missing_in_postgres);
+        line("respgres_fenced", &u8::from(fleet.is_fenced));
+    }
     let journal = shared.engine.journal();
     line("respgres_journal_entries", &journal.entries);
     line("respgres_journal_changes", &journal.changes);

@@ -93,7 +93,13 @@ impl Talk {
             return tell(refusal);
         }
         if may_be_mapped {
-            match engine.touch(command, count, argument) {
+            let touch = engine.touch(command, count, argument);
+            let is_survey = matches!(command.path, Path::Keyspace | Path::Flush);
+            if (is_survey || !matches!(touch, Touch::Nothing | Touch::Reserved)) && self.is_fenced()
+            {
+                return fenced();
+            }
+            match touch {
                 Touch::Nothing => {}
                 Touch::Asks(proof) if command.arity_ok(count) && session.pin.is_none() => {
                     return Way::Ask(Ask { command, proof, version: session.version });
@@ -172,6 +178,15 @@ impl Talk {
         }
     }
 
+    /// Whether mapped keys must not be touched: asked once for all requests that are taken together.
+    fn is_fenced(&self) -> bool {
+        self.fenced.get().unwrap_or_else(|| {
+            let is_fenced = self.event_loop.shared.engine.is_fenced();
+            self.fenced.set(Some(is_fenced));
+            is_fenced
+        })
+    }
+
     /// What the client is told instead, if the request concerns the server as a whole and such
     /// requests are not allowed.
     pub(super) fn guard(
@@ -227,6 +242,14 @@ fn unknown_command(request: &Request<'_>) -> String {
 
 fn no_auth() -> Way {
     tell("NOAUTH Authentication required.".to_owned())
+}
+
+fn fenced() -> Way {
+    tell(
+        "TRYAGAIN this respgres has not reached the others for some seconds, neither over Redis nor over \
+         Postgres; nothing was done"
+            .to_owned(),
+    )
 }
 
 fn reserved() -> Way {

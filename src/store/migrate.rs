@@ -16,6 +16,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (1, "internal tables", include_str!("../../migrations/0001_internal_tables.sql")),
     (2, "expiry by time", include_str!("../../migrations/0002_expiry_by_time.sql")),
     (3, "journal", include_str!("../../migrations/0003_journal.sql")),
+    (4, "proxies", include_str!("../../migrations/0004_proxies.sql")),
 ];
 
 const TABLE: &str = "respgres.migrations";

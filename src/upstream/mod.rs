@@ -5,6 +5,7 @@ pub mod control;
 pub mod journal;
 pub mod lane;
 pub mod link;
+pub mod proxies;
 pub mod run;
 pub mod scripts;
 pub mod silence;

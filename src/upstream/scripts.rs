@@ -20,6 +20,9 @@ pub const JOURNAL: &[u8] = b"respgres:journal";
 /// What is known of the journal: its epoch (see engine::keeper), and how many changes are in it.
 pub const JOURNAL_STATE: &[u8] = b"respgres:journal-state";
 
+/// The proxies that are alive, by id: see `lua/beat.lua`.
+pub const PROXIES: &[u8] = b"respgres:proxies";
+
 /// How many keys hold the places of unfinished SCANs: see `lua/remember.lua`.
 pub const DRAWERS: u64 = 4;
 
@@ -38,6 +41,7 @@ pub enum Script {
     Behind,
     Clean,
     Empty,
+    Beat,
 }
 
 /// One call of a script.
@@ -55,7 +59,7 @@ pub struct Token(Bytes);
 // === impl Script ===
 
 impl Script {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Begin,
         Self::End,
         Self::Miss,
@@ -68,6 +72,7 @@ impl Script {
         Self::Behind,
         Self::Clean,
         Self::Empty,
+        Self::Beat,
     ];
 
     pub fn text(self) -> &'static str {
@@ -84,6 +89,7 @@ impl Script {
             Self::Behind => include_str!("lua/behind.lua"),
             Self::Clean => include_str!("lua/clean.lua"),
             Self::Empty => include_str!("lua/empty.lua"),
+            Self::Beat => include_str!("lua/beat.lua"),
         }
     }
 }

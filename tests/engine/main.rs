@@ -14,6 +14,7 @@ mod degrade;
 mod elements;
 mod expired_rows;
 mod expiry;
+mod fleet;
 mod outage;
 mod outbox;
 mod panics;

@@ -240,7 +240,7 @@ impl<'r> World<'r> {
             // It is about no key.
             Script::Remember => &[],
             // See `flushing`.
-            Script::Behind | Script::Clean | Script::Sweep | Script::Empty => &[],
+            Script::Behind | Script::Clean | Script::Sweep | Script::Empty | Script::Beat => &[],
         };
         let keys: Vec<Vec<u8>> = message
             .keys

@@ -13,7 +13,7 @@ use crate::protocol::{Bulks, Reply};
 use crate::store::{KeyValues, TableSize};
 use crate::upstream::UpstreamError;
 use crate::upstream::control::Frame;
-use crate::upstream::scripts::{DRAWERS, JOURNAL, JOURNAL_STATE, drawer};
+use crate::upstream::scripts::{DRAWERS, JOURNAL, JOURNAL_STATE, PROXIES, drawer};
 use crate::value::glob::Glob;
 
 /// Keys of a page that are read.
@@ -96,7 +96,7 @@ impl Surveyor {
             // There are no copies, and no marks: what is ours can be called by name.
             let mut exists = vec![Bytes::from_static(b"EXISTS")];
             exists.extend((0..DRAWERS).map(drawer));
-            exists.extend([JOURNAL, JOURNAL_STATE].map(Bytes::from_static));
+            exists.extend([JOURNAL, JOURNAL_STATE, PROXIES].map(Bytes::from_static));
             let all = integer(&self.ask_redis(&words(["DBSIZE"])).await?);
             return Ok(all.saturating_sub(integer(&self.ask_redis(&exists).await?)));
         }

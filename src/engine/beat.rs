@@ -1,0 +1,273 @@
+//! The beat: this proxy says in both stores that it is alive, and hears who else is (see `fleet`).
+//!
+//! One task a store, so that one that hangs does not keep the beat from the other. Beats go on until all
+//! else that this proxy does has ended; then it takes itself out.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use tokio::time::{sleep, timeout};
+
+use super::fleet::{Fleet, LEASE, Look, Place, Standing};
+use super::trust::Trust;
+use super::{EngineSettings, Health};
+use crate::store::{self, Session, StoreError};
+use crate::tasks::Tasks;
+use crate::upstream::control::Control;
+use crate::upstream::{self, UpstreamError};
+
+/// How often.
+const BEAT: Duration = Duration::from_millis(500);
+
+/// How long a store may take to hear one.
+const ANSWER: Duration = Duration::from_secs(1);
+
+/// A store that has refused to hear of this proxy for so long is worth a warning.
+const LASTING: Duration = Duration::from_secs(5);
+
+/// What both beats share.
+#[derive(Clone, Debug)]
+pub(super) struct Heart {
+    pub(super) fleet: Arc<Fleet>,
+    pub(super) trust: Arc<Trust>,
+    pub(super) health: Arc<Health>,
+    started_at_ms: i64,
+}
+
+/// Beats in Redis.
+#[derive(Debug)]
+pub(super) struct RedisBeat {
+    heart: Heart,
+    control: Control,
+    clock: Option<Clock>,
+}
+
+/// Beats in Postgres.
+#[derive(Debug)]
+pub(super) struct PostgresBeat {
+    heart: Heart,
+    postgres: crate::config::Postgres,
+    session: Option<Session>,
+    clock: Option<Clock>,
+}
+
+/// What a store's clock said, some time after it was asked.
+#[derive(Clone, Copy, Debug)]
+struct Clock {
+    asked_at: Instant,
+    now_ms: i64,
+}
+
+// === impl Heart ===
+
+impl Heart {
+    pub(super) fn new(fleet: Arc<Fleet>, trust: Arc<Trust>, health: Arc<Health>) -> Self {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let started_at_ms = i64::try_from(now.as_millis()).unwrap_or(i64::MAX);
+        Self { fleet, trust, health, started_at_ms }
+    }
+
+    fn standing(&self) -> String {
+        let standing = Standing {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started_at_ms: self.started_at_ms,
+            redis: self.trust.believes_any(),
+            postgres: !self.health.is_lost(),
+            ..Standing::default()
+        };
+        serde_json::to_string(&standing).expect("it has names and numbers alone")
+    }
+}
+
+// === impl Clock ===
+
+impl Clock {
+    /// When a lease ends, by the store's clock, that is given now: no later than it ends for us.
+    fn lease_from(self, now: Instant) -> i64 {
+        let passed = now.saturating_duration_since(self.asked_at) + LEASE;
+        self.now_ms + i64::try_from(passed.as_millis()).unwrap_or(i64::MAX)
+    }
+}
+
+// === impl RedisBeat ===
+
+impl RedisBeat {
+    pub(super) fn new(heart: Heart, settings: &EngineSettings) -> Self {
+        Self { heart, control: Control::new(settings.control.clone()), clock: None }
+    }
+
+    /// Beats until it is asked to stop.
+    pub(super) async fn run(mut self, tasks: &Tasks) {
+        tokio::select! {
+            () = self.keep_beating() => {}
+            () = tasks.stopping() => {}
+        }
+        let id = self.heart.fleet.id().to_owned();
+        let leaving = self.control.take_out_proxy(&id);
+        if let Ok(Err(error)) = timeout(ANSWER, leaving).await {
+            tracing::debug!(%error, "Redis was not told that this proxy stops");
+        }
+    }
+
+    async fn keep_beating(&mut self) {
+        let mut refused = Refusals::default();
+        loop {
+            let beat = timeout(ANSWER, self.beat()).await;
+            let result = beat.unwrap_or(Err(UpstreamError::Timeout(500)));
+            if let Err(error) = &result {
+                self.clock = None;
+                refused.tell(matches!(error, UpstreamError::Refused(_)), error);
+            } else {
+                refused = Refusals::default();
+            }
+            sleep(BEAT).await;
+        }
+    }
+
+    async fn beat(&mut self) -> Result<(), UpstreamError> {
+        if self.clock.is_none() {
+            let asked_at = Instant::now();
+            let now_ms = self.control.clock_ms().await?;
+            self.clock = Some(Clock { asked_at, now_ms });
+        }
+        let Some(clock) = self.clock else { return Ok(()) };
+        let fleet = Arc::clone(&self.heart.fleet);
+        let sent_at = Instant::now();
+        let entry = upstream::proxies::ProxyEntry {
+            id: fleet.id().to_owned(),
+            lease_until_ms: clock.lease_from(sent_at),
+            standing: self.heart.standing(),
+        };
+        let roll = self.control.beat(&entry, &fleet.dead()).await?;
+        self.clock = Some(Clock { asked_at: sent_at, now_ms: roll.now_ms });
+        let is_in = |proxy: &upstream::proxies::ProxyEntry| {
+            proxy.id == entry.id && proxy.lease_until_ms == entry.lease_until_ms
+        };
+        let is_renewed = roll.proxies.iter().any(is_in);
+        let proxies = roll.proxies.into_iter();
+        let proxies = proxies.map(|proxy| (proxy.id, proxy.lease_until_ms, proxy.standing));
+        fleet.tell(
+            Place::Redis,
+            Look {
+                asked_at: sent_at,
+                answered_at: Instant::now(),
+                now_ms: roll.now_ms,
+                proxies: proxies.collect(),
+            },
+        );
+        if is_renewed {
+            fleet.renew(Place::Redis, sent_at);
+        }
+        Ok(())
+    }
+}
+
+// === impl PostgresBeat ===
+
+impl PostgresBeat {
+    pub(super) fn new(heart: Heart, settings: &EngineSettings) -> Self {
+        Self { heart, postgres: settings.postgres.clone(), session: None, clock: None }
+    }
+
+    /// Beats until it is asked to stop.
+    pub(super) async fn run(mut self, tasks: &Tasks) {
+        tokio::select! {
+            () = self.keep_beating() => {}
+            () = tasks.stopping() => {}
+        }
+        let id = self.heart.fleet.id().to_owned();
+        if let Some(mut session) = self.session.take().filter(|session| !session.is_broken()) {
+            if let Ok(Err(error)) = timeout(ANSWER, session.take_out_proxy(&id)).await {
+                tracing::debug!(%error, "Postgres was not told that this proxy stops");
+            }
+            session.close().await;
+        }
+    }
+
+    async fn keep_beating(&mut self) {
+        let mut refused = Refusals::default();
+        loop {
+            let late = || StoreError::Unreachable(format!("no answer within {ANSWER:?}"));
+            let result = match self.heart.health.is_lost() {
+                true => Err(StoreError::Unreachable("it is known to be lost".into())),
+                false => timeout(ANSWER, self.beat()).await.unwrap_or_else(|_| Err(late())),
+            };
+            if let Err(error) = &result {
+                (self.session, self.clock) = (None, None);
+                refused.tell(matches!(error, StoreError::Refused { .. }), error);
+            } else {
+                refused = Refusals::default();
+            }
+            sleep(BEAT).await;
+        }
+    }
+
+    async fn beat(&mut self) -> Result<(), StoreError> {
+        if self.session.is_none() {
+            self.session = Some(Session::connect(&self.postgres).await?);
+        }
+        let Some(session) = &mut self.session else { return Ok(()) };
+        let clock = match self.clock {
+            Some(clock) => clock,
+            None => Clock { asked_at: Instant::now(), now_ms: session.clock_ms().await? },
+        };
+        let fleet = &self.heart.fleet;
+        let sent_at = Instant::now();
+        let entry = store::ProxyEntry {
+            id: fleet.id().to_owned(),
+            lease_until_ms: clock.lease_from(sent_at),
+            standing: self.heart.standing(),
+        };
+        session.beat(&entry).await?;
+        let dead = fleet.dead();
+        if !dead.is_empty() && session.take_out_stale_proxies(&dead).await? > 0 {
+            tracing::info!(?dead, "proxies that have not been heard of are taken out");
+        }
+        let asked_at = Instant::now();
+        let roll = session.proxies().await?;
+        self.clock = Some(Clock { asked_at, now_ms: roll.now_ms });
+        let is_in = |proxy: &store::ProxyEntry| {
+            proxy.id == entry.id && proxy.lease_until_ms == entry.lease_until_ms
+        };
+        let is_renewed = roll.proxies.iter().any(is_in);
+        let proxies = roll.proxies.into_iter();
+        let proxies = proxies.map(|proxy| (proxy.id, proxy.lease_until_ms, proxy.standing));
+        fleet.tell(
+            Place::Postgres,
+            Look {
+                asked_at,
+                answered_at: Instant::now(),
+                now_ms: roll.now_ms,
+                proxies: proxies.collect(),
+            },
+        );
+        if is_renewed {
+            fleet.renew(Place::Postgres, sent_at);
+        }
+        Ok(())
+    }
+}
+
+// === refusals ===
+
+/// A store that answers, but does not take beats.
+#[derive(Debug, Default)]
+struct Refusals {
+    since: Option<Instant>,
+    is_told: bool,
+}
+
+impl Refusals {
+    fn tell(&mut self, is_refused: bool, error: &dyn std::fmt::Display) {
+        tracing::debug!(%error, "a beat of this proxy was not heard");
+        if !is_refused {
+            *self = Self::default();
+            return;
+        }
+        let since = *self.since.get_or_insert_with(Instant::now);
+        if !self.is_told && since.elapsed() >= LASTING {
+            self.is_told = true;
+            tracing::warn!(%error, "this proxy cannot tell the others that it is alive");
+        }
+    }
+}

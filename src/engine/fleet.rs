@@ -1,0 +1,333 @@
+//! The fleet: the proxies on one database, as this one knows them, and whether it may still speak for
+//! itself.
+//!
+//! Each proxy has a lease in either store, which it renews twice a second (see `beat`). What is known here
+//! is what the stores said at the last beat; nobody who asks waits for one.
+//!
+//! Invariants
+//! - A lease is believed here to end before any other proxy can see that it has ended: it counts from before
+//!   the beat was sent, and the stores never prolong one by a beat that comes late.
+//! - A proxy without a lease in either store serves no mapped key: the others may have taken it for dead.
+//! - Another proxy counts as alive only as long as its lease lasts for sure, and as missing only from when it
+//!   has ended for sure.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+
+/// How long a lease lasts.
+pub const LEASE: Duration = Duration::from_secs(3);
+
+/// Clocks do not go equally fast: this proxy takes its own lease for shorter.
+const MARGIN: Duration = Duration::from_millis(200);
+
+/// A store in which proxies have their leases.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    Redis = 0,
+    Postgres = 1,
+}
+
+/// What a proxy says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Standing {
+    pub version: String,
+    /// Milliseconds since the Unix epoch, by its own clock.
+    pub started_at_ms: i64,
+    /// Whether it believes Redis, and whether it has Postgres.
+    pub redis: bool,
+    pub postgres: bool,
+    /// By mapping: the newest version of its entry in `respgres.control` that the proxy goes by.
+    pub acknowledged: BTreeMap<String, u64>,
+}
+
+#[derive(Debug)]
+pub struct Fleet {
+    id: String,
+    /// What moments are counted from.
+    since: Instant,
+    /// Until when this proxy has its lease in either place; ms, 0 for never.
+    own: [AtomicU64; 2],
+    rolls: Mutex<[Roll; 2]>,
+    told: Notify,
+}
+
+/// What a store has said of the other proxies.
+#[derive(Debug, Default)]
+struct Roll {
+    /// When it was asked; `None`: never.
+    looked_at: Option<Instant>,
+    others: HashMap<String, Seen>,
+}
+
+/// One of them.
+#[derive(Clone, Debug)]
+struct Seen {
+    /// So long its lease lasts for sure.
+    fresh_until: Instant,
+    /// From then on it has ended for sure.
+    stale_from: Instant,
+    standing: Standing,
+}
+
+/// A look at one store's list.
+#[derive(Clone, Debug)]
+pub(super) struct Look {
+    /// Before it was asked, and after it had answered.
+    pub(super) asked_at: Instant,
+    pub(super) answered_at: Instant,
+    /// What its clock said between these.
+    pub(super) now_ms: i64,
+    /// Id, end of the lease, standing.
+    pub(super) proxies: Vec<(String, i64, String)>,
+}
+
+/// What operators are told.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FleetReport {
+    pub id: String,
+    /// This one too.
+    pub proxies: usize,
+    /// Those without a lease, this one too.
+    pub missing_in_redis: usize,
+    pub missing_in_postgres: usize,
+    pub is_fenced: bool,
+}
+
+// === impl Fleet ===
+
+impl Default for Fleet {
+    fn default() -> Self {
+        Self {
+            id: uuid::Uuid::new_v4().to_string(),
+            since: Instant::now(),
+            own: [AtomicU64::new(0), AtomicU64::new(0)],
+            rolls: Mutex::default(),
+            told: Notify::new(),
+        }
+    }
+}
+
+impl Fleet {
+    fn rolls(&self) -> std::sync::MutexGuard<'_, [Roll; 2]> {
+        self.rolls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    // --- this proxy ---
+
+    /// Whether this proxy is without a lease anywhere: the others may go on without it.
+    pub fn is_fenced(&self) -> bool {
+        self.is_fenced_at(Instant::now())
+    }
+
+    fn is_fenced_at(&self, now: Instant) -> bool {
+        [Place::Redis, Place::Postgres].into_iter().all(|place| !self.has_lease_at(place, now))
+    }
+
+    /// Whether the others see this proxy alive there.
+    pub fn has_lease(&self, place: Place) -> bool {
+        self.has_lease_at(place, Instant::now())
+    }
+
+    fn has_lease_at(&self, place: Place, now: Instant) -> bool {
+        self.moment(now) < self.own[place as usize].load(Ordering::Acquire)
+    }
+
+    fn moment(&self, at: Instant) -> u64 {
+        let passed = at.saturating_duration_since(self.since).as_millis();
+        u64::try_from(passed).unwrap_or(u64::MAX)
+    }
+
+    /// Completes once this proxy is registered anywhere.
+    pub async fn registered(&self) {
+        loop {
+            let told = self.told.notified();
+            if !self.is_fenced() {
+                return;
+            }
+            told.await;
+        }
+    }
+
+    // --- the others ---
+
+    /// `None`: each other proxy that is registered in either store has its lease in this one, as far as the
+    /// last look goes. Else how long all who have none have been without, at the least.
+    pub fn missing_in(&self, place: Place) -> Option<Duration> {
+        self.missing_at(place, Instant::now())
+    }
+
+    fn missing_at(&self, place: Place, now: Instant) -> Option<Duration> {
+        let rolls = self.rolls();
+        let here = &rolls[place as usize];
+        let ids: HashSet<&String> = rolls.iter().flat_map(|roll| roll.others.keys()).collect();
+        let without = |id: &String| match here.others.get(id) {
+            Some(seen) if now < seen.fresh_until => None,
+            Some(seen) => Some(now.saturating_duration_since(seen.stale_from)),
+            // It is registered in the other store alone: since when is not known.
+            None => Some(Duration::ZERO),
+        };
+        ids.into_iter().filter_map(without).min()
+    }
+
+    /// Those who are alive: their lease lasts in one of the stores at least, for all that is known.
+    pub fn living(&self) -> Vec<(String, Standing)> {
+        self.living_at(Instant::now())
+    }
+
+    fn living_at(&self, now: Instant) -> Vec<(String, Standing)> {
+        let mut living: BTreeMap<&String, &Seen> = BTreeMap::new();
+        let rolls = self.rolls();
+        for (id, seen) in rolls.iter().flat_map(|roll| &roll.others) {
+            if now < seen.stale_from {
+                let newest = living.entry(id).or_insert(seen);
+                if newest.stale_from < seen.stale_from {
+                    *newest = seen;
+                }
+            }
+        }
+        living.into_iter().map(|(id, seen)| (id.clone(), seen.standing.clone())).collect()
+    }
+
+    /// Those who may be taken out: nobody has seen them alive in either store, which both were asked just now.
+    pub(super) fn dead(&self) -> Vec<String> {
+        self.dead_at(Instant::now())
+    }
+
+    fn dead_at(&self, now: Instant) -> Vec<String> {
+        let rolls = self.rolls();
+        let is_recent = |roll: &Roll| {
+            roll.looked_at.is_some_and(|at| now.saturating_duration_since(at) < LEASE)
+        };
+        if !rolls.iter().all(is_recent) {
+            return Vec::new();
+        }
+        let is_dead = |id: &String| {
+            let mut seen = rolls.iter().filter_map(|roll| roll.others.get(id));
+            seen.all(|seen| now >= seen.stale_from + LEASE)
+        };
+        let ids: HashSet<&String> = rolls.iter().flat_map(|roll| roll.others.keys()).collect();
+        ids.into_iter().filter(|id| is_dead(id)).cloned().collect()
+    }
+
+    pub fn report(&self) -> FleetReport {
+        let now = Instant::now();
+        let rolls = self.rolls();
+        let ids: HashSet<&String> = rolls.iter().flat_map(|roll| roll.others.keys()).collect();
+        let missing = |place: Place| {
+            let here = &rolls[place as usize].others;
+            let has_lease = |id: &String| here.get(id).is_some_and(|seen| now < seen.fresh_until);
+            let others = ids.iter().filter(|id| !has_lease(id)).count();
+            others + usize::from(!self.has_lease_at(place, now))
+        };
+        FleetReport {
+            id: self.id.clone(),
+            proxies: ids.len() + 1,
+            missing_in_redis: missing(Place::Redis),
+            missing_in_postgres: missing(Place::Postgres),
+            is_fenced: self.is_fenced_at(now),
+        }
+    }
+
+    // --- the beat's ---
+
+    /// A beat that was sent after `sent_at` has arrived: this proxy has its lease.
+    pub(super) fn renew(&self, place: Place, sent_at: Instant) {
+        let until = self.moment(sent_at + LEASE - MARGIN);
+        self.own[place as usize].fetch_max(until, Ordering::AcqRel);
+        self.told.notify_waiters();
+    }
+
+    /// What a store has said of all proxies.
+    pub(super) fn tell(&self, place: Place, look: Look) {
+        let others = look.proxies.into_iter().filter(|(id, ..)| *id != self.id);
+        let others = others.map(|(id, until_ms, standing)| {
+            let left_ms = u64::try_from(until_ms - look.now_ms);
+            let left = left_ms.map_or(Duration::ZERO, Duration::from_millis);
+            let over_ms = u64::try_from(look.now_ms - until_ms);
+            let over = over_ms.map_or(Duration::ZERO, Duration::from_millis);
+            let stale_from = look.answered_at + left;
+            let seen = Seen {
+                fresh_until: look.asked_at + left,
+                stale_from: stale_from.checked_sub(over).unwrap_or(self.since),
+                // What another version says may be more, or less.
+                standing: serde_json::from_str(&standing).unwrap_or_default(),
+            };
+            (id, seen)
+        });
+        let others = others.collect();
+        let roll = Roll { looked_at: Some(look.asked_at), others };
+        self.rolls()[place as usize] = roll;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AT_MS: i64 = 1_000_000;
+
+    fn look(at: Instant, proxies: &[(&str, i64)]) -> Look {
+        let entry = |(id, left_ms): &(&str, i64)| ((*id).to_owned(), AT_MS + left_ms, "{}".into());
+        let proxies = proxies.iter().map(entry).collect();
+        Look { asked_at: at, answered_at: at + Duration::from_millis(10), now_ms: AT_MS, proxies }
+    }
+
+    #[test]
+    fn one_without_a_lease_in_either_store_is_fenced_until_it_has_one_anew() {
+        let fleet = Fleet::default();
+        let at = |ms: u64| fleet.since + Duration::from_millis(ms);
+        assert!(fleet.is_fenced_at(at(1)));
+        fleet.renew(Place::Redis, at(1000));
+        assert!(!fleet.is_fenced_at(at(3700)));
+        assert!(fleet.is_fenced_at(at(3800)), "before the others can see it");
+        fleet.renew(Place::Postgres, at(2000));
+        assert!(!fleet.is_fenced_at(at(3800)) && !fleet.has_lease_at(Place::Redis, at(3800)));
+        fleet.renew(Place::Postgres, at(1500));
+        assert!(!fleet.is_fenced_at(at(4700)), "an older one takes nothing back");
+        assert!(fleet.is_fenced_at(at(4800)));
+    }
+
+    #[test]
+    fn another_is_missing_where_it_has_no_lease_and_dead_where_it_has_none_anywhere() {
+        let fleet = Fleet::default();
+        let now = fleet.since + Duration::from_mins(1);
+        let later = |ms: u64| now + Duration::from_millis(ms);
+        fleet.tell(Place::Redis, look(now, &[("a", 2000), ("b", 500)]));
+        fleet.tell(Place::Postgres, look(now, &[("a", 2000)]));
+        assert_eq!(fleet.missing_at(Place::Redis, later(499)), None);
+        assert_eq!(fleet.missing_at(Place::Postgres, later(0)), Some(Duration::ZERO));
+        let missing = fleet.missing_at(Place::Redis, later(1510));
+        assert_eq!(missing, Some(Duration::from_millis(1000)));
+        // The last to go counts.
+        let missing = fleet.missing_at(Place::Redis, later(2110));
+        assert_eq!(missing, Some(Duration::from_millis(100)));
+        let ids = |living: Vec<(String, Standing)>| -> Vec<String> {
+            living.into_iter().map(|(id, _)| id).collect()
+        };
+        assert_eq!(ids(fleet.living_at(later(509))), ["a", "b"]);
+        assert_eq!(ids(fleet.living_at(later(510))), ["a"]);
+        assert_eq!(fleet.dead_at(later(2999)), Vec::<String>::new());
+    }
+
+    #[test]
+    fn who_is_taken_out_was_looked_for_in_both_stores() {
+        let fleet = Fleet::default();
+        let now = fleet.since + Duration::from_mins(1);
+        let over = -i64::try_from(LEASE.as_millis()).unwrap() - 20;
+        fleet.tell(Place::Postgres, look(now, &[("a", over), ("b", over)]));
+        assert!(fleet.dead_at(now).is_empty(), "Redis was not asked");
+        fleet.tell(Place::Redis, look(now, &[("b", 100)]));
+        assert_eq!(fleet.dead_at(now), ["a"]);
+        assert!(fleet.dead_at(now + LEASE).is_empty(), "it was asked long ago");
+    }
+}

@@ -1,0 +1,130 @@
+//! Which proxies are alive, as Redis knows it: one hash, a field a proxy, with the end of its lease by
+//! Redis' own clock.
+//!
+//! The hash has no end itself: where Redis evicts what has one, no proxy seems to be dead for that.
+
+use bytes::Bytes;
+
+use super::control::{Control, Frame};
+use super::link::UpstreamError;
+use super::scripts::{Call, PROXIES, Script};
+
+/// All proxies that are registered, and what time it was; milliseconds since the Unix epoch, by Redis'
+/// clock.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ProxyRoll {
+    pub now_ms: i64,
+    pub proxies: Vec<ProxyEntry>,
+}
+
+/// One registered proxy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProxyEntry {
+    pub id: String,
+    pub lease_until_ms: i64,
+    /// What it says of itself, as JSON.
+    pub standing: String,
+}
+
+// === impl Control ===
+
+impl Control {
+    /// What time it is, by Redis' clock.
+    ///
+    /// # Errors
+    /// When the upstream is out of reach, or does not tell.
+    pub async fn clock_ms(&mut self) -> Result<i64, UpstreamError> {
+        match self.command(&[Bytes::from_static(b"TIME")]).await? {
+            Frame::Array(parts) => match &parts[..] {
+                [Frame::BulkString(seconds), Frame::BulkString(micros)] => {
+                    let (seconds, micros) = (number(seconds)?, number(micros)?);
+                    Ok(seconds * 1000 + micros / 1000)
+                }
+                _ => Err(odd()),
+            },
+            Frame::Error(text) => Err(UpstreamError::Refused(text.to_string())),
+            _ => Err(odd()),
+        }
+    }
+
+    /// Registers a proxy, or prolongs its lease; takes out those of `stale` whose lease has ended, and tells
+    /// who is registered.
+    ///
+    /// # Errors
+    /// When the upstream is out of reach, or refuses.
+    pub async fn beat(
+        &mut self,
+        entry: &ProxyEntry,
+        stale: &[String],
+    ) -> Result<ProxyRoll, UpstreamError> {
+        let own = [entry.id.clone(), entry.lease_until_ms.to_string(), entry.standing.clone()];
+        let arguments = own.iter().chain(stale).cloned().map(Bytes::from).collect();
+        let call =
+            Call { script: Script::Beat, keys: vec![Bytes::from_static(PROXIES)], arguments };
+        match self.call(&[call]).await?.pop() {
+            Some(Frame::Array(parts)) => match <[Frame; 2]>::try_from(parts) {
+                Ok([Frame::Integer(now_ms), Frame::Array(fields)]) => {
+                    Ok(ProxyRoll { now_ms, proxies: entries(fields)? })
+                }
+                _ => Err(odd()),
+            },
+            Some(Frame::Error(text)) => Err(UpstreamError::Refused(text.to_string())),
+            _ => Err(odd()),
+        }
+    }
+
+    /// All proxies that are registered.
+    ///
+    /// # Errors
+    /// When the upstream is out of reach, or does not tell.
+    pub async fn proxies(&mut self) -> Result<ProxyRoll, UpstreamError> {
+        let now_ms = self.clock_ms().await?;
+        let words = [Bytes::from_static(b"HGETALL"), Bytes::from_static(PROXIES)];
+        match self.command(&words).await? {
+            Frame::Array(fields) => Ok(ProxyRoll { now_ms, proxies: entries(fields)? }),
+            Frame::Error(text) => Err(UpstreamError::Refused(text.to_string())),
+            _ => Err(odd()),
+        }
+    }
+
+    /// Takes out a proxy that stops, or will not come back.
+    ///
+    /// # Errors
+    /// When the upstream is out of reach, or refuses.
+    pub async fn take_out_proxy(&mut self, id: &str) -> Result<(), UpstreamError> {
+        let words = [
+            Bytes::from_static(b"HDEL"),
+            Bytes::from_static(PROXIES),
+            Bytes::copy_from_slice(id.as_bytes()),
+        ];
+        match self.command(&words).await? {
+            Frame::Error(text) => Err(UpstreamError::Refused(text.to_string())),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn entries(fields: Vec<Frame>) -> Result<Vec<ProxyEntry>, UpstreamError> {
+    let mut fields = fields.into_iter();
+    let mut entries = Vec::new();
+    while let (Some(Frame::BulkString(id)), Some(Frame::BulkString(text))) =
+        (fields.next(), fields.next())
+    {
+        let text = String::from_utf8_lossy(&text);
+        let (until, standing) = text.split_once(' ').ok_or_else(odd)?;
+        entries.push(ProxyEntry {
+            id: String::from_utf8_lossy(&id).into_owned(),
+            lease_until_ms: number(until.as_bytes())?,
+            standing: standing.to_owned(),
+        });
+    }
+    Ok(entries)
+}
+
+fn number(text: &[u8]) -> Result<i64, UpstreamError> {
+    std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()).ok_or_else(odd)
+}
+
+fn odd() -> UpstreamError {
+    UpstreamError::Protocol("an odd answer about the proxies".into())
+}
