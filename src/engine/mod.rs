@@ -32,6 +32,7 @@ pub mod refusal;
 pub mod rescue;
 pub mod route;
 pub mod slow;
+mod split;
 pub mod stream;
 pub mod tables;
 pub mod through;
@@ -135,7 +136,7 @@ impl Engine {
             loans: Arc::default(),
             trust: Arc::default(),
             health: Arc::clone(&settings.health),
-            fleet: Arc::default(),
+            fleet: Arc::clone(settings.health.fleet()),
             surveys: Default::default(),
         }
     }
@@ -250,7 +251,7 @@ impl Engine {
 
     /// Whether what this run of Redis says of mapped keys is believed.
     pub fn believes(&self, run: Option<RunId>) -> bool {
-        self.trust.covers(run)
+        self.trust.covers(run) && !self.health.is_lost_apart()
     }
 
     /// Whether the other proxies may have gone on without this one: it must not touch mapped keys then.

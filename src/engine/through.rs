@@ -25,7 +25,8 @@ use super::behind;
 use super::operation::{Operation, batches, total};
 use super::queue::Queue;
 use super::refusal::{
-    Happened, may_be_ahead, not_flushed, too_busy, too_slow, upstream_failed, write_failed,
+    Happened, may_be_ahead, not_flushed, too_busy, too_slow, upstream_failed, write_apart,
+    write_failed,
 };
 use super::rescue::{answer_the_rest, rescue};
 use super::slow::{Slow, Verdict, hurry_ms};
@@ -362,7 +363,7 @@ impl Writer {
                 let (trust, health) = (&self.trust, &self.settings.health);
                 let may_be = operations.iter().any(|operation| may_be_behind(operation));
                 let is_ahead = || may_be && trust.journal.may_be_loose(health.losses());
-                Copies::now(trust, &mut self.control, is_ahead).await?
+                Copies::now(trust, health.fleet(), &mut self.control, may_be, is_ahead).await?
             }
         } else {
             Copies::Kept
@@ -455,9 +456,13 @@ impl Writer {
                 parts.push(Part { places: others, ..part });
                 return;
             }
-            Failure::Ahead => {
+            Failure::Ahead | Failure::Apart => {
                 let (ahead, others): (Vec<usize>, Vec<usize>) =
                     part.places.iter().partition(|&&at| may_be_behind(&batch[at]));
+                if ahead.is_empty() {
+                    answer_all(&failure, batch, &others);
+                    return;
+                }
                 answer_all(&failure, batch, &ahead);
                 parts.push(Part { places: others, ..part });
                 return;
@@ -476,7 +481,7 @@ impl Writer {
                 !matches!(error, StoreError::Unreachable(_) | StoreError::InDoubt(_))
             }
             Failure::Dirty => true,
-            Failure::Upstream(_) | Failure::Ahead => false,
+            Failure::Upstream(_) | Failure::Ahead | Failure::Apart => false,
         };
         let timed_out = matches!(failure, Failure::Store(StoreError::Timeout(_)));
         if blames_one && part.places.len() > 1 {
@@ -604,6 +609,7 @@ fn reply_to_failure(failure: &Failure, operation: &Operation) -> Reply {
         Failure::Upstream(_) => upstream_failed(Happened::No),
         Failure::Dirty => not_flushed(),
         Failure::Ahead => may_be_ahead(),
+        Failure::Apart => write_apart(),
     }
 }
 
@@ -616,5 +622,10 @@ fn log(failure: &Failure) {
         Failure::Upstream(error) => tracing::warn!(%error, "a write failed"),
         Failure::Dirty => tracing::warn!("a write failed: a key stayed dirty"),
         Failure::Ahead => tracing::debug!("not written: Redis is out of reach, and may be ahead"),
+        Failure::Apart => {
+            tracing::warn!(
+                "not written: Redis is out of reach, and others may be without Postgres; see `respgres proxies list`"
+            );
+        }
     }
 }

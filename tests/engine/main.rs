@@ -18,7 +18,10 @@ mod fleet;
 mod outage;
 mod outbox;
 mod panics;
+#[path = "../chaos/relay.rs"]
+mod relay;
 mod restart;
+mod split;
 #[path = "../stack/mod.rs"]
 mod stack;
 mod tables;
