@@ -240,6 +240,7 @@ fn engine_settings(setup: &Setup) -> Result<EngineSettings, AppError> {
         journal: journal.clone(),
         control,
         health: Arc::new(Health::new(Arc::new(Fleet::new(proxies.split)))),
+        redis_loss: proxies.redis_loss,
         lease_ms: defaults.lease_ms,
         cache_max_elements: defaults.cache_max_elements,
         plans: setup.plans.clone(),

@@ -154,6 +154,17 @@ pub struct Journal {
 pub struct Proxies {
     /// Default `refuse`.
     pub split: Split,
+    /// Default `eventual`.
+    pub redis_loss: RedisLoss,
+}
+
+/// What a write that goes past Redis owes to the proxies that still reach it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RedisLoss {
+    /// They drop their copies once it is committed.
+    Eventual,
+    /// They have dropped them before it is.
+    Strict,
 }
 
 /// What a proxy does that has lost a store, while others may have lost the other one.
@@ -391,7 +402,7 @@ impl Config {
                 statement_timeout_ms: 0,
             },
             journal: Journal { max_changes: 0, batch_changes: 0, delay_ms: 0 },
-            proxies: Proxies { split: Split::Refuse },
+            proxies: Proxies { split: Split::Refuse, redis_loss: RedisLoss::Eventual },
             log: Log { format: LogFormat::Text, level: String::new() },
             defaults: Defaults {
                 strategy: Strategy::DualWrite,

@@ -181,6 +181,11 @@ pub(super) static SECTIONS: &[Section] = &[
              may have lost the other one, or is not heard of: both would write what the other does not see. `refuse`: \
              they are refused until it is known that nobody does. `available`: they are served, and acknowledged \
              writes may be lost. A respgres that runs alone is never refused."),
+        row("redis_loss", Default("\"eventual\""),
+            Slot::Text(|c, v| { c.proxies.redis_loss = words::redis_loss(v)?; Ok(()) }),
+            "What a write by a respgres that has lost Redis owes to others that reach it. `eventual`: they drop their copy \
+             some milliseconds after it was acknowledged. `strict`: one of them has dropped it before, so that nobody reads \
+             the old value any more; where none of them reaches Redis, such writes are refused."),
     ]},
     Section { name: "log", about: "The log.", settings: &[
         row("format", Default("\"text\""),

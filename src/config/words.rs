@@ -3,7 +3,7 @@
 //! Every function's error says what is wrong and the way out.
 
 use super::spelling::advice;
-use super::{Flush, Kind, LogFormat, OnExpire, OnPostgresDown, Split, Strategy};
+use super::{Flush, Kind, LogFormat, OnExpire, OnPostgresDown, RedisLoss, Split, Strategy};
 
 /// Longest identifier of Postgres, in bytes (NAMEDATALEN - 1).
 const MAX_IDENTIFIER_BYTES: usize = 63;
@@ -48,6 +48,10 @@ pub(super) fn on_postgres_down(text: &str) -> Result<OnPostgresDown, String> {
 
 pub(super) fn split(text: &str) -> Result<Split, String> {
     word(text, "word", &[("refuse", Split::Refuse), ("available", Split::Available)])
+}
+
+pub(super) fn redis_loss(text: &str) -> Result<RedisLoss, String> {
+    word(text, "word", &[("eventual", RedisLoss::Eventual), ("strict", RedisLoss::Strict)])
 }
 
 pub(super) fn flush(text: &str) -> Result<Flush, String> {

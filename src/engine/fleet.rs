@@ -294,6 +294,11 @@ impl Fleet {
         self.split.may_pass(&self.id, trust.outage(), now, lease, may_be_behind)
     }
 
+    /// Whether there are others.
+    pub(super) fn has_others(&self) -> bool {
+        self.split.has_others()
+    }
+
     /// Completes when the others are to know something at once.
     pub(super) async fn urgent(&self) {
         self.urgent.notified().await;

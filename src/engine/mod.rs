@@ -10,6 +10,7 @@ mod beat;
 pub mod behind;
 mod copy;
 pub mod dead_letters;
+mod dropped;
 pub mod errand;
 mod expirer;
 pub mod explain;
@@ -88,6 +89,8 @@ pub struct EngineSettings {
     pub control: ControlSettings,
     /// Whether Postgres is there.
     pub health: Arc<Health>,
+    /// What a write that goes past Redis owes to those who reach it.
+    pub redis_loss: config::RedisLoss,
     pub lease_ms: u64,
     /// A value with more elements, a row for each, is not cached.
     pub cache_max_elements: usize,

@@ -159,6 +159,15 @@ pub fn write_apart() -> Reply {
     )
 }
 
+/// The reply to a write without Redis, of which others may have copies there.
+pub fn not_dropped() -> Reply {
+    Reply::Error(
+        "TRYAGAIN the upstream Redis is out of reach, and no other respgres has dropped its copy; nothing was \
+         written"
+            .into(),
+    )
+}
+
 /// The reply to a read without Postgres, while others may go on without Redis.
 pub fn read_apart() -> Reply {
     Reply::Error(

@@ -105,6 +105,10 @@ impl Split {
             || self.others().values().all(|other| other.knows.get(id) == Some(&outage.number))
     }
 
+    pub(super) fn has_others(&self) -> bool {
+        !self.others().is_empty()
+    }
+
     // --- what the stores say of the others ---
 
     /// All others, by what they said last; `fresh_until`: all of them have their lease in Redis.

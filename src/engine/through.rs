@@ -22,11 +22,12 @@ use bytes::Bytes;
 
 use super::barrier::{NotFlushed, until_clean};
 use super::behind;
+use super::dropped::lock_and_have_dropped;
 use super::operation::{Operation, batches, total};
 use super::queue::Queue;
 use super::refusal::{
-    Happened, may_be_ahead, not_flushed, too_busy, too_slow, upstream_failed, write_apart,
-    write_failed,
+    Happened, may_be_ahead, not_dropped, not_flushed, too_busy, too_slow, upstream_failed,
+    write_apart, write_failed,
 };
 use super::rescue::{answer_the_rest, rescue};
 use super::slow::{Slow, Verdict, hurry_ms};
@@ -34,8 +35,8 @@ use super::tables::Tables;
 use super::transaction::{Copies, Failure, Prepared, prepare};
 use super::trust::Trust;
 use super::{BATCH_BYTES, EngineSettings, patience};
-use crate::config::Strategy;
-use crate::mapping::Mapping;
+use crate::config::{RedisLoss, Strategy};
+use crate::mapping::{MappedKey, Mapping};
 use crate::protocol::Reply;
 use crate::store::{Session, StoreError};
 use crate::tasks::Tasks;
@@ -294,7 +295,7 @@ impl Writer {
         }
         loop {
             let was_connected = self.session.is_some();
-            let failure = match self.transact(operations, hurried).await {
+            let failure = match self.transact_in_sight(operations, hurried).await {
                 Ok(written) => {
                     self.answer(operations, written).await;
                     self.clear_slow(operations);
@@ -344,6 +345,40 @@ impl Writer {
                 }
             }
         }
+    }
+
+    /// One try at one transaction; past Redis, once those who reach it are safe from old copies, where that is
+    /// wanted.
+    async fn transact_in_sight<'a>(
+        &mut self,
+        operations: &[&'a Operation],
+        hurried: bool,
+    ) -> Result<Prepared<'a>, Failure> {
+        let is_strict = self.settings.redis_loss == RedisLoss::Strict
+            && self.trust.is_out()
+            && self.settings.health.fleet().has_others();
+        let keys = operations.iter().flat_map(|operation| &operation.keys);
+        let leaves_copies = |key: &&MappedKey| key.mapping.strategy != Strategy::PostgresOnly;
+        let keys: Vec<&MappedKey> =
+            if is_strict { keys.filter(leaves_copies).collect() } else { Vec::new() };
+        if keys.is_empty() {
+            return self.transact(operations, hurried).await;
+        }
+        let session = connected(&mut self.session, &self.settings).await.map_err(Failure::Store)?;
+        let limit = Duration::from_millis(self.settings.postgres.statement_timeout_ms / 2);
+        let transacted = match lock_and_have_dropped(session, &keys, limit).await {
+            Ok(true) => self.transact(operations, hurried).await,
+            Ok(false) => Err(Failure::NotDropped),
+            Err(error) => Err(Failure::Store(error)),
+        };
+        // With a session that is lost its locks are, too.
+        if let Some(session) = self.session.as_mut().filter(|session| !session.is_broken())
+            && let Err(error) = session.unlock_keys().await
+        {
+            tracing::debug!(%error, "locks were not given back");
+            self.session = None;
+        }
+        transacted
     }
 
     /// One try at one transaction.
@@ -481,7 +516,7 @@ impl Writer {
                 !matches!(error, StoreError::Unreachable(_) | StoreError::InDoubt(_))
             }
             Failure::Dirty => true,
-            Failure::Upstream(_) | Failure::Ahead | Failure::Apart => false,
+            Failure::Upstream(_) | Failure::Ahead | Failure::Apart | Failure::NotDropped => false,
         };
         let timed_out = matches!(failure, Failure::Store(StoreError::Timeout(_)));
         if blames_one && part.places.len() > 1 {
@@ -610,6 +645,7 @@ fn reply_to_failure(failure: &Failure, operation: &Operation) -> Reply {
         Failure::Dirty => not_flushed(),
         Failure::Ahead => may_be_ahead(),
         Failure::Apart => write_apart(),
+        Failure::NotDropped => not_dropped(),
     }
 }
 
@@ -622,6 +658,9 @@ fn log(failure: &Failure) {
         Failure::Upstream(error) => tracing::warn!(%error, "a write failed"),
         Failure::Dirty => tracing::warn!("a write failed: a key stayed dirty"),
         Failure::Ahead => tracing::debug!("not written: Redis is out of reach, and may be ahead"),
+        Failure::NotDropped => {
+            tracing::warn!("not written: Redis is out of reach, and nobody has dropped its copies");
+        }
         Failure::Apart => {
             tracing::warn!(
                 "not written: Redis is out of reach, and others may be without Postgres; see `respgres proxies list`"

@@ -53,6 +53,8 @@ pub(super) enum Failure {
     Ahead,
     /// Redis is out of reach, and others may go by it without Postgres.
     Apart,
+    /// Redis is out of reach, and nobody has dropped the copies there.
+    NotDropped,
 }
 
 /// A transaction that has to be committed, or that had nothing to write.

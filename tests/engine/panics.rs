@@ -89,6 +89,7 @@ async fn house() -> House {
         postgres: config.postgres,
         control,
         health: Arc::new(Health::new(Arc::new(Fleet::new(config.proxies.split)))),
+        redis_loss: config.proxies.redis_loss,
         lease_ms: 10_000,
         cache_max_elements: 10_000,
         plans,

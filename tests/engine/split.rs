@@ -39,17 +39,17 @@ struct House {
 }
 
 impl Side {
-    async fn start(stack: &Stack, split: &str) -> Self {
+    async fn start(stack: &Stack, own: &[(&str, &str)]) -> Self {
         let redis = Relay::to(&stack.redis.address()).await;
         let database = stack.database();
         let postgres = Relay::to(&database.cluster.socket().display().to_string()).await;
         let url =
             format!("postgres://postgres@{}/{}?sslmode=disable", postgres.address(), database.name);
-        let settings = [
+        let mut settings = vec![
             ("RESPGRES__UPSTREAM__URL", format!("redis://{}", redis.address())),
             ("RESPGRES__POSTGRES__URL", url),
-            ("RESPGRES__PROXIES__SPLIT", split.to_owned()),
         ];
+        settings.extend(own.iter().map(|(name, value)| (*name, (*value).to_owned())));
         let proxy = stack.start_proxy_with(&settings).await;
         let client = Client::connect(&proxy).await;
         Self { proxy, client, redis, postgres }
@@ -73,10 +73,10 @@ impl Side {
 }
 
 impl House {
-    async fn build(split: &str) -> Self {
+    async fn build(own: &[(&str, &str)]) -> Self {
         let mut stack = Stack::with_mappings(MAPPINGS).await;
         stack.proxy.stop_expecting(&[]).await;
-        let sides = [Side::start(&stack, split).await, Side::start(&stack, split).await];
+        let sides = [Side::start(&stack, own).await, Side::start(&stack, own).await];
         let mut house = Self { stack, sides };
         for line in ["HSET cached:1 n 1", "HSET strict:1 n 1", "HSET first:1 n 1"] {
             assert_eq!(house.sides[0].say(line).await, Value::Integer(1), "{line}");
@@ -129,7 +129,7 @@ fn assert_apart(told: &Value) {
 
 #[tokio::test]
 async fn who_knows_that_another_has_lost_redis_does_not_go_on_without_postgres() {
-    let mut house = House::build("refuse").await;
+    let mut house = House::build(&[]).await;
     let [one, other] = &mut house.sides;
     other.redis.cut();
     assert_eq!(other.say("HSET cached:1 n 2").await, Value::Integer(0));
@@ -165,7 +165,7 @@ async fn who_knows_that_another_has_lost_redis_does_not_go_on_without_postgres()
 
 #[tokio::test]
 async fn who_has_lost_redis_does_not_write_what_another_may_write_without_postgres() {
-    let mut house = House::build("refuse").await;
+    let mut house = House::build(&[]).await;
     let [one, other] = &mut house.sides;
     one.lose_postgres().await;
     assert_eq!(one.say("HSET cached:1 n 2").await, Value::Integer(0));
@@ -186,7 +186,7 @@ async fn who_has_lost_redis_does_not_write_what_another_may_write_without_postgr
 
 #[tokio::test]
 async fn one_that_is_to_be_available_goes_on() {
-    let mut house = House::build("available").await;
+    let mut house = House::build(&[("RESPGRES__PROXIES__SPLIT", "available")]).await;
     let [one, other] = &mut house.sides;
     one.lose_postgres().await;
     other.redis.cut();
@@ -202,7 +202,7 @@ async fn one_that_is_to_be_available_goes_on() {
 
 #[tokio::test]
 async fn one_whose_other_has_died_goes_on_without_postgres_when_told_so() {
-    let mut house = House::build("refuse").await;
+    let mut house = House::build(&[]).await;
     let id = house.sides[1].told("proxy_id").await;
     let [one, other] = &mut house.sides;
     one.lose_postgres().await;
@@ -219,4 +219,26 @@ async fn one_whose_other_has_died_goes_on_without_postgres_when_told_so() {
     wait_until("all is flushed", async || one.told("postgres").await == "up").await;
     let allowed = ["Postgres is lost", "respgres", "a write failed"];
     house.sides[0].proxy.stop_allowing(&[], &allowed).await;
+}
+
+#[tokio::test]
+async fn a_strict_write_past_redis_is_acknowledged_when_nobody_reads_the_old_value() {
+    let mut house = House::build(&[("RESPGRES__PROXIES__REDIS_LOSS", "strict")]).await;
+    let [one, other] = &mut house.sides;
+    other.redis.cut();
+    for value in 2..200 {
+        assert_eq!(other.say(&format!("HSET strict:1 n {value}")).await, Value::Integer(0));
+        let value = value.to_string();
+        assert_eq!(one.say("HGET strict:1 n").await, bulk(&value));
+    }
+    one.redis.cut();
+    let told = other.say("HSET strict:1 n 1000").await;
+    assert!(
+        matches!(&told, Value::Error(text) if text.contains("no other respgres has dropped its copy")),
+        "{told:?}"
+    );
+    one.redis.heal();
+    other.redis.heal();
+    house.agrees("strict:1", "199").await;
+    house.end().await;
 }

@@ -213,7 +213,7 @@ impl Lender {
                     tracing::warn!(%error, "a loan failed");
                     return Err(failure);
                 }
-                Failure::Dirty | Failure::Ahead | Failure::Apart => {
+                Failure::Dirty | Failure::Ahead | Failure::Apart | Failure::NotDropped => {
                     tracing::warn!("a loan failed: a key stayed dirty");
                     return Err(failure);
                 }
@@ -258,7 +258,7 @@ impl Lender {
             }
             Failure::Upstream(_) if loan.writes() => upstream_failed(Happened::No),
             Failure::Upstream(_) => upstream_not_read(),
-            Failure::Dirty | Failure::Ahead | Failure::Apart => not_flushed(),
+            Failure::Dirty | Failure::Ahead | Failure::Apart | Failure::NotDropped => not_flushed(),
         }
     }
 
