@@ -155,6 +155,11 @@ impl KeyChange {
     pub fn read(written: &Bytes) -> Option<Self> {
         read_keys(written)?.pop()
     }
+
+    /// What has become of several keys, one behind the other.
+    pub fn read_all(written: &Bytes) -> Option<Vec<Self>> {
+        read_keys(written)
+    }
 }
 
 fn read_keys(written: &Bytes) -> Option<Vec<KeyChange>> {
@@ -365,7 +370,7 @@ mod tests {
         assert_eq!(KeyChange::read(&change.write().into()), Some(change.clone()));
         let other = KeyChange { key: "".into(), cleared: false, names: vec![], steps: vec![] };
         let both = [other.write(), change.write(), other.write()].concat();
-        assert_eq!(read_keys(&both.into()), Some(vec![other.clone(), change, other]));
+        assert_eq!(KeyChange::read_all(&both.into()), Some(vec![other.clone(), change, other]));
     }
 
     #[test]

@@ -36,6 +36,7 @@ pub enum Script {
     Sweep,
     Remember,
     Behind,
+    Step,
     Clean,
     Empty,
 }
@@ -55,7 +56,7 @@ pub struct Token(Bytes);
 // === impl Script ===
 
 impl Script {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Begin,
         Self::End,
         Self::Miss,
@@ -66,6 +67,7 @@ impl Script {
         Self::Sweep,
         Self::Remember,
         Self::Behind,
+        Self::Step,
         Self::Clean,
         Self::Empty,
     ];
@@ -82,6 +84,7 @@ impl Script {
             Self::Sweep => include_str!("lua/sweep.lua"),
             Self::Remember => include_str!("lua/remember.lua"),
             Self::Behind => include_str!("lua/behind.lua"),
+            Self::Step => include_str!("lua/step.lua"),
             Self::Clean => include_str!("lua/clean.lua"),
             Self::Empty => include_str!("lua/empty.lua"),
         }
