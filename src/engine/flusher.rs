@@ -86,7 +86,10 @@ enum Trouble {
 /// A batch of the journal.
 struct Batch {
     run: RunId,
+    first: EntryId,
     last: EntryId,
+    /// As they are counted in the journal.
+    changes: u64,
     keys: Vec<Folded>,
     /// What each key is to the mappings; `None`: nothing any more.
     mapped: Vec<Option<MappedKey>>,
@@ -238,22 +241,29 @@ impl Flusher {
     }
 
     async fn read(&mut self, run: RunId, applied: EntryId) -> Result<Option<Batch>, UpstreamError> {
-        let mut entries = self.control.entries(ENTRIES).await?;
-        let (mut size, mut count) = (0, 0);
-        for entry in &entries {
-            count += 1;
-            size += entry.size();
-            if size >= self.settings.journal.batch_changes {
-                break;
-            }
+        let most = self.settings.journal.batch_changes;
+        let (mut entries, mut size, mut from) = (Vec::new(), 0, EntryId::default());
+        self.has_more = true;
+        while self.has_more && size < most {
+            let mut read = self.control.entries(from, ENTRIES).await?;
+            let is_all = read.len() < ENTRIES;
+            let mut is_within = |entry: &Entry| {
+                let is_within = size < most;
+                size += entry.size();
+                is_within
+            };
+            let count = read.iter().position(|entry| !is_within(entry)).unwrap_or(read.len());
+            self.has_more = !is_all || count < read.len();
+            read.truncate(count);
+            entries.append(&mut read);
+            from = entries.last().map_or(from, |entry| entry.id.next());
         }
-        self.has_more = count < entries.len() || entries.len() == ENTRIES;
-        entries.truncate(count);
-        let Some(Entry { id: last, .. }) = entries.last() else { return Ok(None) };
-        let last = *last;
+        let (Some(first), Some(last)) = (entries.first(), entries.last()) else { return Ok(None) };
+        let (first, last) = (first.id, last.id);
+        let changes = entries.iter().map(|entry| entry.changes).sum();
         let keys = fold(entries, applied);
         let mapped = keys.iter().map(|folded| self.registry.mapped_key(&folded.key)).collect();
-        Ok(Some(Batch { run, last, keys, mapped, dead: Vec::new() }))
+        Ok(Some(Batch { run, first, last, changes, keys, mapped, dead: Vec::new() }))
     }
 
     // --- to Postgres ---
@@ -462,8 +472,7 @@ impl Flusher {
         let count = parts.len();
         for (number, part) in parts.into_iter().enumerate() {
             // The entries go when all of their keys are done.
-            let until = (number + 1 == count).then_some(batch.last);
-            calls.push(clean_call(part, until));
+            calls.push(clean_call(part, batch, number + 1 == count));
         }
         if self.control.run_id().await? != Some(batch.run) {
             // Its data is gone through anew, and what is in it is read again.
@@ -478,9 +487,12 @@ impl Flusher {
     }
 }
 
-fn clean_call(keys: &[(&Folded, &MappedKey, bool)], until: Option<EntryId>) -> Call {
+/// `is_last`: the entries go, too.
+fn clean_call(keys: &[(&Folded, &MappedKey, bool)], batch: &Batch, is_last: bool) -> Call {
     let mut names = vec![Bytes::from_static(JOURNAL_STATE), Bytes::from_static(JOURNAL)];
-    let mut arguments = vec![until.map_or_else(Bytes::new, EntryId::text)];
+    let until = if is_last { batch.last.text() } else { Bytes::new() };
+    let mut arguments = vec![until, batch.first.text(), batch.last.next().text()];
+    arguments.push(Bytes::from(batch.changes.to_string()));
     for (folded, mapped, is_dead) in keys {
         let key = &mapped.key;
         names.extend([key.clone(), mark_of(key), aside_of(key)]);

@@ -201,7 +201,7 @@ mod tests {
         let key = Bytes::copy_from_slice(key.as_bytes());
         let names = names.iter().map(name).collect();
         let keys = vec![KeyChange { key, cleared, names, steps: Vec::new() }];
-        Entry { id: EntryId { epoch: 1, number }, at_ms: 0, keys }
+        Entry { id: EntryId { epoch: 1, number }, at_ms: 0, changes: 1, keys }
     }
 
     fn after(before: &[(&'static str, &'static str)], folded: &Folded) -> String {

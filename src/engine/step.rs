@@ -295,3 +295,97 @@ fn write_digits(out: &mut BytesMut, number: usize) {
 fn digits_of(number: usize) -> usize {
     number.checked_ilog10().map_or(1, |power| power as usize + 1)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::lookup;
+    use crate::upstream::journal::KeyChange;
+
+    fn telling(name: &str) -> Telling {
+        let how = How::of(lookup(name.as_bytes()).unwrap()).unwrap();
+        Telling { how, is_needy: false }
+    }
+
+    fn words(request: &str) -> Vec<&[u8]> {
+        request.split(' ').map(str::as_bytes).collect()
+    }
+
+    #[test]
+    fn the_journal_is_told_what_has_become_of_the_key() {
+        let check = |request: &str, names: &[(&'static str, Option<&'static str>)]| {
+            let arguments = words(request);
+            let mut text = BytesMut::new();
+            let how = telling(&request.split(' ').next().unwrap().to_lowercase()).how;
+            assert_eq!(write_change(&mut text, how, &arguments), names.len(), "{request}");
+            if matches!(how, How::Sum | How::Float) {
+                // What the script adds.
+                text.extend_from_slice(b"2:+7");
+            }
+            let change = KeyChange {
+                key: "k".into(),
+                cleared: false,
+                names: names
+                    .iter()
+                    .map(|(name, now)| ((*name).into(), now.map(Bytes::from)))
+                    .collect(),
+                steps: Vec::new(),
+            };
+            assert_eq!(text, change.write(), "{request}");
+        };
+        check("HSET k a 1 long-name-here 22", &[("a", Some("1")), ("long-name-here", Some("22"))]);
+        check("HMSET k a 1", &[("a", Some("1"))]);
+        check("HSETNX k a 1", &[("a", Some("1"))]);
+        check("SADD k a b", &[("a", Some("")), ("b", Some(""))]);
+        check("HDEL k a b", &[("a", None), ("b", None)]);
+        check("SREM k a", &[("a", None)]);
+        check("HINCRBY k n 3", &[("n", Some("7"))]);
+        check("HINCRBYFLOAT k n 3", &[("n", Some("7"))]);
+    }
+
+    #[test]
+    fn a_step_is_one_request() {
+        let mut step = Step::default();
+        let needy = Telling { is_needy: true, ..telling("hset") };
+        step.add(telling("hset"), false, &words("HSET a f 1"));
+        step.add(needy, true, &words("HSET b f 10"));
+        let request = step.request(b"hash", b"100");
+        let text = String::from_utf8(request.to_vec()).unwrap();
+        let told: Vec<&str> =
+            text.split("\r\n").skip(1).filter(|line| !line.starts_with('$')).collect();
+        let expected = "EVALSHA hash 6 respgres:journal-state respgres:journal a respgres:m:a b respgres:m:b 100 \
+             pairs 0 1 1:a4:kept1:11:f2:+1 4 HSET a f 1 pairs 3 1 1:b4:kept1:11:f3:+10 4 HSET b f 10 ";
+        assert_eq!(told.join(" "), expected);
+        assert!(text.starts_with(&format!("*{}\r\n", told.len() - 1)));
+        step.clear();
+        assert!(step.is_empty());
+        step.add(telling("sadd"), false, &words("SADD s m"));
+        assert!(step.request(b"hash", b"100").starts_with(b"*16\r\n"));
+    }
+
+    #[test]
+    fn replies_are_those_of_redis_but_for_sums() {
+        let read = |reply: &'static str, names: &[&str]| {
+            Stepped::read(&Bytes::from(reply), names.iter().map(|name| telling(name)))
+        };
+        let reply = "*5\r\n:1\r\n$2\r\n-7\r\n+LEFT\r\n-ERR x\r\n$3\r\n1.5\r\n";
+        let told = read(reply, &["hset", "hincrby", "hset", "hincrby", "hincrbyfloat"]);
+        let replies =
+            [Some(":1\r\n"), Some(":-7\r\n"), None, Some("-ERR x\r\n"), Some("$3\r\n1.5\r\n")];
+        assert_eq!(told, Stepped::Ran(replies.map(|reply| reply.map(Bytes::from)).to_vec()));
+        for refusal in [
+            "+FULL\r\n",
+            "+EPOCH\r\n",
+            "-NOSCRIPT No matching script.\r\n",
+            "-OOM command not allowed\r\n",
+            "-LOADING x\r\n",
+        ] {
+            assert_eq!(read(refusal, &["hset"]), Stepped::Not, "{refusal}");
+        }
+        for odd in
+            ["-ERR Error running script\r\n", ":1\r\n", "*1\r\n:1\r\n:2\r\n", "*0\r\n", "+OK\r\n"]
+        {
+            assert_eq!(read(odd, &["hset"]), Stepped::Odd, "{odd}");
+        }
+    }
+}

@@ -31,6 +31,8 @@ pub struct Entry {
     pub id: EntryId,
     /// When, by the clock of Redis; milliseconds since the Unix epoch.
     pub at_ms: i64,
+    /// As they are counted in the journal's state.
+    pub changes: u64,
     pub keys: Vec<KeyChange>,
 }
 
@@ -71,6 +73,12 @@ pub struct JournalState {
 // === impl EntryId ===
 
 impl EntryId {
+    /// The one that may come next.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self { epoch: self.epoch, number: self.number + 1 }
+    }
+
     /// As it stands in the stream.
     pub fn parse(text: &[u8]) -> Option<Self> {
         let (epoch, number) = std::str::from_utf8(text).ok()?.split_once('-')?;
@@ -110,8 +118,9 @@ impl Entry {
         });
         // 'at', time, 'changes', count, 'keys', what has become of them.
         let at_ms = std::str::from_utf8(&texts.nth(1)?).ok()?.parse().ok()?;
-        let keys = read_keys(&texts.nth(3)?)?;
-        Some(Self { id: EntryId::parse(&id)?, at_ms, keys })
+        let changes = std::str::from_utf8(&texts.nth(1)?).ok()?.parse().ok()?;
+        let keys = read_keys(&texts.nth(1)?)?;
+        Some(Self { id: EntryId::parse(&id)?, at_ms, changes, keys })
     }
 }
 
@@ -214,14 +223,18 @@ impl Control {
         }
     }
 
-    /// The oldest entries; one that this version cannot read is an error.
+    /// The oldest entries from this one on; one that this version cannot read is an error.
     ///
     /// # Errors
     /// When the upstream is out of reach.
-    pub async fn entries(&mut self, most: usize) -> Result<Vec<Entry>, UpstreamError> {
+    pub async fn entries(
+        &mut self,
+        from: EntryId,
+        most: usize,
+    ) -> Result<Vec<Entry>, UpstreamError> {
         let count = most.to_string();
-        let mut ask = vec![word("XRANGE"), journal()];
-        ask.extend(words(&["-", "+", "COUNT", &count]));
+        let mut ask = vec![word("XRANGE"), journal(), from.text()];
+        ask.extend(words(&["+", "COUNT", &count]));
         let Frame::Array(entries) = told(self.command(&ask).await?)? else { return Err(odd()) };
         entries.into_iter().map(|entry| Entry::read(entry).ok_or_else(odd)).collect()
     }

@@ -20,4 +20,5 @@ mod panics;
 mod restart;
 #[path = "../stack/mod.rs"]
 mod stack;
+mod steps;
 mod tables;

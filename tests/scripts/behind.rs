@@ -58,7 +58,8 @@ impl Rig {
             mark_of(bytes).to_vec(),
             aside_of(bytes).to_vec(),
         ];
-        self.run(Script::Clean, keys, &[until, until, ttls[0], ttls[1]]);
+        // A part of the entries may have gone.
+        self.run(Script::Clean, keys, &[until, "", "", "", until, ttls[0], ttls[1]]);
     }
 
     pub(crate) fn mark(&mut self, key: &str) -> String {

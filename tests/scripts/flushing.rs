@@ -72,7 +72,7 @@ enum Flusher {
     Read(Vec<(Id, KeyChange)>),
     Locked(Vec<(Id, KeyChange)>),
     Checked(Vec<(Id, KeyChange)>),
-    Cleaning(Vec<Id>),
+    Cleaning(Vec<(Id, KeyChange)>),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -175,6 +175,13 @@ impl<'r> World<'r> {
         }
         if mark.starts_with("gone") && truth.is_some() {
             return Err(format!("mark {mark}, truth {truth:?}"));
+        }
+        let counted = self.redis.call(&[b"HGET", JOURNAL_STATE, b"changes"]);
+        let counted = counted.bytes().map_or(0, |it| String::from_utf8_lossy(it).parse().unwrap());
+        let entries = self.entries("-", "+");
+        let held: usize = entries.iter().map(|(_, change)| change.names.len().max(1)).sum();
+        if held != counted {
+            return Err(format!("{counted} changes are counted, and there are {held}"));
         }
         let is_dirty = mark.starts_with("d:") || mark.starts_with("gone:");
         self.seen.dirty += u64::from(is_dirty);
@@ -485,14 +492,18 @@ impl<'r> World<'r> {
                 }
                 self.told.push(format!("flushed up to {:?}: {:?}", self.applied, self.row));
                 self.lock = None;
-                Flusher::Cleaning(batch.into_iter().map(|(id, _)| id).collect())
+                Flusher::Cleaning(batch)
             }
-            Flusher::Cleaning(ids) => {
-                let (epoch, number) = ids.last().expect("not empty");
-                let last = format!("{epoch}-{number}").into_bytes();
+            Flusher::Cleaning(batch) => {
+                let text = |(epoch, number): Id| format!("{epoch}-{number}").into_bytes();
+                let (first, (epoch, number)) = (batch[0].0, batch.last().expect("not empty").0);
+                let last = text((epoch, number));
+                let changes =
+                    batch.iter().map(|(_, change)| change.names.len().max(1)).sum::<usize>();
                 let mut keys = vec![JOURNAL_STATE.to_vec(), JOURNAL.to_vec()];
                 keys.extend(triple());
-                let mut arguments = vec![last.clone(), last];
+                let mut arguments = vec![last.clone(), text(first), text((epoch, number + 1))];
+                arguments.extend([changes.to_string().into(), last]);
                 arguments.extend([b"100000000".to_vec(), b"100000000".to_vec()]);
                 self.seen.cleaned += 1;
                 self.post(Script::Clean, keys, arguments);
@@ -646,6 +657,24 @@ fn writing_behind_on_a_key_that_is_not_loaded_hides_the_rest_of_it() {
 fn writing_behind_on_a_key_with_an_end_of_its_own_takes_it_away() {
     let from = "ends_at % 2 == 0 and 'y' or 't'";
     dies(Mutant::Script(Script::Behind, from, "'y'"));
+    dies(Mutant::Script(Script::Step, "left = ends_at % 2 == 1", "left = false"));
+}
+
+#[test]
+fn a_step_on_a_key_that_is_not_loaded_hides_the_rest_of_it() {
+    dies(Mutant::Script(Script::Step, "left = not is_known or", "left ="));
+}
+
+#[test]
+fn a_step_without_a_mark_loses_changes() {
+    let from = "call('SET', marks[value], is_dirty)";
+    dies(Mutant::Script(Script::Step, from, "call('DEL', marks[value])"));
+}
+
+#[test]
+fn entries_that_are_told_to_go_twice_are_counted_once() {
+    let from = "if first and first[1] == ARGV[2] then";
+    dies(Mutant::Script(Script::Clean, from, "if true then"));
 }
 
 #[test]
