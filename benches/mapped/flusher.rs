@@ -110,10 +110,10 @@ impl Kind {
 /// `[[mapping]]` for the kinds with a row for each element.
 pub(crate) fn mappings() -> String {
     format!(
-        "\n[[mapping]]\nname = \"behind entries\"\nkey = \"{BEHIND}:entries:{{id:int}}\"\n\
+        "\n[[mapping]]\nname = \"behind_entries\"\nkey = \"{BEHIND}:entries:{{id:int}}\"\n\
          kind = \"hash_entries\"\ntable = \"behind_entries\"\nstrategy = \"cache_first\"\n\
          field = \"field\"\nvalue = \"value\"\n\
-         \n[[mapping]]\nname = \"behind members\"\nkey = \"{BEHIND}:members:{{id:int}}\"\n\
+         \n[[mapping]]\nname = \"behind_members\"\nkey = \"{BEHIND}:members:{{id:int}}\"\n\
          kind = \"set\"\ntable = \"behind_members\"\nstrategy = \"cache_first\"\nmember = \"member\"\n"
     )
 }

@@ -25,6 +25,7 @@ use crate::config::Strategy;
 use crate::protocol::reply::{write_bulk, write_count, write_integer};
 use crate::protocol::scan::{ReplyScanner, Step as Scanned};
 use crate::store::has_row;
+use crate::upstream::UpstreamError;
 use crate::upstream::scripts::{JOURNAL, JOURNAL_STATE, mark_of};
 
 /// Arguments, and their bytes, of an operation that a loop tells Redis itself.
@@ -127,10 +128,13 @@ impl Engine {
         self.stepping.hash.get().map(|hash| step.request(hash, most.as_bytes()))
     }
 
-    /// A step may or may not have happened: Redis is not believed before it has been looked at.
-    pub fn doubt_step(&self, error: &dyn std::fmt::Display) {
+    /// A step may or may not have happened.
+    pub fn doubt_step(&self, error: &UpstreamError) {
         tracing::warn!(%error, "what was told Redis first may or may not have happened");
-        self.trust.lose();
+        if !matches!(error, UpstreamError::Protocol(_)) {
+            // It is not believed before it has been looked at.
+            self.trust.lose();
+        }
     }
 }
 

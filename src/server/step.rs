@@ -33,8 +33,8 @@ const STEP: Owner = Owner(1 << 62);
 const IN_STEP: usize = usize::MAX - 1;
 
 /// Operations that are gathered before a step is sent, if the loop has not come to it by itself: Redis shall begin
-/// while other clients are still being read.
-const GATHERED: usize = 12;
+/// while other clients are still being read, and each step costs it something.
+const GATHERED: usize = 32;
 
 /// Steps of an event loop.
 #[derive(Default)]

@@ -173,12 +173,13 @@ impl KeyChange {
 
 fn read_keys(written: &Bytes) -> Option<Vec<KeyChange>> {
     let mut at = 0;
+    // What is counted or compared is only looked at.
     let mut next = || {
         let colon = at + memchr::memchr(b':', &written[at..])?;
-        let length: usize = std::str::from_utf8(&written[at..colon]).ok()?.parse().ok()?;
+        let length = number(&written[at..colon])?;
         let end = (colon + 1).checked_add(length).filter(|&end| end <= written.len())?;
         at = end;
-        Some((written.slice(colon + 1..end), end == written.len()))
+        Some((colon + 1..end, end == written.len()))
     };
     let mut keys = Vec::new();
     let mut ended = written.is_empty();
@@ -187,22 +188,30 @@ fn read_keys(written: &Bytes) -> Option<Vec<KeyChange>> {
         let (how, _) = next()?;
         let (count, at_end) = next()?;
         ended = at_end;
-        let count: usize = std::str::from_utf8(&count).ok()?.parse().ok()?;
+        let count = number(&written[count])?;
         let (mut names, mut steps) = (Vec::with_capacity(count.min(1000)), Vec::new());
         for _ in 0..count {
             let (name, _) = next()?;
             let (value, at_end) = next()?;
             ended = at_end;
-            match value.first()? {
-                b'+' => names.push((name, Some(value.slice(1..)))),
-                b'i' => steps.push((name, Step::Integer(value.slice(1..)))),
-                b'f' => steps.push((name, Step::Float(value.slice(1..)))),
+            let name = written.slice(name);
+            let what = written[value.clone()].first()?;
+            let value = || written.slice(value.start + 1..value.end);
+            match what {
+                b'+' => names.push((name, Some(value()))),
+                b'i' => steps.push((name, Step::Integer(value()))),
+                b'f' => steps.push((name, Step::Float(value()))),
                 _ => names.push((name, None)),
             }
         }
-        keys.push(KeyChange { key, cleared: &how[..] == b"cleared", names, steps });
+        let (key, cleared) = (written.slice(key), &written[how] == b"cleared");
+        keys.push(KeyChange { key, cleared, names, steps });
     }
     Some(keys)
+}
+
+fn number(digits: &[u8]) -> Option<usize> {
+    std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
 // === impl Control ===
