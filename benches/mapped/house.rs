@@ -10,7 +10,7 @@ use crate::drive::Servers;
 use crate::rig::Failure;
 use crate::rig::cluster::Cluster;
 use crate::rig::process::{self, Process};
-use crate::{cache, relay, set, table};
+use crate::{cache, flusher, relay, set, table};
 
 /// Connections of the baseline's pool.
 const POOL: u32 = 16;
@@ -33,17 +33,19 @@ impl House {
         let pool = PgPoolOptions::new().max_connections(POOL).connect(cluster.url()).await?;
         table::create(&pool).await?;
         set::create(&pool).await?;
+        flusher::create(&pool).await?;
         let (redis, redis_port) = process::start_redis(directory).await?;
         let (relay_redis, relay_redis_port) = process::start_redis(relay_directory).await?;
         let port = process::free_port()?;
         let config = format!(
             "[server]\nlisten = \"127.0.0.1:{port}\"\n\n\
              [upstream]\nurl = \"redis://127.0.0.1:{redis_port}\"\n\n\
-             [postgres]\nurl = \"{}\"\n\n{}\n{}{}",
+             [postgres]\nurl = \"{}\"\n\n{}\n{}{}{}",
             cluster.url(),
             table::mapping(cache::MAPPED, "dual_write"),
             table::mapping(cache::BEHIND, "cache_first"),
-            set::mapping()
+            set::mapping(),
+            flusher::mappings()
         );
         let respgres = start_respgres(binary, &config, port, directory).await?;
         let relay_port = process::free_port()?;

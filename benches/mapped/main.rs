@@ -14,6 +14,7 @@
 mod behind;
 mod cache;
 mod drive;
+mod flusher;
 mod goal;
 mod house;
 mod relay;
@@ -46,6 +47,9 @@ struct Options {
     /// Only workloads whose name contains this, such as `hset` or `c200`.
     #[arg(long)]
     only: Option<String>,
+    /// What is written behind, and how fast the flusher is; the page is one of its own.
+    #[arg(long)]
+    behind: bool,
     /// Seconds of one run, after 0.3 that do not count.
     #[arg(long, default_value_t = 0.8)]
     seconds: f64,
@@ -83,8 +87,11 @@ async fn measure(options: &Options) -> Result<(), Failure> {
     let (rounds, seconds) =
         if options.quick { (2, 0.2) } else { (options.rounds, options.seconds) };
     let wanted = options.only.as_deref().unwrap_or_default();
-    let workloads: Vec<Workload> =
-        Workload::all().into_iter().filter(|workload| workload.name().contains(wanted)).collect();
+    let is_wanted = |workload: &Workload| {
+        let is_behind = workload.operation == Operation::SetBehind;
+        workload.name().contains(wanted) && (is_behind || !options.behind)
+    };
+    let workloads: Vec<Workload> = Workload::all().into_iter().filter(is_wanted).collect();
     if workloads.is_empty() {
         return Err(format!("no workload's name contains {wanted:?}").into());
     }
@@ -94,6 +101,7 @@ async fn measure(options: &Options) -> Result<(), Failure> {
     let start = Instant::now();
     let length = Duration::from_secs_f64(seconds);
     let mut measurements: Vec<Measurement> = Vec::new();
+    let mut flushed = Vec::new();
     'rounds: for round in 0..rounds {
         eprintln!("round {} of {rounds}, {} s so far", round + 1, start.elapsed().as_secs());
         for workload in &workloads {
@@ -109,14 +117,29 @@ async fn measure(options: &Options) -> Result<(), Failure> {
                 measurements.push(workload.measure(round, way, &house, length).await?);
             }
         }
+        if options.behind {
+            flushed.extend(flusher::measure(&house, round).await?);
+            cache::warm(&house.servers).await?;
+        }
     }
     let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("mapped.json");
     report::save(&measurements, &file)?;
     println!("{}", report::table(&workloads, &measurements));
+    if options.behind {
+        println!("{}", flusher::table(&flushed));
+        let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("flushed.json");
+        std::fs::write(file, serde_json::to_vec_pretty(&flushed)?)?;
+    }
     println!("Postgres: {durability}. Raw figures: {}", file.display());
     if let Some(page) = &options.write {
         let setting = report::setting(&options.binary, house.pool(), &durability, seconds).await?;
-        std::fs::write(page, report::page(&setting, &workloads, &measurements))?;
+        let text = if options.behind {
+            let flushed = flusher::table(&flushed);
+            report::behind_page(&setting, &workloads, &measurements, &flushed)
+        } else {
+            report::page(&setting, &workloads, &measurements)
+        };
+        std::fs::write(page, text)?;
         println!("Written: {}", page.display());
     }
     check_counter(house.pool(), &measurements).await

@@ -107,6 +107,35 @@ pub(crate) fn page(setting: &str, workloads: &[Workload], measurements: &[Measur
     )
 }
 
+/// The page on what is written behind; `flushed` is the table of the flusher.
+pub(crate) fn behind_page(
+    setting: &str,
+    workloads: &[Workload],
+    measurements: &[Measurement],
+    flushed: &str,
+) -> String {
+    format!(
+        "# What writing behind costs\n\n\
+         Written by `make bench-behind` (`cargo bench --bench mapped -- --behind --write \
+         docs/performance-behind.md`).\n\n\
+         HSET of three of 20 typed columns, under `cache_first`, beside HSET of the same in Redis alone, in turns. \
+         The keys are random ones of 1,000 that Redis has; the flusher works meanwhile, and what it has left to \
+         do is done before the next run. `c` is the number of clients, each of which sends its next request when \
+         the last is answered. CPU is that of respgres / Postgres / Redis; a µs a request is a second a million \
+         requests. Absolute figures drift where cores and disks are shared: compare ratios within one run only.\n\n\
+         {setting}\n{}\n\
+         ## The flusher\n\n\
+         While it is held, 50 clients write; then it is let go, and what counts is the time until the journal is \
+         empty, its wait for the lock (up to 0.1 s) included. Rows of hashes are those of 100,000 keys of which Redis \
+         has none before, so \"written before\" is how fast keys are written that have to be loaded first. Fields and members are \
+         new, ten a request.\n\n\
+         {flushed}\n\
+         How far Postgres is behind is told by `INFO respgres`: `respgres_journal_lag_ms`, \
+         `respgres_journal_entries`, `respgres_journal_changes`, `respgres_journal_flushed_changes`.\n",
+        table(workloads, measurements)
+    )
+}
+
 /// Writes every run's figures as JSON.
 pub(crate) fn save(measurements: &[Measurement], file: &Path) -> Result<(), Failure> {
     std::fs::write(file, serde_json::to_vec_pretty(measurements)?)?;

@@ -22,36 +22,34 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::time::sleep;
 
+use super::fits::{How, NEEDY, Way, fits, kind_word};
 use super::health::Health;
 use super::load::{Loader, NotLoaded};
 use super::operation::{Operation, batches};
 use super::patience;
 use super::refusal::{
     Happened, journal_full, journal_not_open, needs_postgres, not_cached, not_yet_known, too_busy,
-    upstream_failed, write_failed,
+    upstream_failed,
 };
 use super::rescue::{answer_the_rest, rescue};
+use super::step::Stepping;
 use super::through::Writer;
 use super::transaction::Copies;
-use crate::command::Command;
 use crate::config::{OnPostgresDown, Strategy};
-use crate::mapping::{MappedKey, Mapping};
+use crate::mapping::MappedKey;
 use crate::protocol::Reply;
 use crate::store::{StoreError, has_row};
 use crate::tasks::Tasks;
 use crate::upstream::UpstreamError;
 use crate::upstream::control::{Control, Frame};
 use crate::upstream::scripts::{Call, JOURNAL, JOURNAL_STATE, Script, mark_of};
-use crate::value::ValueKind;
 use crate::value::number::parse_i64;
 
 /// Bytes of arguments that go into one entry of the journal; an operation with more is done through.
 const ENTRY_BYTES: usize = 1 << 20;
 
-/// Arguments of one operation, and members that one draws: more than Lua takes, or than is good for an
-/// entry, are done through.
+/// Arguments of one operation: more than Lua takes, or than is good for an entry, are done through.
 const MOST_ARGUMENTS: usize = 1000;
-const MOST_DRAWN: i64 = 1000;
 
 /// How long it is waited for a Redis that is away, before clients are told.
 const AWAY: Duration = Duration::from_millis(500);
@@ -73,28 +71,8 @@ const LOADS: u32 = 2;
 pub struct BehindWriter {
     through: Writer,
     loader: Loader,
+    stepping: Arc<Stepping>,
     used: Option<Instant>,
-}
-
-/// How Redis is to run an operation, and what it touches: see `lua/behind.lua`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum How {
-    Pairs,
-    Unique,
-    Adds,
-    Removes,
-    Float,
-    Sum,
-    Drawn,
-    Keys,
-}
-
-/// What becomes of an operation.
-#[derive(Debug)]
-enum Way {
-    Behind(How),
-    Through,
-    Refused(Reply),
 }
 
 /// What has become of a step.
@@ -124,37 +102,6 @@ enum Standing {
     Away,
 }
 
-// === impl How ===
-
-impl How {
-    fn of(command: &Command) -> Option<Self> {
-        Some(match command.name {
-            "hset" | "hmset" => Self::Pairs,
-            "hsetnx" => Self::Unique,
-            "sadd" => Self::Adds,
-            "hdel" | "srem" => Self::Removes,
-            "hincrbyfloat" => Self::Float,
-            "hincrby" => Self::Sum,
-            "spop" => Self::Drawn,
-            "del" | "unlink" => Self::Keys,
-            _ => return None,
-        })
-    }
-
-    fn word(self) -> &'static str {
-        match self {
-            Self::Pairs => "pairs",
-            Self::Unique => "unique",
-            Self::Adds => "adds",
-            Self::Removes => "removes",
-            Self::Float => "float",
-            Self::Sum => "sum",
-            Self::Drawn => "drawn",
-            Self::Keys => "keys",
-        }
-    }
-}
-
 /// Whether a write can be told Redis first, by its kind and by what holds for its keys now.
 pub(super) fn may_be_behind(operation: &Operation, health: &Health) -> bool {
     let is_cache_first = |key: &MappedKey| health.strategy_of(&key.mapping) == Strategy::CacheFirst;
@@ -167,10 +114,10 @@ pub(super) fn may_be_behind(operation: &Operation, health: &Health) -> bool {
 
 impl BehindWriter {
     /// `through` does what cannot be done behind, and has the queue and the connections.
-    pub(super) fn new(through: Writer) -> Self {
+    pub(super) fn new(through: Writer, stepping: Arc<Stepping>) -> Self {
         let queue = Arc::clone(&through.queue);
         let through = through.handing_over_to(queue);
-        Self { through, loader: Loader::default(), used: None }
+        Self { through, loader: Loader::default(), stepping, used: None }
     }
 
     /// Writes until it is asked to stop and nothing is left in its queue.
@@ -183,7 +130,9 @@ impl BehindWriter {
             };
             let most = self.through.settings.postgres.batch_operations.max(1);
             for batch in batches(&operations, most, ENTRY_BYTES) {
-                if rescue(self.write(batch)).await.is_err() {
+                let written = rescue(self.write(batch)).await;
+                self.stepping.hold(false);
+                if written.is_err() {
                     self.through.session = None;
                     self.through.control = Control::new(self.through.settings.control.clone());
                     answer_the_rest(batch);
@@ -238,6 +187,7 @@ impl BehindWriter {
             let run = &batch[at..at + count];
             match self.step(run, &ways[at..at + count]).await {
                 Stepped::Ran { count, to_load, goes_through } => {
+                    self.stepping.hold(false);
                     (why, away_since) = (too_busy(), None);
                     at += count;
                     let Some(next) = run.get(count) else { continue };
@@ -277,17 +227,17 @@ impl BehindWriter {
                 Stepped::NotOpen => {
                     why = journal_not_open();
                     self.through.trust.poke();
-                    sleep(PAUSE).await;
+                    self.pause().await;
                 }
                 Stepped::Full => {
                     why = journal_full();
                     self.through.trust.journal.want();
-                    sleep(PAUSE).await;
+                    self.pause().await;
                 }
                 Stepped::NotYet
                     if away_since.get_or_insert_with(Instant::now).elapsed() < SWEPT =>
                 {
-                    sleep(PAUSE).await;
+                    self.pause().await;
                 }
                 Stepped::NotYet => {
                     run.iter().for_each(|operation| operation.answer(&not_yet_known()));
@@ -300,7 +250,7 @@ impl BehindWriter {
                     at += count;
                 }
                 Stepped::Away if away_since.get_or_insert_with(Instant::now).elapsed() < AWAY => {
-                    sleep(PAUSE).await;
+                    self.pause().await;
                 }
                 Stepped::Away => {
                     run.iter()
@@ -311,6 +261,12 @@ impl BehindWriter {
                 Stepped::InDoubt => at += count,
             }
         }
+    }
+
+    /// Before the next try; nobody else comes first meanwhile.
+    async fn pause(&self) {
+        self.stepping.hold(true);
+        sleep(PAUSE).await;
     }
 
     fn is_lost(&self) -> bool {
@@ -444,6 +400,7 @@ impl BehindWriter {
         let told = self.through.control.call(&[call]).await;
         drop(loose);
         self.used = Some(Instant::now());
+        self.stepping.learn_hash(|| self.through.control.hash_of(Script::Step));
         let in_doubt = |error: &UpstreamError| {
             tracing::warn!(%error, "what was told Redis first may or may not have happened");
             run.iter().for_each(|operation| operation.answer(&upstream_failed(Happened::Maybe)));
@@ -540,87 +497,8 @@ impl BehindWriter {
     }
 }
 
-// === what fits ===
-
-/// Whether Redis may be told first of this change of a key of the mapping.
-fn fits(how: How, arguments: &[Bytes], mapping: &Mapping) -> Way {
-    let layout = &mapping.layout;
-    let check = |field: &[u8], value: &[u8]| layout.check_field(field, value);
-    let refused =
-        |error| Way::Refused(write_failed(&StoreError::Unencodable(error), &mapping.name));
-    match how {
-        How::Pairs => {
-            // Of an odd number Redis tells itself.
-            for pair in arguments[2..].chunks_exact(2) {
-                if arguments.len().is_multiple_of(2)
-                    && let Err(error) = check(&pair[0], &pair[1])
-                {
-                    return refused(error);
-                }
-            }
-        }
-        // A field that is there already is not set.
-        How::Unique if check(&arguments[2], &arguments[3]).is_err() => return Way::Through,
-        How::Adds => {
-            for member in &arguments[2..] {
-                if let Err(error) = check(member, b"") {
-                    return refused(error);
-                }
-            }
-        }
-        How::Removes => {
-            let is_needed = |field: &Bytes| {
-                layout.column_of(field).is_some_and(|at| layout.fields()[at].not_null)
-            };
-            if layout.element().is_none() && arguments[2..].iter().any(is_needed) {
-                return Way::Through;
-            }
-        }
-        // Whatever the sum is, there is a place for it; or Postgres has to say.
-        How::Sum => {
-            let sums: [&[u8]; 3] = [b"0", b"9223372036854775807", b"-9223372036854775808"];
-            if sums.iter().any(|sum| check(&arguments[2], sum).is_err()) {
-                return Way::Through;
-            }
-        }
-        How::Float => {
-            let large = "9".repeat(4932);
-            let sums = ["0", "-0.00000000000000001", "0.12345678901234567", "nan", &large];
-            let sums = if layout.extra().is_some() { &sums[..] } else { &sums[..3] };
-            let is_out = |sum: &&str| check(&arguments[2], sum.as_bytes()).is_err();
-            if sums.iter().any(is_out) || check(&arguments[2], large.as_bytes()).is_err() {
-                return Way::Through;
-            }
-        }
-        How::Drawn => {
-            if arguments.get(2).is_some_and(|n| parse_i64(n).is_none_or(|n| n > MOST_DRAWN)) {
-                return Way::Through;
-            }
-        }
-        How::Unique | How::Keys => {}
-    }
-    Way::Behind(how)
-}
-
-/// The word for a hash that cannot be made anew from some of its fields.
-const NEEDY: &str = "needy";
-
-/// What the script is told of a key of the mapping.
-fn kind_word(mapping: &Mapping) -> &'static str {
-    let layout = &mapping.layout;
-    let is_needed =
-        |field: &crate::mapping::layout::FieldColumn| field.not_null && field.default.is_none();
-    match mapping.holds() {
-        ValueKind::Set => "set",
-        ValueKind::Hash if layout.element().is_none() && layout.fields().iter().any(is_needed) => {
-            NEEDY
-        }
-        ValueKind::Hash => "hash",
-    }
-}
-
 /// What Redis says of itself, before it runs a script.
-fn is_for_later(error: &str) -> bool {
+pub(super) fn is_for_later(error: &str) -> bool {
     let first = error.split(' ').next().unwrap_or_default();
     matches!(
         first,

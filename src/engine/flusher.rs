@@ -89,7 +89,10 @@ enum Trouble {
 /// A batch of the journal.
 struct Batch {
     run: RunId,
+    first: EntryId,
     last: EntryId,
+    /// As they are counted in the journal.
+    changes: u64,
     keys: Vec<Folded>,
     /// What each key is to the mappings; `None`: nothing any more.
     mapped: Vec<Option<MappedKey>>,
@@ -264,11 +267,12 @@ impl Flusher {
                 entries.push(entry);
             }
         }
-        let Some(Entry { id: last, .. }) = entries.last() else { return Ok(None) };
-        let last = *last;
+        let (Some(first), Some(last)) = (entries.first(), entries.last()) else { return Ok(None) };
+        let (first, last) = (first.id, last.id);
+        let changes = entries.iter().map(|entry| entry.changes).sum();
         let keys = fold(entries, applied);
         let mapped = keys.iter().map(|folded| self.registry.mapped_key(&folded.key)).collect();
-        Ok(Some(Batch { run, last, keys, mapped, dead: Vec::new() }))
+        Ok(Some(Batch { run, first, last, changes, keys, mapped, dead: Vec::new() }))
     }
 
     // --- to Postgres ---
@@ -477,8 +481,7 @@ impl Flusher {
         let count = parts.len();
         for (number, part) in parts.into_iter().enumerate() {
             // The entries go when all of their keys are done.
-            let until = (number + 1 == count).then_some(batch.last);
-            calls.push(clean_call(part, until));
+            calls.push(clean_call(part, batch, number + 1 == count));
         }
         if self.control.run_id().await? != Some(batch.run) {
             // Its data is gone through anew, and what is in it is read again.
@@ -493,9 +496,12 @@ impl Flusher {
     }
 }
 
-fn clean_call(keys: &[(&Folded, &MappedKey, bool)], until: Option<EntryId>) -> Call {
+/// `is_last`: the entries go, too.
+fn clean_call(keys: &[(&Folded, &MappedKey, bool)], batch: &Batch, is_last: bool) -> Call {
     let mut names = vec![Bytes::from_static(JOURNAL_STATE), Bytes::from_static(JOURNAL)];
-    let mut arguments = vec![until.map_or_else(Bytes::new, EntryId::text)];
+    let until = if is_last { batch.last.text() } else { Bytes::new() };
+    let mut arguments = vec![until, batch.first.text(), batch.last.next().text()];
+    arguments.push(Bytes::from(batch.changes.to_string()));
     for (folded, mapped, is_dead) in keys {
         let key = &mapped.key;
         names.extend([key.clone(), mark_of(key), aside_of(key)]);

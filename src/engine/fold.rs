@@ -46,7 +46,9 @@ pub(super) fn fold(entries: Vec<Entry>, applied: EntryId) -> Vec<Folded> {
     let mut folded: Vec<Folded> = Vec::new();
     for Entry { id, keys, .. } in entries {
         for change in keys {
-            let at = *places.entry(change.key.clone()).or_insert_with(|| {
+            let known = places.get(&change.key).copied();
+            let at = known.unwrap_or_else(|| {
+                places.insert(change.key.clone(), folded.len());
                 folded.push(Folded::new(change.key.clone()));
                 folded.len() - 1
             });
@@ -84,6 +86,9 @@ impl Folded {
         if change.cleared {
             self.cleared = true;
             self.names.clear();
+        }
+        if self.names.is_empty() {
+            self.names.reserve(change.names.len());
         }
         for (name, value) in change.names {
             self.names.insert(name, Now { known: Some(value), steps: Vec::new() });
@@ -201,7 +206,7 @@ mod tests {
         let key = Bytes::copy_from_slice(key.as_bytes());
         let names = names.iter().map(name).collect();
         let keys = vec![KeyChange { key, cleared, names, steps: Vec::new() }];
-        Entry { id: EntryId { epoch: 1, number }, at_ms: 0, bytes: 0, keys }
+        Entry { id: EntryId { epoch: 1, number }, at_ms: 0, changes: 1, bytes: 0, keys }
     }
 
     fn after(before: &[(&'static str, &'static str)], folded: &Folded) -> String {

@@ -15,6 +15,7 @@ pub mod errand;
 mod expirer;
 pub mod explain;
 mod fill;
+mod fits;
 pub mod fleet;
 mod flusher;
 mod fold;
@@ -34,6 +35,7 @@ pub mod rescue;
 pub mod route;
 pub mod slow;
 mod split;
+pub mod step;
 pub mod stream;
 pub mod tables;
 pub mod through;
@@ -70,6 +72,7 @@ pub use loan::{Lent, Loan, Told};
 pub use mailbox::{Answer, Mail, Mailbox, ReplyTo};
 pub use operation::Operation;
 pub use queue::Queue;
+use step::Stepping;
 pub use stream::{Large, Piece};
 use stream::{Streamer, Streaming};
 use tables::Tables;
@@ -111,6 +114,10 @@ pub struct Engine {
     behind: Arc<Queue>,
     /// What Postgres is told first of keys of which Redis may be ahead.
     beside_behind: Arc<Queue>,
+    /// What event loops tell Redis first themselves.
+    stepping: Arc<Stepping>,
+    /// The most changes that the journal may hold.
+    journal_changes: u64,
     readers: Vec<Arc<Queue>>,
     streams: Arc<Queue<Streaming>>,
     loans: Arc<Queue<Job>>,
@@ -134,6 +141,8 @@ impl Engine {
             writers: queues(settings.postgres.writers),
             behind: Arc::default(),
             beside_behind: Arc::default(),
+            stepping: Arc::default(),
+            journal_changes: settings.journal.max_changes,
             readers: queues(settings.postgres.readers),
             streams: Arc::default(),
             loans: Arc::default(),
@@ -151,6 +160,7 @@ impl Engine {
     /// When the system gives no thread.
     pub fn start(&self, settings: &EngineSettings, tasks: &Tasks) -> std::io::Result<()> {
         let tables = Arc::new(Tables::new(&settings.plans));
+        self.stepping.learn_tables(&tables);
         let tasks_of_clock = tasks.clone();
         tasks.spawn(async move { keep_ticking(&tasks_of_clock).await });
         for queue in &self.writers {
@@ -169,7 +179,8 @@ impl Engine {
                 let (tables, queue) = (Arc::clone(&tables), Arc::clone(queue));
                 through::Writer::new(settings, self.trust(), tables, queue).never_past_redis()
             };
-            let worker = behind::BehindWriter::new(settled(&self.behind));
+            let worker =
+                behind::BehindWriter::new(settled(&self.behind), Arc::clone(&self.stepping));
             let tasks_of_worker = tasks.clone();
             tasks.spawn(async move { worker.run(&tasks_of_worker).await });
             let worker = settled(&self.beside_behind);

@@ -20,6 +20,7 @@ use super::expect::{Inspected, Inspection};
 use super::info;
 use super::roster::Entry;
 use super::spare_input::SpareInputs;
+use super::step::{Steps, is_step};
 use super::tracking::with_target;
 use crate::config::RedisUrl;
 use crate::engine::{Mail, Mailbox, Told};
@@ -53,6 +54,7 @@ pub(super) struct EventLoop {
     /// Private lanes, also those that are kept.
     private: RefCell<Vec<Weak<Lane<Self>>>>,
     pub(super) errands: Errands,
+    pub(super) steps: Steps,
 }
 
 /// Requests of one database and protocol version share a lane.
@@ -60,11 +62,13 @@ type LaneKey = (u16, Version);
 
 type SharedLaneKey = (LaneKey, Carries);
 
-/// Which of two shared lanes: a script may hold up the one, never the other.
+/// Which of the shared lanes: a script may hold up one of them, never the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Carries {
     /// Scripts, and what their clients sent behind them.
     Scripts,
+    /// Mapped writes that Redis is told first.
+    Steps,
     AllElse,
 }
 
@@ -90,6 +94,7 @@ impl EventLoop {
             kept: RefCell::default(),
             private: RefCell::default(),
             errands: Errands::default(),
+            steps: Steps::default(),
         })
     }
 
@@ -162,8 +167,8 @@ impl EventLoop {
     // --- clients ---
 
     pub(super) fn enter(&self, entry: Arc<Entry>, socket: OwnedWriteHalf) -> Rc<Client> {
-        // The highest bit is that of errands.
-        let generation = self.generation.get().wrapping_add(1) & (u32::MAX >> 1);
+        // The highest bits are those of errands and steps.
+        let generation = self.generation.get().wrapping_add(1) & (u32::MAX >> 2);
         self.generation.set(generation);
         let mut clients = self.clients.borrow_mut();
         let place = clients.vacant_entry();
@@ -192,7 +197,7 @@ impl EventLoop {
         }
     }
 
-    fn client(&self, owner: Owner) -> Option<Rc<Client>> {
+    pub(super) fn client(&self, owner: Owner) -> Option<Rc<Client>> {
         let clients = self.clients.borrow();
         clients.get(place_of(owner)).filter(|client| client.owner == owner).cloned()
     }
@@ -219,7 +224,7 @@ impl EventLoop {
     /// Forgets a lane whose database the upstream does not have.
     pub(super) fn forget_lane(&self, lane: &Lane<Self>) {
         let key = (lane.database(), lane.version());
-        for carries in [Carries::AllElse, Carries::Scripts] {
+        for carries in [Carries::AllElse, Carries::Scripts, Carries::Steps] {
             if let Some(lane) = self.lanes.borrow_mut().remove(&(key, carries)) {
                 lane.close();
             }
@@ -396,6 +401,10 @@ impl Receiver for EventLoop {
             self.errand_replied(number, bytes);
             return;
         }
+        if is_step(owner) {
+            self.step_answered(bytes, ended > 0);
+            return;
+        }
         let Some(client) = self.client(owner) else { return };
         if let Some(look) = client.deliver(bytes, ended, more) {
             self.look(&client, look);
@@ -426,6 +435,10 @@ impl Receiver for EventLoop {
     fn failed(&self, owner: Owner, requests: u32, error: &UpstreamError) {
         if errand_of(owner).is_some() {
             self.errand_failed(owner, failure_of(error));
+            return;
+        }
+        if is_step(owner) {
+            self.step_failed(error);
             return;
         }
         let Some(client) = self.client(owner) else { return };

@@ -178,6 +178,8 @@ fn run_loop(shared: Arc<Shared>, tasks: &Tasks, mut arrivals: mpsc::UnboundedRec
         let event_loop = EventLoop::new(shared, own_tasks.clone());
         let deliverer = Rc::clone(&event_loop);
         own_tasks.spawn_local(async move { deliverer.deliver_answers().await });
+        let sender = Rc::clone(&event_loop);
+        own_tasks.spawn_local(async move { sender.send_steps().await });
         let timekeeper = Rc::clone(&event_loop);
         own_tasks.spawn_local(async move { timekeeper.keep_time().await });
         let watcher = Rc::clone(&event_loop);

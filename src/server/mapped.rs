@@ -37,6 +37,9 @@ impl Talk {
             if client.writes.get() == 0 && !self.drained() {
                 return Flow::Wait;
             }
+            if let Some(flow) = self.tell_first(command, request) {
+                return flow;
+            }
         } else if !self.may_forward() {
             return Flow::Wait;
         }
@@ -143,6 +146,6 @@ impl Talk {
 }
 
 /// The arguments of a request, as parts of its bytes.
-fn arguments_of(bytes: &Bytes, scanner: &Scanner) -> Vec<Bytes> {
+pub(super) fn arguments_of(bytes: &Bytes, scanner: &Scanner) -> Vec<Bytes> {
     scanner.arguments().iter().map(|range| bytes.slice(range.clone())).collect()
 }

@@ -21,6 +21,7 @@ mod pin;
 mod queued;
 mod roster;
 mod spare_input;
+mod step;
 mod subscription;
 mod survey;
 mod takeover;

@@ -81,6 +81,11 @@ impl Control {
         Ok(replies)
     }
 
+    /// By which name Redis knows a script; `None` while there is no connection.
+    pub fn hash_of(&self, script: Script) -> Option<Bytes> {
+        self.connection.as_ref()?.hashes.get(script as usize).cloned()
+    }
+
     /// The run of the upstream that the calls to come will reach; opens the connection if there is none.
     /// `None`: it does not tell.
     ///

@@ -31,6 +31,8 @@ pub struct Entry {
     pub id: EntryId,
     /// When, by the clock of Redis; milliseconds since the Unix epoch.
     pub at_ms: i64,
+    /// As they are counted in the journal's state.
+    pub changes: u64,
     /// How long it is; in bytes.
     pub bytes: usize,
     pub keys: Vec<KeyChange>,
@@ -73,6 +75,12 @@ pub struct JournalState {
 // === impl EntryId ===
 
 impl EntryId {
+    /// The one that may come next.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self { epoch: self.epoch, number: self.number + 1 }
+    }
+
     /// As it stands in the stream.
     pub fn parse(text: &[u8]) -> Option<Self> {
         let (epoch, number) = std::str::from_utf8(text).ok()?.split_once('-')?;
@@ -112,8 +120,10 @@ impl Entry {
         });
         // 'at', time, 'changes', count, 'keys', what has become of them.
         let at_ms = std::str::from_utf8(&texts.nth(1)?).ok()?.parse().ok()?;
-        let keys = texts.nth(3)?;
-        Some(Self { id: EntryId::parse(&id)?, at_ms, bytes: keys.len(), keys: read_keys(&keys)? })
+        let changes = std::str::from_utf8(&texts.nth(1)?).ok()?.parse().ok()?;
+        let keys = texts.nth(1)?;
+        let (id, bytes) = (EntryId::parse(&id)?, keys.len());
+        Some(Self { id, at_ms, changes, bytes, keys: read_keys(&keys)? })
     }
 }
 
@@ -157,16 +167,22 @@ impl KeyChange {
     pub fn read(written: &Bytes) -> Option<Self> {
         read_keys(written)?.pop()
     }
+
+    /// What has become of several keys, one behind the other.
+    pub fn read_all(written: &Bytes) -> Option<Vec<Self>> {
+        read_keys(written)
+    }
 }
 
 fn read_keys(written: &Bytes) -> Option<Vec<KeyChange>> {
     let mut at = 0;
+    // What is counted or compared is only looked at.
     let mut next = || {
         let colon = at + memchr::memchr(b':', &written[at..])?;
-        let length: usize = std::str::from_utf8(&written[at..colon]).ok()?.parse().ok()?;
+        let length = number(&written[at..colon])?;
         let end = (colon + 1).checked_add(length).filter(|&end| end <= written.len())?;
         at = end;
-        Some((written.slice(colon + 1..end), end == written.len()))
+        Some((colon + 1..end, end == written.len()))
     };
     let mut keys = Vec::new();
     let mut ended = written.is_empty();
@@ -175,22 +191,30 @@ fn read_keys(written: &Bytes) -> Option<Vec<KeyChange>> {
         let (how, _) = next()?;
         let (count, at_end) = next()?;
         ended = at_end;
-        let count: usize = std::str::from_utf8(&count).ok()?.parse().ok()?;
+        let count = number(&written[count])?;
         let (mut names, mut steps) = (Vec::with_capacity(count.min(1000)), Vec::new());
         for _ in 0..count {
             let (name, _) = next()?;
             let (value, at_end) = next()?;
             ended = at_end;
-            match value.first()? {
-                b'+' => names.push((name, Some(value.slice(1..)))),
-                b'i' => steps.push((name, Step::Integer(value.slice(1..)))),
-                b'f' => steps.push((name, Step::Float(value.slice(1..)))),
+            let name = written.slice(name);
+            let what = written[value.clone()].first()?;
+            let value = || written.slice(value.start + 1..value.end);
+            match what {
+                b'+' => names.push((name, Some(value()))),
+                b'i' => steps.push((name, Step::Integer(value()))),
+                b'f' => steps.push((name, Step::Float(value()))),
                 _ => names.push((name, None)),
             }
         }
-        keys.push(KeyChange { key, cleared: &how[..] == b"cleared", names, steps });
+        let (key, cleared) = (written.slice(key), &written[how] == b"cleared");
+        keys.push(KeyChange { key, cleared, names, steps });
     }
     Some(keys)
+}
+
+fn number(digits: &[u8]) -> Option<usize> {
+    std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
 // === impl Control ===
@@ -372,7 +396,7 @@ mod tests {
         assert_eq!(KeyChange::read(&change.write().into()), Some(change.clone()));
         let other = KeyChange { key: "".into(), cleared: false, names: vec![], steps: vec![] };
         let both = [other.write(), change.write(), other.write()].concat();
-        assert_eq!(read_keys(&both.into()), Some(vec![other.clone(), change, other]));
+        assert_eq!(KeyChange::read_all(&both.into()), Some(vec![other.clone(), change, other]));
     }
 
     #[test]

@@ -278,6 +278,11 @@ impl<R: Receiver> Lane<R> {
         true
     }
 
+    /// Writes what was appended, if nothing older is still to be written.
+    pub fn send_now(&self) {
+        self.write_now(&mut self.out.borrow_mut());
+    }
+
     /// Writes what the socket takes at once, if nothing older is still to be written. Errors are for
     /// the writer to find.
     fn write_now(&self, out: &mut Vec<u8>) {

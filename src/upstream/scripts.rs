@@ -39,6 +39,7 @@ pub enum Script {
     Sweep,
     Remember,
     Behind,
+    Step,
     Clean,
     Empty,
     Beat,
@@ -59,7 +60,7 @@ pub struct Token(Bytes);
 // === impl Script ===
 
 impl Script {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Begin,
         Self::End,
         Self::Miss,
@@ -70,6 +71,7 @@ impl Script {
         Self::Sweep,
         Self::Remember,
         Self::Behind,
+        Self::Step,
         Self::Clean,
         Self::Empty,
         Self::Beat,
@@ -87,6 +89,7 @@ impl Script {
             Self::Sweep => include_str!("lua/sweep.lua"),
             Self::Remember => include_str!("lua/remember.lua"),
             Self::Behind => include_str!("lua/behind.lua"),
+            Self::Step => include_str!("lua/step.lua"),
             Self::Clean => include_str!("lua/clean.lua"),
             Self::Empty => include_str!("lua/empty.lua"),
             Self::Beat => include_str!("lua/beat.lua"),

@@ -24,4 +24,5 @@ mod restart;
 mod split;
 #[path = "../stack/mod.rs"]
 mod stack;
+mod steps;
 mod tables;

@@ -7,15 +7,15 @@ use crate::blocking::Blocking;
 use crate::stack::Value;
 
 /// Even: no end of the key's own.
-const LATER: &str = "4102444800000";
+pub(crate) const LATER: &str = "4102444800000";
 
-struct Rig {
-    redis: Blocking,
+pub(crate) struct Rig {
+    pub(crate) redis: Blocking,
 }
 
 impl Rig {
     /// With the journal open, and these keys known to be absent.
-    fn new(absent: &[&str]) -> Self {
+    pub(crate) fn new(absent: &[&str]) -> Self {
         let mut rig = Self { redis: Blocking::start() };
         let state = String::from_utf8_lossy(JOURNAL_STATE).into_owned();
         rig.say(&format!("HSET {state} epoch 7"));
@@ -25,11 +25,11 @@ impl Rig {
         rig
     }
 
-    fn say(&mut self, line: &str) -> Value {
+    pub(crate) fn say(&mut self, line: &str) -> Value {
         self.redis.call(&line.split(' ').collect::<Vec<_>>())
     }
 
-    fn run(&mut self, script: Script, keys: Vec<Vec<u8>>, arguments: &[&str]) -> Value {
+    pub(crate) fn run(&mut self, script: Script, keys: Vec<Vec<u8>>, arguments: &[&str]) -> Value {
         let count = keys.len().to_string();
         let mut words: Vec<Vec<u8>> = vec!["EVAL".into(), script.text().into(), count.into()];
         words.extend(keys);
@@ -49,7 +49,7 @@ impl Rig {
         self.run(Script::Behind, names, &arguments).elements().to_vec()
     }
 
-    fn clean(&mut self, until: &str, key: &str, ttls: [&str; 2]) {
+    pub(crate) fn clean(&mut self, until: &str, key: &str, ttls: [&str; 2]) {
         let bytes = key.as_bytes();
         let keys = vec![
             JOURNAL_STATE.to_vec(),
@@ -58,10 +58,11 @@ impl Rig {
             mark_of(bytes).to_vec(),
             aside_of(bytes).to_vec(),
         ];
-        self.run(Script::Clean, keys, &[until, until, ttls[0], ttls[1]]);
+        // A part of the entries may have gone.
+        self.run(Script::Clean, keys, &[until, "", "", "", until, ttls[0], ttls[1]]);
     }
 
-    fn mark(&mut self, key: &str) -> String {
+    pub(crate) fn mark(&mut self, key: &str) -> String {
         match self.redis.call(&[b"GET".to_vec(), mark_of(key.as_bytes()).to_vec()]) {
             Value::Bulk(mark) => String::from_utf8_lossy(&mark).into_owned(),
             _ => String::new(),
@@ -69,37 +70,39 @@ impl Rig {
     }
 
     /// What the journal says of keys, entry by entry: `2-1 key cleared a=1 b-`.
-    fn journal(&mut self) -> Vec<String> {
+    pub(crate) fn journal(&mut self) -> Vec<String> {
         let reply = self.redis.call(&[b"XRANGE", JOURNAL, b"-", b"+"]);
         let text = |value: &Value| String::from_utf8_lossy(value.bytes().unwrap()).into_owned();
         let entry = |entry: &Value| {
             let [id, fields] = entry.elements() else { panic!("{entry:?}") };
             let keys = fields.elements()[5].bytes().unwrap().to_vec();
-            let change = KeyChange::read(&keys.into()).unwrap();
-            let mut told = format!("{} {}", text(id), String::from_utf8_lossy(&change.key));
-            if change.cleared {
-                told.push_str(" cleared");
-            }
-            for (name, value) in change.names {
-                let name = String::from_utf8_lossy(&name).into_owned();
-                match value {
-                    Some(value) => {
-                        told.push_str(&format!(" {name}={}", String::from_utf8_lossy(&value)));
-                    }
-                    None => told.push_str(&format!(" {name}-")),
+            let mut told = text(id);
+            for change in KeyChange::read_all(&keys.into()).unwrap() {
+                told.push_str(&format!(" {}", String::from_utf8_lossy(&change.key)));
+                if change.cleared {
+                    told.push_str(" cleared");
                 }
-            }
-            for (name, step) in change.steps {
-                let name = String::from_utf8_lossy(&name).into_owned();
-                let (Step::Integer(step) | Step::Float(step)) = step;
-                told.push_str(&format!(" {name}+={}", String::from_utf8_lossy(&step)));
+                for (name, value) in change.names {
+                    let name = String::from_utf8_lossy(&name).into_owned();
+                    match value {
+                        Some(value) => {
+                            told.push_str(&format!(" {name}={}", String::from_utf8_lossy(&value)));
+                        }
+                        None => told.push_str(&format!(" {name}-")),
+                    }
+                }
+                for (name, step) in change.steps {
+                    let name = String::from_utf8_lossy(&name).into_owned();
+                    let (Step::Integer(step) | Step::Float(step)) = step;
+                    told.push_str(&format!(" {name}+={}", String::from_utf8_lossy(&step)));
+                }
             }
             told
         };
         reply.elements().iter().map(entry).collect()
     }
 
-    fn changes(&mut self) -> String {
+    pub(crate) fn changes(&mut self) -> String {
         let state = JOURNAL_STATE.to_vec();
         match self.redis.call(&[b"HGET".to_vec(), state, b"changes".to_vec()]) {
             Value::Bulk(count) => String::from_utf8_lossy(&count).into_owned(),
@@ -113,7 +116,7 @@ fn done(states: &str, replies: &[Value]) -> Vec<Value> {
     head.into_iter().chain(replies.iter().cloned()).collect()
 }
 
-fn bulk(text: &str) -> Value {
+pub(crate) fn bulk(text: &str) -> Value {
     Value::Bulk(text.into())
 }
 

@@ -72,7 +72,7 @@ enum Flusher {
     Read(Vec<(Id, KeyChange)>),
     Locked(Vec<(Id, KeyChange)>),
     Checked(Vec<(Id, KeyChange)>),
-    Cleaning(Vec<Id>),
+    Cleaning(Vec<(Id, KeyChange)>),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -103,6 +103,8 @@ struct World<'r> {
 #[derive(Clone, Copy, Debug, Default)]
 struct Seen {
     behind: u64,
+    /// Of these, by an event loop itself.
+    stepped: u64,
     refused: u64,
     through: u64,
     dirty: u64,
@@ -173,6 +175,13 @@ impl<'r> World<'r> {
         }
         if mark.starts_with("gone") && truth.is_some() {
             return Err(format!("mark {mark}, truth {truth:?}"));
+        }
+        let counted = self.redis.call(&[b"HGET", JOURNAL_STATE, b"changes"]);
+        let counted = counted.bytes().map_or(0, |it| String::from_utf8_lossy(it).parse().unwrap());
+        let entries = self.entries("-", "+");
+        let held: usize = entries.iter().map(|(_, change)| change.names.len().max(1)).sum();
+        if held != counted {
+            return Err(format!("{counted} changes are counted, and there are {held}"));
         }
         let is_dirty = mark.starts_with("d:") || mark.starts_with("gone:");
         self.seen.dirty += u64::from(is_dirty);
@@ -252,6 +261,9 @@ impl<'r> World<'r> {
 
     fn behind(&mut self) {
         let change = self.change();
+        if self.random.below(2) == 0 && !matches!(change, Change::Delete) {
+            return self.step(change);
+        }
         let words: Vec<Vec<u8>> = match &change {
             Change::Set(field, value) => {
                 let value = value.to_string();
@@ -278,9 +290,49 @@ impl<'r> World<'r> {
         self.has_written_behind(&change, &answer);
     }
 
+    /// As `behind`, by an event loop itself.
+    fn step(&mut self, change: Change) {
+        let (how, text, words) = match &change {
+            Change::Set(field, value) => {
+                let (field, value) = (field.clone(), value.to_string());
+                let names = vec![(field.clone().into(), Some(value.clone().into()))];
+                ("pairs", names, vec!["HSET".to_owned(), "key:1".to_owned(), field, value])
+            }
+            Change::Remove(field) => {
+                let names = vec![(field.clone().into(), None)];
+                ("removes", names, vec!["HDEL".to_owned(), "key:1".to_owned(), field.clone()])
+            }
+            _ => return,
+        };
+        let text = KeyChange { key: KEY.into(), cleared: false, names: text, steps: Vec::new() };
+        let keys =
+            vec![JOURNAL_STATE.to_vec(), JOURNAL.to_vec(), KEY.to_vec(), mark_of(KEY).to_vec()];
+        let mut arguments: Vec<Vec<u8>> =
+            ["1000", how, "0", "1"].map(|word| word.as_bytes().to_vec()).to_vec();
+        arguments.extend([text.write(), words.len().to_string().into()]);
+        arguments.extend(words.into_iter().map(String::into_bytes));
+        if self.random.below(6) == 0 {
+            if self.random.below(2) == 0 {
+                let script = Script::Step;
+                self.late.push(Late { script, keys, arguments, change: Some(change) });
+            }
+            return;
+        }
+        let answer = self.run(Script::Step, &keys, &arguments);
+        self.has_written_behind(&change, &answer);
+    }
+
     fn has_written_behind(&mut self, change: &Change, answer: &Value) {
-        let answer = answer.elements();
-        if answer.len() < 3 {
+        let has_happened = match answer {
+            // A step's, of one operation.
+            Value::Array(parts) if matches!(parts[..], [Value::Integer(_)]) => {
+                self.seen.stepped += 1;
+                true
+            }
+            Value::Array(parts) => parts.len() >= 3,
+            _ => false,
+        };
+        if !has_happened {
             self.seen.refused += 1;
             return;
         }
@@ -440,14 +492,18 @@ impl<'r> World<'r> {
                 }
                 self.told.push(format!("flushed up to {:?}: {:?}", self.applied, self.row));
                 self.lock = None;
-                Flusher::Cleaning(batch.into_iter().map(|(id, _)| id).collect())
+                Flusher::Cleaning(batch)
             }
-            Flusher::Cleaning(ids) => {
-                let (epoch, number) = ids.last().expect("not empty");
-                let last = format!("{epoch}-{number}").into_bytes();
+            Flusher::Cleaning(batch) => {
+                let text = |(epoch, number): Id| format!("{epoch}-{number}").into_bytes();
+                let (first, (epoch, number)) = (batch[0].0, batch.last().expect("not empty").0);
+                let last = text((epoch, number));
+                let changes =
+                    batch.iter().map(|(_, change)| change.names.len().max(1)).sum::<usize>();
                 let mut keys = vec![JOURNAL_STATE.to_vec(), JOURNAL.to_vec()];
                 keys.extend(triple());
-                let mut arguments = vec![last.clone(), last];
+                let mut arguments = vec![last.clone(), text(first), text((epoch, number + 1))];
+                arguments.extend([changes.to_string().into(), last]);
                 arguments.extend([b"100000000".to_vec(), b"100000000".to_vec()]);
                 self.seen.cleaned += 1;
                 self.post(Script::Clean, keys, arguments);
@@ -554,6 +610,7 @@ fn search(mutant: Mutant, schedules: u64) -> (Option<String>, Seen) {
         let result = world.play();
         for (sum, more) in [
             (&mut seen.behind, world.seen.behind),
+            (&mut seen.stepped, world.seen.stepped),
             (&mut seen.refused, world.seen.refused),
             (&mut seen.through, world.seen.through),
             (&mut seen.dirty, world.seen.dirty),
@@ -575,8 +632,8 @@ fn search(mutant: Mutant, schedules: u64) -> (Option<String>, Seen) {
 fn redis_and_clean_rows_say_what_was_written_last() {
     let (violation, seen) = search(Mutant::None, SCHEDULES);
     assert!(violation.is_none(), "{}", violation.unwrap_or_default());
-    let Seen { behind, refused, through, dirty, flushed, cleaned } = seen;
-    for times in [behind, refused, through, dirty, flushed, cleaned] {
+    let Seen { behind, stepped, refused, through, dirty, flushed, cleaned } = seen;
+    for times in [behind, stepped, refused, through, dirty, flushed, cleaned] {
         assert!(times > SCHEDULES, "{seen:?}");
     }
 }
@@ -600,6 +657,24 @@ fn writing_behind_on_a_key_that_is_not_loaded_hides_the_rest_of_it() {
 fn writing_behind_on_a_key_with_an_end_of_its_own_takes_it_away() {
     let from = "ends_at % 2 == 0 and 'y' or 't'";
     dies(Mutant::Script(Script::Behind, from, "'y'"));
+    dies(Mutant::Script(Script::Step, "left = ends_at % 2 == 1", "left = false"));
+}
+
+#[test]
+fn a_step_on_a_key_that_is_not_loaded_hides_the_rest_of_it() {
+    dies(Mutant::Script(Script::Step, "left = not is_known or", "left ="));
+}
+
+#[test]
+fn a_step_without_a_mark_loses_changes() {
+    let from = "call('SET', marks[value], is_dirty)";
+    dies(Mutant::Script(Script::Step, from, "call('DEL', marks[value])"));
+}
+
+#[test]
+fn entries_that_are_told_to_go_twice_are_counted_once() {
+    let from = "if first and first[1] == ARGV[2] then";
+    dies(Mutant::Script(Script::Clean, from, "if true then"));
 }
 
 #[test]

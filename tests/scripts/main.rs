@@ -10,4 +10,5 @@ mod interleavings;
 mod schedule;
 #[path = "../stack/mod.rs"]
 mod stack;
+mod step;
 mod world;

@@ -1,0 +1,270 @@
+//! Mapped writes that the event loop tells Redis first by itself: what has come in one turn of the loop goes in one
+//! step (see `engine::step`).
+//!
+//! Invariants
+//! - Of one client, operations are under way in one step only, and stand behind one another there.
+//! - What is left by a step goes to the worker in the order in which it came.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+
+use bytes::{Bytes, BytesMut};
+use tokio::sync::Notify;
+
+use super::conversation::{Flow, Request, Talk};
+use super::errand::failure_of;
+use super::event_loop::{Carries, EventLoop};
+use super::mapped::arguments_of;
+use crate::command::Command;
+use crate::engine::ErrandFailed;
+use crate::engine::ReplyTo;
+use crate::engine::refusal::{Happened, upstream_failed};
+use crate::engine::route::MappedRoute;
+use crate::engine::step::{Step, Stepped, Telling};
+use crate::protocol::request::{RequestLimits, Scanned, Scanner};
+use crate::protocol::{Reply, Version};
+use crate::upstream::UpstreamError;
+use crate::upstream::lane::{Delivered, Owner};
+
+/// The owner of steps; see `EventLoop::enter` for those that are clients.
+const STEP: Owner = Owner(1 << 62);
+
+/// Stands for a worker where what is under way is in a step.
+const IN_STEP: usize = usize::MAX - 1;
+
+/// Operations that are gathered before a step is sent, if the loop has not come to it by itself: Redis shall begin
+/// while other clients are still being read, and each step costs it something.
+const GATHERED: usize = 32;
+
+/// Steps of an event loop.
+#[derive(Default)]
+pub(super) struct Steps {
+    gathering: RefCell<Gathering>,
+    sent: RefCell<VecDeque<Sent>>,
+    /// There is something to send.
+    gathered: Notify,
+}
+
+#[derive(Default)]
+struct Gathering {
+    step: Step,
+    told: Vec<Told>,
+    /// The requests, as they came.
+    requests: BytesMut,
+}
+
+/// A step whose answer is awaited.
+struct Sent {
+    told: Vec<Told>,
+    requests: Bytes,
+    /// What has come of the answer.
+    answer: BytesMut,
+}
+
+/// One operation of a step.
+#[derive(Clone, Copy)]
+struct Told {
+    telling: Telling,
+    command: &'static Command,
+    owner: Owner,
+    slot: u32,
+    version: Version,
+    /// Of its request.
+    length: usize,
+}
+
+pub(super) fn is_step(owner: Owner) -> bool {
+    owner == STEP
+}
+
+// === impl Talk ===
+
+impl Talk {
+    /// Has a write told Redis first by the loop itself, if it may; `None`: it is for a worker.
+    pub(super) fn tell_first(
+        &self,
+        command: &'static Command,
+        request: &Request<'_>,
+    ) -> Option<Flow> {
+        if self.writes_paused.get() {
+            return None;
+        }
+        let engine = &self.event_loop.shared.engine;
+        let arguments: Vec<&[u8]> = (0..request.count()).map(|at| request.argument(at)).collect();
+        let telling = engine.telling(command, &arguments)?;
+        if !self.event_loop.may_step() {
+            return None;
+        }
+        let client = &self.client;
+        let steps = &self.event_loop.steps;
+        let under_way = client.writes.get() > 0;
+        let mut gathering = steps.gathering.borrow_mut();
+        let last = gathering.told.last();
+        let follows = under_way
+            && client.writer.get() == IN_STEP
+            && last.is_some_and(|last| last.owner == client.owner);
+        if under_way && !follows && !self.drained() {
+            return Some(Flow::Wait);
+        }
+        if follows && !gathering.step.has_room() {
+            self.drained();
+            return Some(Flow::Wait);
+        }
+        if !follows && gathering.step.count() >= GATHERED {
+            drop(gathering);
+            self.event_loop.send_step();
+            gathering = steps.gathering.borrow_mut();
+        }
+        client.writer.set(IN_STEP);
+        client.writes.set(client.writes.get() + 1);
+        let slot = client.expected.borrow_mut().slot(client.take_muted());
+        if gathering.step.is_empty() {
+            steps.gathered.notify_one();
+        }
+        gathering.step.add(telling, follows, &arguments);
+        gathering.requests.extend_from_slice(request.bytes);
+        gathering.told.push(Told {
+            telling,
+            command,
+            owner: client.owner,
+            slot,
+            version: client.version(),
+            length: request.bytes.len(),
+        });
+        Some(Flow::Done)
+    }
+}
+
+// === impl EventLoop ===
+
+impl EventLoop {
+    /// Sends steps once all clients that were ready have been read, for as long as the loop lives.
+    pub(super) async fn send_steps(&self) {
+        loop {
+            self.steps.gathered.notified().await;
+            self.send_step();
+        }
+    }
+
+    /// Whether there is a connection for steps, to a run of Redis that is believed.
+    fn may_step(&self) -> bool {
+        let engine = &self.shared.engine;
+        engine.believes(self.step_lane().run_id())
+    }
+
+    fn step_lane(&self) -> std::rc::Rc<crate::upstream::Lane<Self>> {
+        self.shared_lane(self.shared.engine.database(), Version::Resp2, Carries::Steps)
+    }
+
+    fn send_step(&self) {
+        let mut gathering = self.steps.gathering.borrow_mut();
+        if gathering.step.is_empty() {
+            return;
+        }
+        let lane = self.step_lane();
+        let engine = &self.shared.engine;
+        let believed = engine.believes(lane.run_id());
+        let request = believed.then(|| engine.request_of(&gathering.step)).flatten();
+        gathering.step.clear();
+        let sent = Sent {
+            told: std::mem::take(&mut gathering.told),
+            requests: gathering.requests.split().freeze(),
+            answer: BytesMut::new(),
+        };
+        drop(gathering);
+        match request {
+            Some(request) if lane.append(STEP, &request, 1, Delivered::Together) => {
+                self.steps.sent.borrow_mut().push_back(sent);
+                lane.send_now();
+            }
+            _ => self.leave_all(sent),
+        }
+    }
+
+    /// Bytes of the answer to the oldest step; `ended`: all of it.
+    pub(super) fn step_answered(&self, bytes: &[u8], ended: bool) {
+        let mut all = self.steps.sent.borrow_mut();
+        let Some(first) = all.front_mut() else { return };
+        first.answer.extend_from_slice(bytes);
+        if !ended {
+            return;
+        }
+        let Some(mut sent) = all.pop_front() else { return };
+        drop(all);
+        let answer = sent.answer.split().freeze();
+        match Stepped::read(&answer, sent.told.iter().map(|told| told.telling)) {
+            Stepped::Ran(replies) => self.tell(sent, replies),
+            Stepped::Not => self.leave_all(sent),
+            Stepped::Odd => self.doubt(&sent, &UpstreamError::Protocol("an odd answer".into())),
+        }
+    }
+
+    /// The oldest step gets no answer.
+    pub(super) fn step_failed(&self, error: &UpstreamError) {
+        let Some(sent) = self.steps.sent.borrow_mut().pop_front() else { return };
+        match failure_of(error) {
+            ErrandFailed::NotRun(_) => self.leave_all(sent),
+            ErrandFailed::InDoubt(_) => self.doubt(&sent, error),
+        }
+    }
+
+    fn tell(&self, mut sent: Sent, replies: Vec<Option<Bytes>>) {
+        let mut replies = replies.into_iter();
+        for of_client in sent.told.chunk_by(|one, next| one.owner == next.owner) {
+            let client = self.client(of_client[0].owner);
+            for told in of_client {
+                let request = sent.requests.split_to(told.length);
+                match (replies.next().flatten(), &client) {
+                    (Some(reply), Some(client)) => client.fill(told.slot, reply),
+                    // Nobody waits for it.
+                    (Some(_), None) => {}
+                    (None, _) => self.leave_to_worker(told, request),
+                }
+            }
+            if let Some(client) = client {
+                client.flush();
+            }
+        }
+    }
+
+    fn leave_all(&self, mut sent: Sent) {
+        for told in &sent.told {
+            let request = sent.requests.split_to(told.length);
+            self.leave_to_worker(told, request);
+        }
+    }
+
+    fn leave_to_worker(&self, told: &Told, request: Bytes) {
+        let mut scanner = Scanner::new();
+        let max_argument_bytes = self.shared.limits.max_argument_bytes;
+        let limits = RequestLimits { max_argument_bytes, max_inline_bytes: request.len() };
+        let Scanned::Request(_) = scanner.next(&request, true, &limits) else {
+            debug_assert!(false, "it was a request when it came");
+            return;
+        };
+        let Told { owner, slot, version, .. } = *told;
+        let mailbox = std::sync::Arc::clone(&self.mailbox);
+        let reply_to = ReplyTo { mailbox, owner, slot, version };
+        let engine = &self.shared.engine;
+        let arguments = arguments_of(&request, &scanner);
+        match engine.route_mapped(told.command, &request, arguments, reply_to.clone()) {
+            MappedRoute::Write(operation) => {
+                let worker = engine.writer_of(&operation);
+                engine.write(*operation, worker);
+            }
+            // Cannot be: a key stays with its mapping.
+            _ => reply_to.answer(&Reply::err("the key is not mapped any more")),
+        }
+    }
+
+    fn doubt(&self, sent: &Sent, error: &UpstreamError) {
+        self.shared.engine.doubt_step(error);
+        for told in &sent.told {
+            let Some(client) = self.client(told.owner) else { continue };
+            let mut reply = BytesMut::new();
+            upstream_failed(Happened::Maybe).write(told.version, &mut reply);
+            client.fill(told.slot, reply.freeze());
+            client.flush();
+        }
+    }
+}
