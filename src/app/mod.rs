@@ -2,6 +2,7 @@
 //! opposite order.
 
 mod eviction;
+pub mod infer;
 pub mod journal;
 
 use std::path::Path;
