@@ -6,18 +6,18 @@ use std::path::Path;
 use std::time::Duration;
 
 use thiserror::Error;
+use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
-use super::worker_runtime;
 use crate::config::Problems;
 use crate::infer::{Proposal, SampleError, Sampling, Survey, propose};
 
 /// Why nothing is proposed.
 #[derive(Debug, Error)]
 pub enum InferError {
-    #[error(transparent)]
-    App(#[from] super::AppError),
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
     #[error(transparent)]
     Sample(#[from] SampleError),
     #[error("the proposal is not valid, which is a defect of respgres; please report it\n{0}")]
@@ -38,9 +38,9 @@ const BETWEEN_LINES: Duration = Duration::from_millis(200);
 /// When the Redis is out of reach or refuses to be looked into.
 pub fn infer(sampling: &Sampling) -> Result<Proposal, InferError> {
     let mut survey = Survey::new(sampling.samples);
-    let done = worker_runtime()?.block_on(async {
-        let interrupted = signal(SignalKind::interrupt());
-        let mut interrupted = interrupted.map_err(|error| InferError::App(error.into()))?;
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let done = runtime.block_on(async {
+        let mut interrupted = signal(SignalKind::interrupt())?;
         let mut terminal = Terminal::default();
         let done = tokio::select! {
             done = survey.run(sampling, |survey| terminal.tell(survey)) => done.map_err(InferError::from),

@@ -1,5 +1,6 @@
 //! Which column a field gets: the narrowest type that gives nearly all of its values back.
 
+use super::names;
 use super::profile::{CANDIDATES, Values};
 
 /// A type is proposed if it gives back at least this share of the values that are not empty.
@@ -106,24 +107,32 @@ pub(super) fn is_secret(field: &str) -> bool {
 }
 
 fn is_moment(field: &str) -> bool {
-    let name = field.to_ascii_lowercase();
-    field.ends_with("At")
-        || name.ends_with("_at")
-        || [
-            "time", "date", "expire", "expiry", "stamp", "until", "since", "_ts", "created",
-            "updated", "last",
-        ]
-        .iter()
-        .any(|word| name.contains(word))
-        || name == "ts"
+    let name = names::snake_case(field);
+    let has = |words: &[&str]| name.split('_').any(|word| words.contains(&word));
+    has(&[
+        "at",
+        "time",
+        "date",
+        "timestamp",
+        "ts",
+        "expires",
+        "expire",
+        "expiry",
+        "until",
+        "since",
+        "created",
+        "updated",
+        "modified",
+        "seen",
+    ]) && !has(&["id", "count"])
 }
 
 /// Numbers that are whole only by chance.
 fn is_amount(field: &str) -> bool {
-    let name = field.to_ascii_lowercase();
-    ["cost", "price", "amount", "balance", "rate", "ratio", "percent", "score", "quota"]
-        .iter()
-        .any(|word| name.contains(word))
+    let name = names::snake_case(field);
+    let has = |words: &[&str]| name.split('_').any(|word| words.contains(&word));
+    has(&["cost", "costs", "price", "amount", "balance", "ratio", "percent", "score", "quota"])
+        && !has(&["micro", "micros", "cent", "cents", "count", "id"])
 }
 
 #[cfg(test)]
@@ -147,6 +156,7 @@ mod tests {
         check("count", &["1", "-7", "0"], "bigint");
         check("count", &["1", "2.50"], "numeric");
         check("dailyCostLimit", &["0"], "numeric");
+        check("costMicro", &["5585"], "bigint");
         check("zip", &["01234", "55555"], "text");
         check("x", &["1e-07"], "double precision");
         check("day", &["2026-11-20"], "date");
@@ -154,6 +164,8 @@ mod tests {
         check("createdAt", &["2026-11-20T22:20:35Z"], "timestamptz iso8601");
         check("expiresAt", &["1795212529666"], "timestamptz epoch-ms");
         check("expires_at", &["1795212529"], "timestamptz epoch-s");
+        check("lastSeen", &["1795212529666"], "timestamptz epoch-ms");
+        check("timeZoneId", &["1795212529"], "bigint");
         check("phone", &["1795212529"], "bigint");
         check("tags", &["[]", "[\"a\",\"b\"]"], "json");
         check("tags", &["[]", "[\"a\", \"b\"]"], "jsonb");

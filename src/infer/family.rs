@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::names::Naming;
 use super::profile::Profile;
-use super::segment::{Form, Separator, Step, is, is_surely_value, may_be_value};
+use super::segment::{Form, Separator, Step, cut, is, is_surely_value, may_be_value};
 use super::tree::{End, HeldType, Names, Place};
 use crate::mapping::pattern::CaptureKind;
 
@@ -16,6 +16,8 @@ use crate::mapping::pattern::CaptureKind;
 const LIKE: f64 = 0.5;
 /// So many words with the same beneath them are values, whatever they look like.
 const MANY_WORDS: usize = 4;
+/// How often places that were made one are gone through again; each time costs as much as the first.
+const REFINEMENTS: usize = 3;
 
 /// A part of the pattern of a family.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,7 +47,7 @@ pub(super) struct Family {
 pub(super) fn families(names: Names) -> Vec<Family> {
     let mut families = Vec::new();
     for ((held, separator), mut root) in names.trees {
-        refine(&mut root, 0);
+        refine(&mut root, 0, REFINEMENTS);
         collect(root, &mut Vec::new(), held, separator, &mut families);
     }
     families.sort_by_cached_key(|family| (family.pattern(), family.held));
@@ -111,9 +113,10 @@ impl Part {
 
 // === words that are values ===
 
-fn refine(place: &mut Place, depth: usize) {
+/// `again`: how often places that were made one may be gone through again.
+fn refine(place: &mut Place, depth: usize, again: usize) {
     for next in place.next.values_mut() {
-        refine(next, depth + 1);
+        refine(next, depth + 1, again);
     }
     if depth == 0 {
         return;
@@ -129,12 +132,41 @@ fn refine(place: &mut Place, depth: usize) {
     }
     let only_one_group =
         groups.values().map(Vec::len).sum::<usize>() == 1 && place.next.keys().all(Step::is_loose);
+    let mut is_joined = false;
     for group in groups.into_values().flatten() {
         if are_values(place, &group, only_one_group && depth > 1) {
             place.join(&group);
             join_what_text_takes(place);
+            is_joined = true;
         }
     }
+    is_joined |= join_words_before_words(place);
+    // What lies below was gone through word by word; together there may be more to see.
+    if is_joined
+        && again > 0
+        && let Some(joined) = place.next.get_mut(&Step::Value(Form::Text))
+    {
+        refine(joined, depth + 1, again - 1);
+    }
+}
+
+/// Words that are followed by words, each by others: `seen:alice:paris`, `seen:bob:rome`.
+fn join_words_before_words(place: &mut Place) -> bool {
+    let mut groups: BTreeMap<Vec<String>, Vec<Vec<Step>>> = BTreeMap::new();
+    for (step, next) in place.next.iter().filter(|(step, _)| step.is_loose()) {
+        let groups = groups.entry(shapes_below(next)).or_default();
+        match groups.iter_mut().find(|group| ends_alike(&place.next[&group[0]], next)) {
+            Some(group) => group.push(step.clone()),
+            None => groups.push(vec![step.clone()]),
+        }
+    }
+    let large = groups.into_values().flatten().filter(|group| group.len() >= 2 * MANY_WORDS);
+    let large: Vec<_> = large.collect();
+    for group in &large {
+        place.join(group);
+        join_what_text_takes(place);
+    }
+    !large.is_empty()
 }
 
 fn are_values(place: &Place, group: &[Step], is_all_there_is: bool) -> bool {
@@ -183,6 +215,27 @@ fn ends_below(place: &Place) -> Vec<String> {
         ends.extend(ends_below(next).into_iter().map(|end| format!("{step:?} {end}")));
     }
     ends
+}
+
+/// The same with all words alike.
+fn shapes_below(place: &Place) -> Vec<String> {
+    let mut shapes = BTreeSet::new();
+    if place.end.is_some() {
+        shapes.insert(String::new());
+    }
+    for (step, next) in &place.next {
+        let step = if step.is_loose() { "*".to_owned() } else { format!("{step:?}") };
+        shapes.extend(shapes_below(next).into_iter().map(|shape| format!("{step} {shape}")));
+    }
+    shapes.into_iter().collect()
+}
+
+/// Whether the first hashes below either have the same fields.
+fn ends_alike(one: &Place, other: &Place) -> bool {
+    match (one.first_end(), other.first_end()) {
+        (Some(one), Some(other)) => is_like(&one.profile, &other.profile),
+        _ => false,
+    }
 }
 
 /// Whether hashes at the same ends have the same fields.
@@ -243,12 +296,14 @@ fn family(end: End, steps: &[Step], held: HeldType, separator: Separator) -> Fam
         let values: Vec<&str> = end
             .sample_keys()
             .filter_map(|key| {
-                let segment = separator.map_or(Some(key), |cut| key.split(cut).nth(at));
-                segment.map(|segment| step.value_in(segment))
+                let (_, segments) = cut(key);
+                segments.get(at).map(|segment| step.value_in(segment))
             })
             .collect();
-        let is_after_day = at > 0 && steps[at - 1] == Step::Value(Form::Date);
-        let kind = capture_kind(form, &values, is_after_day, before, after);
+        let is_hour = at > 0
+            && steps[at - 1] == Step::Value(Form::Date)
+            && values.iter().all(|value| value.len() == 2 && *value < "25");
+        let kind = capture_kind(form, &values, is_hour, before, after);
         if kind == CaptureKind::Text && values.iter().all(|value| value.is_empty()) {
             // Nothing to capture.
             literal.push_str(after);
@@ -257,7 +312,7 @@ fn family(end: End, steps: &[Step], held: HeldType, separator: Separator) -> Fam
         if !literal.is_empty() {
             parts.push(Part::Literal(std::mem::take(&mut literal)));
         }
-        let name = naming.capture(kind, form, is_after_day);
+        let name = naming.capture(kind, form, is_hour);
         parts.push(Part::Capture { name, kind, is_opaque: form == Form::Opaque });
         literal.push_str(after);
     }
@@ -275,7 +330,7 @@ fn family(end: End, steps: &[Step], held: HeldType, separator: Separator) -> Fam
 fn capture_kind(
     form: Form,
     values: &[&str],
-    is_after_day: bool,
+    is_hour: bool,
     before: &str,
     after: &str,
 ) -> CaptureKind {
@@ -289,7 +344,7 @@ fn capture_kind(
         Form::Date => CaptureKind::Date,
         Form::Month => CaptureKind::Month,
         // 07 is an hour of a day, and no integer; 17 is none either then.
-        Form::Digits if all(CaptureKind::Int) && !is_after_day => CaptureKind::Int,
+        Form::Digits if all(CaptureKind::Int) && !is_hour => CaptureKind::Int,
         // Others of these words may have what a slug cannot: gpt-5, and gemini-2.5.
         Form::Text if values.iter().any(|value| may_be_value(value)) => CaptureKind::Text,
         _ if may_be_slug && all(CaptureKind::Slug) => CaptureKind::Slug,
@@ -336,6 +391,11 @@ mod tests {
         check(&["a/b/1", "a/b/2"], &["a/b/{b_id:int}"]);
         check(&["tag:x", "tag:team a", "tag:y", "tag:z"], &["tag:{tag:text}"]);
         check(&["m:gpt-5:1", "m:claude-3-5-haiku:1"], &["m:{m:text}:{id:int}"]);
+        let towns = ["paris", "rome", "oslo", "bern", "riga", "kyiv", "lima", "doha"];
+        let seen: Vec<String> =
+            towns.iter().map(|town| format!("seen:{}:{town}", town.to_uppercase())).collect();
+        let seen: Vec<&str> = seen.iter().map(String::as_str).collect();
+        check(&seen, &["seen:{seen:text}:{name:slug}"]);
         check(&["zip:007", "zip:12"], &["zip:{zip_id:slug}"]);
     }
 

@@ -12,11 +12,15 @@ mod profile;
 mod proposal;
 pub mod sampler;
 mod segment;
+#[cfg(test)]
+mod tests;
 mod tree;
 
 use crate::config::{Config, Problems};
 use crate::mapping::registry::{Plan, plan};
 use crate::store::schema::create_statements;
+
+use tree::Names;
 
 pub use sampler::{SampleError, Sampling, Survey};
 
@@ -46,7 +50,15 @@ pub fn propose(survey: Survey, sampling: &Sampling) -> Result<Proposal, Problems
         notes.push("not all families were looked into".to_owned());
     }
     let looked_into = survey.looked_into;
-    let names = survey.finish();
+    propose_for(survey.finish(), looked_into, notes, sampling)
+}
+
+fn propose_for(
+    names: Names,
+    looked_into: u64,
+    notes: Vec<String>,
+    sampling: &Sampling,
+) -> Result<Proposal, Problems> {
     let head = document::Head {
         keys: names.keys,
         looked_into,

@@ -57,14 +57,15 @@ impl Naming {
         }
     }
 
-    pub(super) fn capture(&mut self, kind: CaptureKind, form: Form, is_after_day: bool) -> String {
-        let word = self.word.take();
+    pub(super) fn capture(&mut self, kind: CaptureKind, form: Form, is_hour: bool) -> String {
         let name = match (kind, form) {
             (CaptureKind::Date, _) => "day".to_owned(),
             (CaptureKind::Month, _) => "month".to_owned(),
-            (_, Form::Digits) if is_after_day => "hour".to_owned(),
-            (_, Form::Text | Form::Date | Form::Month) => word.unwrap_or_else(|| "name".to_owned()),
-            (_, Form::Uuid | Form::Digits | Form::Opaque) => match word {
+            (_, Form::Digits) if is_hour => "hour".to_owned(),
+            (_, Form::Text | Form::Date | Form::Month) => {
+                self.word.take().unwrap_or_else(|| "name".to_owned())
+            }
+            (_, Form::Uuid | Form::Digits | Form::Opaque) => match self.word.take() {
                 Some(word) => format!("{word}_id"),
                 None => "id".to_owned(),
             },
@@ -88,7 +89,7 @@ pub(super) fn column(field: &str, taken: &mut BTreeSet<String>) -> String {
 }
 
 /// `rateLimitCost` is `rate_limit_cost`, `HTTPPort` is `http_port`; what is no letter or digit is `_`.
-fn snake_case(text: &str) -> String {
+pub(super) fn snake_case(text: &str) -> String {
     let characters: Vec<char> = text.chars().collect();
     let mut name = String::new();
     for (at, &character) in characters.iter().enumerate() {

@@ -79,7 +79,7 @@ pub(super) fn decide(families: Vec<Family>) -> (Vec<Proposed>, Vec<Left>) {
     for family in families {
         match propose(family) {
             Ok(one) => proposed.push(one),
-            Err(one) => left.push(one),
+            Err(one) => left.push(*one),
         }
     }
     while proposed.len() > MAX_MAPPINGS {
@@ -97,8 +97,8 @@ pub(super) fn decide(families: Vec<Family>) -> (Vec<Proposed>, Vec<Left>) {
 
 // === one family ===
 
-fn propose(family: Family) -> Result<Proposed, Left> {
-    let stays = |family, reason: &str| Err(Left { family, reason: reason.to_owned() });
+fn propose(family: Family) -> Result<Proposed, Box<Left>> {
+    let stays = |family, reason: &str| Err(Box::new(Left { family, reason: reason.to_owned() }));
     if !family.held.is_mappable() {
         let reason = format!("{} keys are not mapped", family.held.name());
         return stays(family, &reason);

@@ -33,6 +33,9 @@ pub(super) enum Step {
     Within(String, Form, String),
 }
 
+/// Of keys with more, the last segment holds the rest.
+const MAX_SEGMENTS: usize = 24;
+
 /// Where keys are cut; `None`: a key of one segment.
 pub(super) type Separator = Option<char>;
 
@@ -119,7 +122,7 @@ pub(super) fn cut(key: &str) -> (Separator, Vec<&str>) {
     } else {
         return (None, vec![key]);
     };
-    (Some(separator), key.split(separator).collect())
+    (Some(separator), key.splitn(MAX_SEGMENTS, separator).collect())
 }
 
 /// Whether a segment that nothing else is known of is a value rather than a word, for all one can see.

@@ -189,6 +189,11 @@ impl Place {
         }
     }
 
+    /// Of all keys that come by here, those with the least name.
+    pub(super) fn first_end(&self) -> Option<&End> {
+        self.end.as_ref().or_else(|| self.next.values().find_map(Place::first_end))
+    }
+
     /// Makes one value of all words; gives how many places fewer there are.
     fn join_words(&mut self) -> usize {
         let before = self.count();
