@@ -49,6 +49,12 @@ pub fn propose(survey: Survey, sampling: &Sampling) -> Result<Proposal, Problems
     } else if !survey.is_complete {
         notes.push("not all families were looked into".to_owned());
     }
+    if survey.has_own_keys {
+        notes.push(
+            "a respgres runs on this Redis: of keys that it maps only cached copies are here"
+                .to_owned(),
+        );
+    }
     let looked_into = survey.looked_into;
     propose_for(survey.finish(), looked_into, notes, sampling)
 }

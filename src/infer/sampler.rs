@@ -21,6 +21,7 @@ use crate::protocol::Version;
 use crate::protocol::inline::encode_request;
 use crate::upstream::UpstreamError;
 use crate::upstream::link::{Link, Questions, read_frame};
+use crate::upstream::scripts::RESERVED_PREFIX;
 
 /// Keys that one SCAN looks at.
 const PAGE: u32 = 500;
@@ -62,6 +63,8 @@ pub struct Survey {
     /// Keys in the database when it began, as DBSIZE tells.
     pub expected: u64,
     pub looked_into: u64,
+    /// Whether there are keys of respgres' own.
+    pub(super) has_own_keys: bool,
     /// Whether all names were seen.
     pub has_all_names: bool,
     /// Whether all values were seen that were to be.
@@ -109,6 +112,7 @@ impl Survey {
             notes: Vec::new(),
             expected: 0,
             looked_into: 0,
+            has_own_keys: false,
             has_all_names: false,
             is_complete: false,
         }
@@ -206,7 +210,9 @@ impl Survey {
                 }
                 _ => return Err(SampleError::Odd("TYPE")),
             };
-            if let Some(held) = HeldType::of_redis(&String::from_utf8_lossy(name)) {
+            if key.starts_with(RESERVED_PREFIX) {
+                self.has_own_keys = true;
+            } else if let Some(held) = HeldType::of_redis(&String::from_utf8_lossy(name)) {
                 self.names.add(key, held);
             }
         }

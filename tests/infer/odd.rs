@@ -162,3 +162,29 @@ async fn large_values_are_read_in_slices_and_only_so_far() {
     let calls: u32 = calls.split(',').next().unwrap().parse().unwrap();
     assert!((10..40).contains(&calls), "{calls} steps of HSCAN");
 }
+
+#[tokio::test]
+async fn keys_of_respgres_own_are_no_family() {
+    let mappings = r#"
+        [[mapping]]
+        name     = "users"
+        key      = "user:{user_id:int}"
+        table    = "users"
+        strategy = "cache_first"
+        [mapping.columns]
+        name = "name"
+    "#;
+    let stack = Stack::with_mappings(mappings).await;
+    let mut client = Client::connect(&stack).await;
+    client.say("HSET user:1 name x").await;
+    client.say("HGET user:2 name").await;
+    assert!(!client.say("SCAN 0 COUNT 1").await.is_error());
+    let found = proposal(&["--redis", &stack.redis.url()]);
+    assert_eq!(crate::mappings(&found), ["user:{user_id:int} hash name=text"]);
+    assert_eq!(left(&found), [""; 0]);
+    assert_eq!(
+        found["notes"][0],
+        "a respgres runs on this Redis: of keys that it maps only cached copies are here"
+    );
+    stack.stop_expecting(&[]).await;
+}
