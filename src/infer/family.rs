@@ -83,6 +83,18 @@ impl Family {
         self.parts.iter().any(|part| matches!(part, Part::Capture { .. }))
     }
 
+    /// Whether a key can be seen to belong to it: by some letter, or by a form that few keys have.
+    pub(super) fn is_recognizable(&self) -> bool {
+        let mut parts = self.parts.iter();
+        !self.has_capture()
+            || parts.any(|part| match part {
+                Part::Literal(text) => text.contains(char::is_alphanumeric),
+                Part::Capture { kind, .. } => {
+                    !matches!(kind, CaptureKind::Text | CaptureKind::Slug)
+                }
+            })
+    }
+
     pub(super) fn sample_keys(&self) -> impl Iterator<Item = &str> {
         self.samples.iter().map(|(_, key)| &**key)
     }

@@ -74,11 +74,17 @@ impl Naming {
     }
 }
 
-/// The name of a table, from a key's literals.
-pub(super) fn table(words: &[String], taken: &mut BTreeSet<String>) -> String {
+/// The name of a table, from a key's literals; where another one has it, with what its keys begin to vary by.
+pub(super) fn table(words: &[String], by: Option<&str>, taken: &mut BTreeSet<String>) -> String {
     let name = snake_case(&words.join("_"));
     let name = if name.is_empty() { "entries".to_owned() } else { name };
-    unique(&allowed(&name, "s"), MAX_TABLE_BYTES, taken)
+    let name = allowed(&name, "s");
+    match by {
+        Some(by) if taken.contains(&name) => {
+            unique(&format!("{name}_by_{by}"), MAX_TABLE_BYTES, taken)
+        }
+        _ => unique(&name, MAX_TABLE_BYTES, taken),
+    }
 }
 
 /// The name of a column, from a field.
@@ -167,8 +173,12 @@ mod tests {
         let mut taken = BTreeSet::new();
         assert_eq!(column("aB", &mut taken), "a_b");
         assert_eq!(column("a_b", &mut taken), "a_b_2");
-        assert_eq!(table(&["user".to_owned()], &mut BTreeSet::new()), "users");
-        assert_eq!(table(&[], &mut BTreeSet::new()), "entries");
+        let mut tables = BTreeSet::new();
+        let user = ["user".to_owned()];
+        assert_eq!(table(&user, None, &mut tables), "users");
+        assert_eq!(table(&user, Some("day"), &mut tables), "users_by_day");
+        assert_eq!(table(&user, Some("day"), &mut tables), "users_by_day_2");
+        assert_eq!(table(&[], None, &mut tables), "entries");
         assert_eq!(column(&"x".repeat(300), &mut BTreeSet::new()).len(), MAX_COLUMN_BYTES);
     }
 

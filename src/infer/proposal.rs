@@ -106,6 +106,9 @@ fn propose(family: Family) -> Result<Proposed, Box<Left>> {
     if family.profile.keys == 0 {
         return stays(family, "its keys were not looked into");
     }
+    if !family.is_recognizable() {
+        return stays(family, "nothing is the same in its keys: any key might be one of them");
+    }
     let text = family.pattern();
     if text.contains(char::is_control) {
         return stays(family, "its keys have control characters");
@@ -342,10 +345,12 @@ pub(super) fn expiry(profile: &Profile) -> String {
 fn name_tables(proposed: &mut [Proposed]) {
     let mut taken = BTreeSet::new();
     for one in proposed {
-        let words = one.family.parts.iter().filter_map(|part| match part {
+        let words = |part: &Part| match part {
             Part::Literal(text) => Some(text.clone()),
             Part::Capture { .. } => None,
-        });
-        one.table = names::table(&words.collect::<Vec<_>>(), &mut taken);
+        };
+        let words: Vec<String> = one.family.parts.iter().filter_map(words).collect();
+        let by = one.pattern.capture_names().first().map(|name| name.trim_end_matches("_id"));
+        one.table = names::table(&words, by, &mut taken);
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Invariants
 //! - Memory depends on how many different words there are, not on how many keys: at most
-//!   [`MAX_PLACES`] places, and [`MAX_SAMPLES`] keys kept as examples of all of them.
+//!   twice [`MAX_PLACES`] places, and [`MAX_SAMPLES`] keys kept as examples of all of them.
 //! - What is kept does not depend on the order in which keys come: of a place those keys are kept whose
 //!   hash is smallest. (Only a tree that has run full takes what comes first.)
 
@@ -13,7 +13,8 @@ use super::segment::{Form, Separator, Step, cut};
 use crate::mapping::pattern::MAX_KEY_BYTES;
 use crate::mapping::registry::lock_number;
 
-/// Places of the tree, each some hundred bytes beside its examples.
+/// Places of the tree, each some hundred bytes beside its examples. From then on words are values, which may
+/// take as many places again.
 pub(super) const MAX_PLACES: usize = 20_000;
 /// Keys kept as examples in the whole tree.
 pub(super) const MAX_SAMPLES: usize = 400_000;
@@ -135,7 +136,7 @@ impl Names {
                 }
             }
             if !place.next.contains_key(&step) {
-                if self.places >= MAX_PLACES + 100 {
+                if self.places >= 2 * MAX_PLACES {
                     self.untold += 1;
                     return;
                 }

@@ -122,6 +122,32 @@ async fn families_that_share_keys_are_told_apart_or_stay() {
 }
 
 #[tokio::test]
+async fn names_without_anything_in_common_stay() {
+    let redis = Redis::start().await;
+    let mut client = Client::connect(&redis).await;
+    let word =
+        |n: u32| -> String { n.to_string().bytes().map(|digit| char::from(digit + 49)).collect() };
+    let commands: Vec<Vec<String>> = (0..1500)
+        .flat_map(|n| {
+            let id = format!("{n:08}-5b7a-4c2d-9e8f-0123456789ab");
+            [word(n), format!("{}:{}", word(n), word(n)), id]
+        })
+        .map(|key| ["HSET", &key, "name", "x"].map(str::to_owned).into())
+        .collect();
+    client.pipeline(&commands).await;
+    let found = proposal(&["--redis", &redis.url()]);
+    assert_eq!(mappings(&found), ["{id:uuid} hash name=text"]);
+    let reason = "nothing is the same in its keys: any key might be one of them";
+    assert_eq!(
+        left(&found),
+        [
+            format!("{{name:slug}} hash: {reason}"),
+            format!("{{name:slug}}:{{name_2:slug}} hash: {reason}")
+        ]
+    );
+}
+
+#[tokio::test]
 async fn secrets_are_not_repeated() {
     let redis = Redis::start().await;
     let mut client = Client::connect(&redis).await;
