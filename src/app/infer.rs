@@ -1,6 +1,7 @@
 //! `respgres infer`: looks into a Redis until it has seen enough or is interrupted, and tells what it
 //! proposes.
 
+use std::cell::Cell;
 use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::time::Duration;
@@ -32,7 +33,8 @@ const FILES: [&str; 2] = ["respgres.toml", "schema.sql"];
 /// How often a terminal is told how far it is.
 const BETWEEN_LINES: Duration = Duration::from_millis(200);
 
-/// Looks into a Redis and proposes mappings. Ctrl-C makes it propose what is known until then.
+/// Looks into a Redis and proposes mappings. The first Ctrl-C ends the look at names, the
+/// second the look into values: then it proposes what is known.
 ///
 /// # Errors
 /// When the Redis is out of reach or refuses to be looked into.
@@ -42,9 +44,19 @@ pub fn infer(sampling: &Sampling) -> Result<Proposal, InferError> {
     let done = runtime.block_on(async {
         let mut interrupted = signal(SignalKind::interrupt())?;
         let mut terminal = Terminal::default();
-        let done = tokio::select! {
-            done = survey.run(sampling, |survey| terminal.tell(survey)) => done.map_err(InferError::from),
-            _ = interrupted.recv() => Ok(()),
+        let stop = Cell::new(0);
+        let done = {
+            let looking = survey.run(sampling, &stop, |survey| terminal.tell(survey, stop.get()));
+            tokio::pin!(looking);
+            loop {
+                tokio::select! {
+                    done = &mut looking => break done.map_err(InferError::from),
+                    _ = interrupted.recv() => stop.set(stop.get() + 1),
+                }
+                if stop.get() > 1 {
+                    break Ok(());
+                }
+            }
         };
         terminal.clear();
         done
@@ -86,7 +98,7 @@ struct Terminal {
 // === impl Terminal ===
 
 impl Terminal {
-    fn tell(&mut self, survey: &Survey) {
+    fn tell(&mut self, survey: &Survey, stops: u32) {
         let is_soon = self.told.is_some_and(|told| told.elapsed() < BETWEEN_LINES);
         if is_soon || !std::io::stderr().is_terminal() {
             return;
@@ -98,7 +110,8 @@ impl Terminal {
             format!("{} keys seen, {} looked into", survey.keys(), survey.looked_into)
         };
         // A terminal that has gone away is no reason to stop.
-        let _ = write!(std::io::stderr(), "\r\x1b[K{what}; Ctrl-C: propose what is known");
+        let way_out = if stops == 0 { "Ctrl-C" } else { "Ctrl-C again" };
+        let _ = write!(std::io::stderr(), "\r\x1b[K{what}; {way_out}: propose what is known");
     }
 
     fn clear(&self) {

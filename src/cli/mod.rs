@@ -45,7 +45,7 @@ pub enum Verb {
     ///
     /// Reads only, by SCAN and at a bounded rate. What it has found is told in a table (standard error); the
     /// proposal (standard output) is a file to read, to change and to run on. Ctrl-C makes it propose what is
-    /// known until then.
+    /// known until then, after a short look into values; once more: at once.
     Infer(Infer),
     /// What mappings with the strategy `cache_first` have written to Redis, on its way to Postgres.
     #[command(subcommand)]

@@ -6,6 +6,8 @@
 //! - No more keys a second than asked for.
 //! - It may be dropped at any await: what was seen until then is in the survey.
 
+use std::cell::Cell;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -23,8 +25,8 @@ use crate::upstream::UpstreamError;
 use crate::upstream::link::{Link, Questions, read_frame};
 use crate::upstream::scripts::RESERVED_PREFIX;
 
-/// Keys that one SCAN looks at.
-const PAGE: u32 = 500;
+/// Keys that one SCAN looks at; fewer at a low rate, so that it can be told to stop.
+const PAGE: RangeInclusive<u32> = 10..=500;
 /// Keys whose values are asked for together.
 const TOGETHER: usize = 32;
 /// Elements that one HSCAN or SSCAN looks at.
@@ -35,6 +37,8 @@ const MAX_ELEMENTS: usize = 1024;
 const MAX_BYTES: usize = 1 << 20;
 /// Keys that are looked into, of all families together.
 const MAX_LOOKED_INTO: usize = 100_000;
+/// The same when somebody waits.
+const MAX_IN_HASTE: usize = 2000;
 /// A family that cannot be mapped is only asked for the expiry of so many.
 const EXPIRIES: usize = 20;
 
@@ -118,13 +122,15 @@ impl Survey {
         }
     }
 
-    /// Looks at names, then into values. Calls `progress` now and then.
+    /// Looks at names, then into values. Calls `progress` now and then. When `stop` is set it looks at no
+    /// more names, and into a few values of those that it has seen; set once more, at nothing.
     ///
     /// # Errors
     /// When the Redis is out of reach or refuses; what was seen until then stays.
     pub async fn run(
         &mut self,
         sampling: &Sampling,
+        stop: &Cell<u32>,
         mut progress: impl FnMut(&Survey),
     ) -> Result<(), SampleError> {
         let mut connection = Connection::open(sampling).await?;
@@ -138,12 +144,17 @@ impl Survey {
                 self.has_all_names = true;
                 break;
             }
-            if sampling.limit > 0 && self.names.keys >= sampling.limit {
+            let is_enough = sampling.limit > 0 && self.names.keys >= sampling.limit;
+            if is_enough || stop.get() > 0 {
                 break;
             }
         }
-        self.names.thin_out(MAX_LOOKED_INTO);
+        let told = stop.get();
+        self.names.thin_out(if told > 0 { MAX_IN_HASTE } else { MAX_LOOKED_INTO });
         for chunk in self.keys_to_look_into().chunks(TOGETHER) {
+            if stop.get() > told {
+                return Ok(());
+            }
             pace.pass(chunk.len()).await;
             self.look_into(&mut connection, chunk).await?;
             self.looked_into += chunk.len() as u64;
@@ -195,7 +206,7 @@ impl Survey {
         cursor: Bytes,
         pace: &mut Pace,
     ) -> Result<Bytes, SampleError> {
-        let count = Bytes::from(PAGE.to_string());
+        let count = Bytes::from(pace.page().to_string());
         let scan = vec![Bytes::from_static(b"SCAN"), cursor, Bytes::from_static(b"COUNT"), count];
         let reply = connection.ask(&[scan]).await?.remove(0);
         let (cursor, keys) = slice("SCAN", reply)?;
@@ -431,6 +442,11 @@ impl Connection {
 impl Pace {
     fn new(rate: u32) -> Self {
         Self { began: Instant::now(), passed: 0, rate: f64::from(rate.max(1)) }
+    }
+
+    /// How many to ask for at a time: what may pass in a quarter of a second.
+    fn page(&self) -> u32 {
+        ((self.rate / 4.0) as u32).clamp(*PAGE.start(), *PAGE.end())
     }
 
     async fn pass(&mut self, keys: usize) {

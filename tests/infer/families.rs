@@ -147,27 +147,51 @@ async fn memory_is_bounded_and_a_limit_is_kept_and_told() {
 #[tokio::test]
 async fn the_rate_is_kept_and_an_interrupt_gives_what_is_known() {
     let redis = loaded().await;
-    let before = commands(&redis).await;
+    let before = calls(&redis, "type").await;
     let started = std::time::Instant::now();
     let mut command = infer_command(&["--redis", &redis.url(), "--rate", "2000"]);
     command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
     let child = command.spawn().unwrap();
     // 2,000 keys and as many TYPEs; the rate would have let 100,000 through in a minute.
-    wait_until("a few pages are read", async || commands(&redis).await > before + 2000).await;
-    let keys = commands(&redis).await - before;
+    wait_until("a few pages are read", async || calls(&redis, "type").await > before + 2000).await;
+    let keys = calls(&redis, "type").await - before;
     let most = 2000.0 * (started.elapsed().as_secs_f64() + 1.0);
     assert!((keys as f64) < most, "{keys} in {:?}", started.elapsed());
     let pid = rustix::process::Pid::from_child(&child);
     rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success(), "{}", text(&output.stderr));
-    assert!(text(&output.stdout).contains("# Mind: only "), "{}", text(&output.stdout));
+    let config = text(&output.stdout);
+    assert!(config.contains("# Mind: only "), "{config}");
+    // What was seen was looked into, if shortly.
+    assert!(config.contains("age     = { column = \"age\", type = \"bigint\" }"), "{config}");
 }
 
-/// How many TYPEs and SCANs a Redis has run.
-async fn commands(redis: &Redis) -> i64 {
+#[tokio::test]
+async fn a_second_interrupt_ends_the_look_into_values_too() {
+    let redis = loaded().await;
+    let started = std::time::Instant::now();
+    let mut command = infer_command(&["--redis", &redis.url(), "--rate", "100"]);
+    command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    let child = command.spawn().unwrap();
+    let pid = rustix::process::Pid::from_child(&child);
+    let interrupt = || rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    wait_until("names are read", async || calls(&redis, "type").await > 400).await;
+    interrupt();
+    wait_until("values are read", async || calls(&redis, "pttl").await > 0).await;
+    interrupt();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).contains("its keys were not looked into"));
+    let looked = calls(&redis, "pttl").await;
+    assert!(looked < 400, "{looked} keys were looked into, {:?}", started.elapsed());
+}
+
+/// How often a Redis has run a command.
+async fn calls(redis: &Redis, command: &str) -> i64 {
     let stats = redis.say("INFO commandstats").await;
     let stats = text(stats.bytes().unwrap());
-    let line = stats.lines().find_map(|line| line.strip_prefix("cmdstat_type:calls="));
+    let line =
+        stats.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));
     line.and_then(|line| line.split(',').next()?.parse().ok()).unwrap_or(0)
 }
