@@ -27,8 +27,8 @@ pub(super) fn choose(field: &str, values: &Values) -> Choice {
     let mut best: Option<(usize, u64)> = None;
     for (at, candidate) in CANDIDATES.iter().enumerate() {
         let count = match (candidate.type_name, candidate.format) {
-            // Empty documents are written alike; one larger one decides.
-            ("jsonb", _) if !values.has_large_json() => 0,
+            // Small documents are written alike; one with spaces decides.
+            ("jsonb", _) if !values.has_spaced_json() => 0,
             ("timestamptz", Some("epoch-ms" | "epoch-s")) if !is_moment(field) => 0,
             // Any moment is an integer too: the name has decided.
             _ => values.exact(at),
@@ -169,7 +169,7 @@ mod tests {
         check("phone", &["1795212529"], "bigint");
         check("tags", &["[]", "[\"a\",\"b\"]"], "json");
         check("tags", &["[]", "[\"a\", \"b\"]"], "jsonb");
-        check("tags", &["[]"], "json");
+        check("tags", &["[]", "[\"a\"]"], "json");
         check("name", &["demo", "5"], "text");
         check("nothing", &["", ""], "text");
     }

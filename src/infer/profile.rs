@@ -65,7 +65,7 @@ pub(super) struct Values {
     pub(super) empty: u64,
     /// By which candidates give them back exactly: one bit each.
     sorts: BTreeMap<u32, Sort>,
-    has_large_json: bool,
+    has_spaced_json: bool,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -258,7 +258,7 @@ impl Values {
         for (at, candidate) in CANDIDATES.iter().enumerate() {
             sort |= u32::from(candidate.gives_back(value)) << at;
         }
-        self.has_large_json |= value.len() > 2 && matches!(value[0], b'{' | b'[');
+        self.has_spaced_json |= matches!(value[0], b'{' | b'[') && is_spaced(value);
         let sort = self.sorts.entry(sort).or_default();
         sort.count += 1;
         sort.examples.insert(shortened(value));
@@ -270,7 +270,7 @@ impl Values {
     fn merge(&mut self, other: Values) {
         self.count += other.count;
         self.empty += other.empty;
-        self.has_large_json |= other.has_large_json;
+        self.has_spaced_json |= other.has_spaced_json;
         for (sort, more) in other.sorts {
             let known = self.sorts.entry(sort).or_default();
             known.count += more.count;
@@ -300,10 +300,14 @@ impl Values {
         examples.into_iter().take(MAX_EXAMPLES).collect()
     }
 
-    /// Whether documents are among them, not only `{}` and `[]`, which all JSON types write alike.
-    pub(super) fn has_large_json(&self) -> bool {
-        self.has_large_json
+    /// Whether documents are among them that jsonb writes with spaces; `["a"]` is one to all JSON types.
+    pub(super) fn has_spaced_json(&self) -> bool {
+        self.has_spaced_json
     }
+}
+
+fn is_spaced(value: &[u8]) -> bool {
+    [&b", "[..], b": "].iter().any(|space| memchr::memmem::find(value, space).is_some())
 }
 
 /// A value as people may see it: its beginning, on one line.
