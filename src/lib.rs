@@ -8,6 +8,7 @@ pub mod cli;
 pub mod command;
 pub mod config;
 pub mod engine;
+pub mod infer;
 pub mod mapping;
 pub mod protocol;
 pub mod server;

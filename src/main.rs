@@ -6,8 +6,9 @@ use std::process::ExitCode;
 
 use respgres::app::{self, Setup};
 use respgres::cli::{
-    self, CheckConfig, ConfigFile, DeadLetterVerb, JournalVerb, ProxiesVerb, Verb,
+    self, CheckConfig, ConfigFile, DeadLetterVerb, Infer, JournalVerb, ProxiesVerb, Verb,
 };
+use respgres::infer::Sampling;
 use respgres::{command, config, store};
 
 /// Runs the program; its exit code is 0, 1 when something went wrong, 2 for a bad command line.
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
             Ok(())
         }
         Verb::Explain { file, key } => explain(&file.config, key),
+        Verb::Infer(arguments) => infer(arguments),
         Verb::Journal(verb) => journal(&verb),
         Verb::Proxies(verb) => proxies(&verb),
         Verb::Schema { file, triggers, apply } => schema(&file.config, triggers, apply),
@@ -62,6 +64,36 @@ fn explain(path: &Path, key: String) -> Result<(), String> {
         .map_err(|error| format!("the key could not be explained: {error}"))?;
     for (name, text) in told {
         println!("{name:>10}: {text}");
+    }
+    Ok(())
+}
+
+fn infer(arguments: Infer) -> Result<(), String> {
+    let address = config::RedisUrl::parse(&arguments.redis)
+        .map_err(|text| format!("--redis: {text}").replace("upstream.database", "--database"))?;
+    let sampling = Sampling {
+        address,
+        database: arguments.database,
+        rate: arguments.rate,
+        limit: arguments.limit,
+        samples: usize::try_from(arguments.samples).unwrap_or(usize::MAX),
+        timeout_ms: config::Config::default().upstream.request_timeout_ms,
+    };
+    let proposal = app::infer::infer(&sampling)
+        .map_err(|error| format!("nothing can be proposed: {error}"))?;
+    eprint!("{}", proposal.summary);
+    if let Some(directory) = &arguments.output {
+        app::infer::write(&proposal, directory).map_err(|error| error.to_string())?;
+    }
+    if arguments.json {
+        println!("{:#}", proposal.json);
+    } else if arguments.output.is_none() {
+        print!("{}", proposal.config);
+        // As comments, so that what is printed is one valid file.
+        println!("\n# === The tables, as `respgres schema` prints them ===\n#");
+        for line in proposal.schema.lines() {
+            println!("# {line}");
+        }
     }
     Ok(())
 }

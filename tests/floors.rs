@@ -12,7 +12,7 @@ const FLOORS: [&[&str]; 6] = [
     &["protocol", "value", "config", "error", "metrics", "tasks"],
     &["command", "mapping"],
     &["upstream", "store"],
-    &["engine"],
+    &["engine", "infer"],
     &["server", "admin"],
     &["main", "cli", "app"],
 ];

@@ -2,6 +2,7 @@
 //! opposite order.
 
 mod eviction;
+pub mod infer;
 pub mod journal;
 pub mod proxies;
 

@@ -41,6 +41,12 @@ pub enum Verb {
         /// The key, as an app names it.
         key: String,
     },
+    /// Look into a live Redis and propose mappings for it: a configuration file and the SQL of its tables.
+    ///
+    /// Reads only, by SCAN and at a bounded rate. What it has found is told in a table (standard error); the
+    /// proposal (standard output) is a file to read, to change and to run on. Ctrl-C makes it propose what is
+    /// known until then, after a short look into values; once more: at once.
+    Infer(Infer),
     /// What mappings with the strategy `cache_first` have written to Redis, on its way to Postgres.
     #[command(subcommand)]
     Journal(JournalVerb),
@@ -134,6 +140,31 @@ pub struct CheckConfig {
     /// Only the file, without looking into the database.
     #[arg(long)]
     pub offline: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Infer {
+    /// The Redis: redis://[user[:password]@]host[:port], or unix:/path.
+    #[arg(long, value_name = "URL", env = "RESPGRES__UPSTREAM__URL", hide_env_values = true)]
+    pub redis: String,
+    /// The number of its database.
+    #[arg(long, value_name = "NUMBER", default_value_t = 0)]
+    pub database: u16,
+    /// Most keys to look at in a second.
+    #[arg(long, value_name = "KEYS", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub rate: u32,
+    /// Most keys to look at; 0 for all. Names take no memory beyond some megabytes, however many they are.
+    #[arg(long, value_name = "KEYS", default_value_t = 1_000_000)]
+    pub limit: u64,
+    /// Keys of each family whose values are looked at.
+    #[arg(long, value_name = "KEYS", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub samples: u32,
+    /// Write respgres.toml and schema.sql into this directory instead of printing them.
+    #[arg(long, value_name = "DIRECTORY")]
+    pub output: Option<PathBuf>,
+    /// Print all of it as JSON, for programs.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Reads the program's arguments; on a bad command line, or for `--help`, it tells the user and ends
