@@ -18,6 +18,7 @@ pub mod fleet;
 mod flusher;
 mod fold;
 pub mod health;
+mod import;
 pub mod journal;
 mod keeper;
 pub mod keyspace;
