@@ -348,6 +348,11 @@ impl Engine {
         self.is_cache_first() || (self.writes_behind() && is_loose)
     }
 
+    /// Whether Redis may have what Postgres lacks: changes, or keys of a mapping that has not migrated.
+    pub fn needs_what_redis_has(&self) -> bool {
+        self.may_be_ahead() || self.registry.mappings().iter().any(|mapping| mapping.imports)
+    }
+
     /// Has Redis never be told first of what is written through as a rule.
     pub fn never_degrade(&self) {
         self.health.never_degrade();
