@@ -50,7 +50,7 @@ pub(super) enum Outcome {
     /// There is nothing to import: Redis has a copy at most.
     NoOriginal,
     /// It cannot be brought over, and is still there. `found`: what it holds, and the clock of Postgres then.
-    Refused { reply: Reply, found: Option<(Record, i64)> },
+    Refused { reply: Reply, found: Option<Box<(Record, i64)>> },
 }
 
 /// Keys that are known to be no originals.
@@ -193,7 +193,7 @@ impl Importer<'_> {
             Err(error) => return Err(self.give_up(Failure::Store(error)).await),
         };
         let reply = self.refusal(refused, &mapping).await;
-        Ok(Outcome::Refused { reply, found: Some((record, now_ms)) })
+        Ok(Outcome::Refused { reply, found: Some(Box::new((record, now_ms))) })
     }
 
     async fn write(

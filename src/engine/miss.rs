@@ -353,7 +353,8 @@ impl MissReader {
                     is_any = true;
                     None
                 }
-                Ok(Outcome::Refused { found: Some((record, now_ms)), .. }) => {
+                Ok(Outcome::Refused { found: Some(found), .. }) => {
+                    let (record, now_ms) = *found;
                     Some(Found::Record { record: Some(record), now_ms })
                 }
                 Ok(Outcome::Refused { reply, found: None }) => Some(Found::Error(reply)),

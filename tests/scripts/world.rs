@@ -241,6 +241,8 @@ impl<'r> World<'r> {
             Script::Remember => &[],
             // See `flushing`.
             Script::Behind | Script::Clean | Script::Sweep | Script::Empty | Script::Beat => &[],
+            // See `import`.
+            Script::Original | Script::Adopt => &[],
         };
         let keys: Vec<Vec<u8>> = message
             .keys
