@@ -3,8 +3,8 @@
 
 mod eviction;
 pub mod journal;
-pub mod proxies;
 pub mod phase;
+pub mod proxies;
 
 use std::path::Path;
 use std::sync::Arc;

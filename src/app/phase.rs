@@ -2,6 +2,7 @@
 //! command line tells and changes.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -9,6 +10,7 @@ use super::{AppError, Setup, bind, engine_settings, redis_only, worker_runtime};
 use crate::command::Needs;
 use crate::config::Strategy;
 use crate::engine::EngineSettings;
+use crate::mapping::registry::Plan;
 use crate::mapping::{MappedKey, Phase, Registry};
 use crate::store::{Phases, RowLock, Session, Want};
 use crate::upstream::UpstreamError;
@@ -17,12 +19,15 @@ use crate::upstream::control::{Control, ControlSettings, Frame};
 /// Keys of Redis that are looked at at once.
 const SCAN_COUNT: &str = "1000";
 
+/// How long the first start of a mapping looks through Redis for keys of it.
+const LOOK: Duration = Duration::from_secs(10);
+
 /// Keys that are named when they would be lost.
 const NAMED: usize = 3;
 
 /// The phases of all mappings that have a side in Postgres. Those that are started for the first time get
-/// one: `dual_write`, but where there is nothing to be imported: in an empty Redis, and where respgres has run
-/// before there were phases.
+/// one: `dual_write`, but where there is nothing to be imported, as Redis has no key of theirs, or nothing is to
+/// change, as respgres has run before there were phases.
 pub(super) async fn begin(
     session: &mut Session,
     setup: &Setup,
@@ -31,10 +36,16 @@ pub(super) async fn begin(
     let mut phases = session.phases().await?;
     let new: Vec<&str> = names(setup).filter(|name| !phases.contains_key(*name)).collect();
     if !new.is_empty() {
-        let is_from_before = session.is_from_before_phases().await?;
-        let migrated = is_from_before || is_empty(control).await;
-        let phase = if migrated { Phase::Migrated } else { Phase::DualWrite };
-        session.begin_phases(&new, phase).await?;
+        let in_redis = if session.is_from_before_phases().await? {
+            Vec::new()
+        } else {
+            let plans = setup.plans.iter().filter(|plan| new.contains(&&plan.config.name[..]));
+            in_redis(&plans.collect::<Vec<_>>(), control).await
+        };
+        let (importing, migrated): (Vec<&str>, Vec<&str>) =
+            new.iter().partition(|name| in_redis.contains(name));
+        session.begin_phases(&importing, Phase::DualWrite).await?;
+        session.begin_phases(&migrated, Phase::Migrated).await?;
         // Others may have been faster.
         phases = session.phases().await?;
         for name in new {
@@ -49,11 +60,37 @@ pub(super) async fn begin(
     Ok(phases)
 }
 
-/// Whether Redis has no key at all. One that does not tell may have some.
-async fn is_empty(settings: &ControlSettings) -> bool {
-    let words = [Bytes::from_static(b"DBSIZE")];
-    let told = Control::new(settings.clone()).command(&words).await;
-    matches!(told, Ok(Frame::Integer(0)))
+/// The mappings of which Redis has keys; all of them where it does not tell in time.
+async fn in_redis<'p>(plans: &[&'p Plan], settings: &ControlSettings) -> Vec<&'p str> {
+    let mut control = Control::new(settings.clone());
+    let looking = async {
+        let (mut found, mut cursor) = (Vec::new(), Bytes::from_static(b"0"));
+        loop {
+            let (next, names) = page(control.command(&scan(cursor)).await?)?;
+            for plan in plans {
+                let name = plan.config.name.as_str();
+                if !found.contains(&name) && names.iter().any(|key| plan.pattern.matches(key)) {
+                    found.push(name);
+                }
+            }
+            if &next[..] == b"0" || found.len() == plans.len() {
+                return Ok::<_, UpstreamError>(found);
+            }
+            cursor = next;
+        }
+    };
+    match tokio::time::timeout(LOOK, looking).await {
+        Ok(Ok(found)) => found,
+        told => {
+            tracing::info!(error = ?told.map(drop), "it is not known which keys Redis has");
+            plans.iter().map(|plan| plan.config.name.as_str()).collect()
+        }
+    }
+}
+
+fn scan(cursor: Bytes) -> [Bytes; 4] {
+    let word = |word: &'static str| Bytes::from_static(word.as_bytes());
+    [word("SCAN"), cursor, word("COUNT"), word(SCAN_COUNT)]
 }
 
 /// The phases, a mapping a line.
@@ -149,9 +186,7 @@ async fn originals(setup: &Setup, session: &mut Session) -> Result<Vec<MappedKey
     let mut originals = Vec::new();
     let mut cursor = Bytes::from_static(b"0");
     loop {
-        let word = |word: &'static str| Bytes::from_static(word.as_bytes());
-        let words = [word("SCAN"), cursor, word("COUNT"), word(SCAN_COUNT)];
-        let (next, names) = page(control.command(&words).await?)?;
+        let (next, names) = page(control.command(&scan(cursor)).await?)?;
         let mut keys: Vec<MappedKey> =
             names.iter().filter_map(|name| registry.mapped_key(name)).collect();
         keys.sort_by(|one, other| {

@@ -540,7 +540,7 @@ async fn a_mapping_begins_as_what_redis_has_allows() {
     )
     .await;
     stack.proxy.restart().await;
-    assert_eq!(phases(&stack), "hashes: dual_write\nentries: dual_write\nmembers: dual_write\n");
+    assert_eq!(phases(&stack), "hashes: dual_write\nentries: migrated\nmembers: migrated\n");
     let kept = "select value ->> 'strategy' from respgres.control where name = 'mapping:members'";
     assert_eq!(stack.sql_text(kept).await, "cache_first");
     let mut client = stack.client().await;
