@@ -22,7 +22,7 @@ use tokio::time::{Instant, sleep};
 
 use super::EngineSettings;
 use super::tables::Tables;
-use super::through::connected;
+use super::through::{connected, set_aside};
 use super::trust::{Attempt, Trust};
 use crate::command::Needs;
 use crate::mapping::{MappedKey, Registry};
@@ -356,7 +356,16 @@ impl Keeper {
         let needs = Needs { existence: true, ..Needs::default() };
         let mut with_rows = Vec::new();
         for group in groups.values() {
-            let Some(mapping) = self.tables.current(&group[0].mapping) else {
+            let known = &group[0].mapping;
+            if known.imports && self.tables.is_due(known) {
+                let session = connected(&mut self.session, &self.settings).await?;
+                self.tables.look_again(session, known).await?;
+            }
+            let Some(mapping) = self.tables.current(known) else {
+                if known.imports {
+                    // Nobody knows what only Redis has of it: this Redis has to wait.
+                    return Err(set_aside().into());
+                }
                 with_rows.extend(group.iter().map(|key| key.key.clone()));
                 continue;
             };

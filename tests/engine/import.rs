@@ -297,6 +297,19 @@ async fn odd_bytes_and_large_values_are_brought_over_as_they_are() {
 }
 
 #[tokio::test]
+async fn what_is_explained_is_left_where_it_is() {
+    let stack = stack("dual_write").await;
+    let mut client = stack.client().await;
+    stack.redis.say("HSET h:1 n 5").await;
+    let told = client.say("RESPGRES EXPLAIN h:1").await;
+    let told = told.lines().join("\n");
+    assert!(told.contains("absent: what Redis has is brought over when it is needed"), "{told}");
+    assert!(told.contains("yes: 1 fields, without end"), "{told}");
+    assert_eq!(stack.sql_i64("select count(*) from hashes").await, 0);
+    stack.stop_expecting(&[]).await;
+}
+
+#[tokio::test]
 async fn a_key_of_another_type_stays_what_it_is() {
     let stack = stack("dual_write").await;
     let mut client = stack.client().await;
