@@ -23,8 +23,9 @@ use crate::config::{
 };
 use crate::engine::dead_letters::NotRetried;
 use crate::engine::explain::{Explainer, Explanation};
+use crate::engine::fleet::Fleet;
 use crate::engine::tables::Tables;
-use crate::engine::{Engine, EngineSettings};
+use crate::engine::{Engine, EngineSettings, Health};
 use crate::mapping::registry::{Plan, plan};
 use crate::mapping::shape::TableName;
 use crate::mapping::{KeyPattern, Layout, Mapping, Phase, Registry};
@@ -233,7 +234,7 @@ fn worker_runtime() -> Result<Runtime, AppError> {
 }
 
 fn engine_settings(setup: &Setup) -> Result<EngineSettings, AppError> {
-    let Config { upstream, postgres, journal, defaults, .. } = &setup.config;
+    let Config { upstream, postgres, journal, proxies, defaults, .. } = &setup.config;
     let control = ControlSettings {
         address: setup.upstream_url()?,
         database: upstream.database,
@@ -244,7 +245,8 @@ fn engine_settings(setup: &Setup) -> Result<EngineSettings, AppError> {
         postgres: postgres.clone(),
         journal: journal.clone(),
         control,
-        health: Arc::default(),
+        health: Arc::new(Health::new(Arc::new(Fleet::new(proxies.split)))),
+        redis_loss: proxies.redis_loss,
         lease_ms: defaults.lease_ms,
         cache_max_elements: defaults.cache_max_elements,
         plans: setup.plans.clone(),

@@ -44,11 +44,22 @@ pub fn forget(setup: &Setup, id: &str) -> Result<Vec<String>, AppError> {
         if lasts(leases.redis_ms) || lasts(leases.postgres_ms) {
             return Err(AppError::IsAlive(id.to_owned()));
         }
-        let mut session = Session::connect(&setup.config.postgres).await?;
-        session.take_out_proxy(id).await?;
-        session.close().await;
-        Control::new(settings.control).take_out_proxy(id).await?;
-        Ok(vec![format!("{id} is forgotten")])
+        let of_postgres = async {
+            let mut session = Session::connect(&setup.config.postgres).await?;
+            session.take_out_proxy(id).await?;
+            session.close().await;
+            Ok::<_, AppError>(())
+        };
+        let of_postgres = of_postgres.await;
+        let of_redis = Control::new(settings.control).stop_proxy(id).await;
+        let mut said = vec![format!("{id} is forgotten")];
+        match (of_redis, of_postgres) {
+            (Err(_), Err(error)) => return Err(error),
+            (Err(error), Ok(())) => said.push(format!("Redis could not be told: {error}")),
+            (Ok(()), Err(error)) => said.push(format!("Postgres could not be told: {error}")),
+            (Ok(()), Ok(())) => {}
+        }
+        Ok(said)
     })
 }
 
@@ -57,11 +68,14 @@ async fn leases(setup: &Setup) -> Result<(BTreeMap<String, Leases>, Vec<String>)
     let settings = engine_settings(setup)?;
     let mut told: BTreeMap<String, Leases> = BTreeMap::new();
     let mut missing = Vec::new();
-    let standing = |text: &str| serde_json::from_str(text).unwrap_or_default();
+    let standing = |text: &str| -> Standing { serde_json::from_str(text).unwrap_or_default() };
     let in_redis = Control::new(settings.control).proxies().await;
     match &in_redis {
         Ok(roll) => {
             for proxy in &roll.proxies {
+                if standing(&proxy.standing).has_stopped {
+                    continue;
+                }
                 let leases = told.entry(proxy.id.clone()).or_default();
                 leases.redis_ms = Some(proxy.lease_until_ms - roll.now_ms);
                 leases.standing = standing(&proxy.standing);

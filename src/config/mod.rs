@@ -34,6 +34,7 @@ pub struct Config {
     pub upstream: Upstream,
     pub postgres: Postgres,
     pub journal: Journal,
+    pub proxies: Proxies,
     pub log: Log,
     pub defaults: Defaults,
     pub mappings: Vec<Mapping>,
@@ -146,6 +147,33 @@ pub struct Journal {
     pub batch_changes: usize,
     /// How long the flusher waits for more. Default 10 ms.
     pub delay_ms: u64,
+}
+
+/// `[proxies]`: several respgres on one database.
+#[derive(Clone, Debug)]
+pub struct Proxies {
+    /// Default `refuse`.
+    pub split: Split,
+    /// Default `eventual`.
+    pub redis_loss: RedisLoss,
+}
+
+/// What a write that goes past Redis owes to the proxies that still reach it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RedisLoss {
+    /// They drop their copies once it is committed.
+    Eventual,
+    /// They have dropped them before it is.
+    Strict,
+}
+
+/// What a proxy does that has lost a store, while others may have lost the other one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Split {
+    /// Mapped keys that others may be writing the other way are refused.
+    Refuse,
+    /// It goes on; what others write meanwhile, or what it writes itself, may be lost.
+    Available,
 }
 
 /// `[log]`
@@ -374,6 +402,7 @@ impl Config {
                 statement_timeout_ms: 0,
             },
             journal: Journal { max_changes: 0, batch_changes: 0, delay_ms: 0 },
+            proxies: Proxies { split: Split::Refuse, redis_loss: RedisLoss::Eventual },
             log: Log { format: LogFormat::Text, level: String::new() },
             defaults: Defaults {
                 strategy: Strategy::DualWrite,

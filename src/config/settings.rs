@@ -175,6 +175,19 @@ pub(super) static SECTIONS: &[Section] = &[
         row("delay", Default("\"10ms\""), Slot::Duration(|c, v| c.journal.delay_ms = v),
             "How long respgres waits for more before it brings fewer to Postgres, unless somebody waits for them."),
     ]},
+    Section { name: "proxies", about: "Several respgres on one database.", settings: &[
+        row("split", Default("\"refuse\""),
+            Slot::Text(|c, v| { c.proxies.split = words::split(v)?; Ok(()) }),
+            "What becomes of mapped keys (but for those of `cache_first`) where this respgres has lost one store and another \
+             may have lost the other one, or is not heard of: both would write what the other does not see. `refuse`: \
+             they are refused until it is known that nobody does. `available`: they are served, and acknowledged \
+             writes may be lost. A respgres that runs alone is never refused."),
+        row("redis_loss", Default("\"eventual\""),
+            Slot::Text(|c, v| { c.proxies.redis_loss = words::redis_loss(v)?; Ok(()) }),
+            "What a write by a respgres that has lost Redis owes to others that reach it. `eventual`: they drop their copy \
+             some milliseconds after it was acknowledged. `strict`: one of them has dropped it before, so that nobody reads \
+             the old value any more; where none of them reaches Redis, such writes are refused."),
+    ]},
     Section { name: "log", about: "The log.", settings: &[
         row("format", Default("\"text\""),
             Slot::Text(|c, v| { c.log.format = words::log_format(v)?; Ok(()) }),
@@ -207,8 +220,8 @@ pub(super) static SECTIONS: &[Section] = &[
              (usual, but for `cache_first`): what Redis has can be read, all else is refused. `cached_only` (usual for \
              `cache_first`): what Redis has is read and written there, and the journal has what Postgres has to get; of \
              others `-TRYAGAIN` is told. `redis_only`: so, and keys that Redis does not have are taken for absent, and \
-             what is written to them is merged into their rows later. The last two are not for several respgres \
-             that may lose different stores at the same time."),
+             what is written to them is merged into their rows later. Where several respgres may lose different \
+             stores at the same time, see `proxies.split`."),
     ]},
 ];
 

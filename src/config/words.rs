@@ -3,7 +3,7 @@
 //! Every function's error says what is wrong and the way out.
 
 use super::spelling::advice;
-use super::{Flush, Kind, LogFormat, OnExpire, OnPostgresDown, Strategy};
+use super::{Flush, Kind, LogFormat, OnExpire, OnPostgresDown, RedisLoss, Split, Strategy};
 
 /// Longest identifier of Postgres, in bytes (NAMEDATALEN - 1).
 const MAX_IDENTIFIER_BYTES: usize = 63;
@@ -44,6 +44,14 @@ pub(super) fn on_postgres_down(text: &str) -> Result<OnPostgresDown, String> {
         ("reject", OnPostgresDown::Reject),
     ];
     word(text, "word", &words)
+}
+
+pub(super) fn split(text: &str) -> Result<Split, String> {
+    word(text, "word", &[("refuse", Split::Refuse), ("available", Split::Available)])
+}
+
+pub(super) fn redis_loss(text: &str) -> Result<RedisLoss, String> {
+    word(text, "word", &[("eventual", RedisLoss::Eventual), ("strict", RedisLoss::Strict)])
 }
 
 pub(super) fn flush(text: &str) -> Result<Flush, String> {

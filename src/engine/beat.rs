@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::time::{sleep, timeout};
 
-use super::fleet::{Fleet, LEASE, Look, Place, Standing};
+use super::fleet::{Fleet, LATE, LEASE, Look, Place, Standing};
 use super::trust::Trust;
 use super::{EngineSettings, Health};
 use crate::store::{self, Session, StoreError};
@@ -19,8 +19,8 @@ use crate::upstream::{self, UpstreamError};
 /// How often.
 const BEAT: Duration = Duration::from_millis(500);
 
-/// How long a store may take to hear one.
-const ANSWER: Duration = Duration::from_secs(1);
+/// The others are not told more often, though it is urgent.
+const HASTE: Duration = Duration::from_millis(25);
 
 /// A store that has refused to hear of this proxy for so long is worth a warning.
 const LASTING: Duration = Duration::from_secs(5);
@@ -68,11 +68,17 @@ impl Heart {
     }
 
     fn standing(&self) -> String {
+        let outage = self.trust.outage();
         let standing = Standing {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started_at_ms: self.started_at_ms,
             redis: self.trust.believes_any(),
             postgres: !self.health.is_lost(),
+            outages: outage.number,
+            is_past_redis: outage.lasts,
+            knows: self.fleet.knows(|| {
+                self.health.is_lost() || self.trust.journal.may_be_loose(self.health.losses())
+            }),
             ..Standing::default()
         };
         serde_json::to_string(&standing).expect("it has names and numbers alone")
@@ -103,8 +109,8 @@ impl RedisBeat {
             () = tasks.stopping() => {}
         }
         let id = self.heart.fleet.id().to_owned();
-        let leaving = self.control.take_out_proxy(&id);
-        if let Ok(Err(error)) = timeout(ANSWER, leaving).await {
+        let leaving = self.control.stop_proxy(&id);
+        if let Ok(Err(error)) = timeout(LATE, leaving).await {
             tracing::debug!(%error, "Redis was not told that this proxy stops");
         }
     }
@@ -112,8 +118,8 @@ impl RedisBeat {
     async fn keep_beating(&mut self) {
         let mut refused = Refusals::default();
         loop {
-            let beat = timeout(ANSWER, self.beat()).await;
-            let result = beat.unwrap_or(Err(UpstreamError::Timeout(500)));
+            let beat = timeout(LATE, self.beat()).await;
+            let result = beat.unwrap_or(Err(UpstreamError::Timeout(1000)));
             if let Err(error) = &result {
                 self.clock = None;
                 refused.tell(matches!(error, UpstreamError::Refused(_)), error);
@@ -138,6 +144,7 @@ impl RedisBeat {
             lease_until_ms: clock.lease_from(sent_at),
             standing: self.heart.standing(),
         };
+        fleet.tell_redis();
         let roll = self.control.beat(&entry, &fleet.dead()).await?;
         self.clock = Some(Clock { asked_at: sent_at, now_ms: roll.now_ms });
         let is_in = |proxy: &upstream::proxies::ProxyEntry| {
@@ -177,7 +184,7 @@ impl PostgresBeat {
         }
         let id = self.heart.fleet.id().to_owned();
         if let Some(mut session) = self.session.take().filter(|session| !session.is_broken()) {
-            if let Ok(Err(error)) = timeout(ANSWER, session.take_out_proxy(&id)).await {
+            if let Ok(Err(error)) = timeout(LATE, session.take_out_proxy(&id)).await {
                 tracing::debug!(%error, "Postgres was not told that this proxy stops");
             }
             session.close().await;
@@ -187,10 +194,10 @@ impl PostgresBeat {
     async fn keep_beating(&mut self) {
         let mut refused = Refusals::default();
         loop {
-            let late = || StoreError::Unreachable(format!("no answer within {ANSWER:?}"));
+            let late = || StoreError::Unreachable(format!("no answer within {LATE:?}"));
             let result = match self.heart.health.is_lost() {
                 true => Err(StoreError::Unreachable("it is known to be lost".into())),
-                false => timeout(ANSWER, self.beat()).await.unwrap_or_else(|_| Err(late())),
+                false => timeout(LATE, self.beat()).await.unwrap_or_else(|_| Err(late())),
             };
             if let Err(error) = &result {
                 (self.session, self.clock) = (None, None);
@@ -198,25 +205,35 @@ impl PostgresBeat {
             } else {
                 refused = Refusals::default();
             }
-            sleep(BEAT).await;
+            if result.unwrap_or(false) {
+                sleep(HASTE).await;
+                continue;
+            }
+            tokio::select! {
+                () = sleep(BEAT) => {}
+                () = self.heart.fleet.urgent() => sleep(HASTE).await,
+            }
         }
     }
 
-    async fn beat(&mut self) -> Result<(), StoreError> {
+    /// Whether the others are to know at once what this one has just heard.
+    async fn beat(&mut self) -> Result<bool, StoreError> {
         if self.session.is_none() {
             self.session = Some(Session::connect(&self.postgres).await?);
         }
-        let Some(session) = &mut self.session else { return Ok(()) };
+        let Some(session) = &mut self.session else { return Ok(false) };
         let clock = match self.clock {
             Some(clock) => clock,
             None => Clock { asked_at: Instant::now(), now_ms: session.clock_ms().await? },
         };
-        let fleet = &self.heart.fleet;
+        let heart = &self.heart;
+        let fleet = &heart.fleet;
+        let standing = heart.standing();
         let sent_at = Instant::now();
         let entry = store::ProxyEntry {
             id: fleet.id().to_owned(),
             lease_until_ms: clock.lease_from(sent_at),
-            standing: self.heart.standing(),
+            standing: standing.clone(),
         };
         session.beat(&entry).await?;
         let dead = fleet.dead();
@@ -244,7 +261,7 @@ impl PostgresBeat {
         if is_renewed {
             fleet.renew(Place::Postgres, sent_at);
         }
-        Ok(())
+        Ok(heart.standing() != standing)
     }
 }
 

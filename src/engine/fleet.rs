@@ -18,12 +18,23 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
+use tokio::time::timeout;
+
+use super::split::Split;
+use super::trust::Trust;
+use crate::config;
 
 /// How long a lease lasts.
 pub const LEASE: Duration = Duration::from_secs(3);
 
 /// Clocks do not go equally fast: this proxy takes its own lease for shorter.
 const MARGIN: Duration = Duration::from_millis(200);
+
+/// A beat that takes longer is given up.
+pub(super) const LATE: Duration = Duration::from_secs(1);
+
+/// After an outage has begun it is waited for the others so long.
+const HEARING: Duration = Duration::from_secs(5);
 
 /// A store in which proxies have their leases.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +55,13 @@ pub struct Standing {
     pub postgres: bool,
     /// By mapping: the newest version of its entry in `respgres.control` that the proxy goes by.
     pub acknowledged: BTreeMap<String, u64>,
+    /// How often it has lost Redis, and whether it goes past Redis since.
+    pub outages: u64,
+    pub is_past_redis: bool,
+    /// The outages of others that it knows of, by their ids.
+    pub knows: BTreeMap<String, u64>,
+    /// It has stopped, and could not tell both stores.
+    pub has_stopped: bool,
 }
 
 #[derive(Debug)]
@@ -55,6 +73,9 @@ pub struct Fleet {
     own: [AtomicU64; 2],
     rolls: Mutex<[Roll; 2]>,
     told: Notify,
+    split: Split,
+    /// The others are to know something soon.
+    urgent: Notify,
 }
 
 /// What a store has said of the other proxies.
@@ -97,23 +118,26 @@ pub struct FleetReport {
     pub missing_in_redis: usize,
     pub missing_in_postgres: usize,
     pub is_fenced: bool,
+    /// Others may be past Redis: it would not go on without Postgres.
+    pub is_apart: bool,
 }
 
 // === impl Fleet ===
 
-impl Default for Fleet {
-    fn default() -> Self {
+impl Fleet {
+    pub fn new(split: config::Split) -> Self {
+        let probation = u64::try_from((LEASE + LATE).as_millis()).unwrap_or(u64::MAX);
         Self {
             id: uuid::Uuid::new_v4().to_string(),
             since: Instant::now(),
             own: [AtomicU64::new(0), AtomicU64::new(0)],
             rolls: Mutex::default(),
             told: Notify::new(),
+            split: Split::new(split, probation),
+            urgent: Notify::new(),
         }
     }
-}
 
-impl Fleet {
     fn rolls(&self) -> std::sync::MutexGuard<'_, [Roll; 2]> {
         self.rolls.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -169,14 +193,13 @@ impl Fleet {
     fn missing_at(&self, place: Place, now: Instant) -> Option<Duration> {
         let rolls = self.rolls();
         let here = &rolls[place as usize];
-        let ids: HashSet<&String> = rolls.iter().flat_map(|roll| roll.others.keys()).collect();
         let without = |id: &String| match here.others.get(id) {
             Some(seen) if now < seen.fresh_until => None,
             Some(seen) => Some(now.saturating_duration_since(seen.stale_from)),
             // It is registered in the other store alone: since when is not known.
             None => Some(Duration::ZERO),
         };
-        ids.into_iter().filter_map(without).min()
+        ids_of(&rolls).into_iter().filter_map(without).min()
     }
 
     /// Those who are alive: their lease lasts in one of the stores at least, for all that is known.
@@ -222,7 +245,7 @@ impl Fleet {
     pub fn report(&self) -> FleetReport {
         let now = Instant::now();
         let rolls = self.rolls();
-        let ids: HashSet<&String> = rolls.iter().flat_map(|roll| roll.others.keys()).collect();
+        let ids = ids_of(&rolls);
         let missing = |place: Place| {
             let here = &rolls[place as usize].others;
             let has_lease = |id: &String| here.get(id).is_some_and(|seen| now < seen.fresh_until);
@@ -235,10 +258,81 @@ impl Fleet {
             missing_in_redis: missing(Place::Redis),
             missing_in_postgres: missing(Place::Postgres),
             is_fenced: self.is_fenced_at(now),
+            is_apart: self.split.is_apart(self.moment(now)),
         }
     }
 
+    // --- what others may do that have lost the other store (see `split`) ---
+
+    /// Whether others may go past Redis: this proxy must not go on without Postgres.
+    pub fn is_apart(&self) -> bool {
+        self.split.is_apart(self.moment(Instant::now()))
+    }
+
+    /// Whether this proxy may go past Redis; waits for the others, soon after it has lost it.
+    pub(super) async fn may_pass_redis(&self, trust: &Trust, may_be_behind: bool) -> bool {
+        let may_pass = || self.may_pass_redis_now(trust, may_be_behind);
+        let left = HEARING.saturating_sub(trust.outage_age());
+        let waiting = async {
+            loop {
+                let told = self.told.notified();
+                if may_pass() {
+                    return;
+                }
+                self.urgent.notify_one();
+                drop(timeout(LATE, told).await);
+            }
+        };
+        may_pass() || timeout(left, waiting).await.is_ok() || may_pass()
+    }
+
+    /// The same without waiting.
+    pub(super) fn may_pass_redis_now(&self, trust: &Trust, may_be_behind: bool) -> bool {
+        // Beats that were sent may arrive late, with what they say.
+        let lease = u64::try_from((LEASE + LATE + MARGIN).as_millis()).unwrap_or(u64::MAX);
+        let now = self.moment(Instant::now());
+        self.split.may_pass(&self.id, trust.outage(), now, lease, may_be_behind)
+    }
+
+    /// Whether there are others.
+    pub(super) fn has_others(&self) -> bool {
+        self.split.has_others()
+    }
+
+    /// Completes when the others are to know something at once.
+    pub(super) async fn urgent(&self) {
+        self.urgent.notified().await;
+    }
+
+    /// The outages that the others may be told that this proxy knows of.
+    pub(super) fn knows(&self, is_loose: impl Fn() -> bool) -> BTreeMap<String, u64> {
+        self.split.to_tell(is_loose)
+    }
+
+    /// Puts together what the stores say.
+    fn judge(&self, rolls: &[Roll; 2]) {
+        let [redis, postgres] = rolls;
+        let mut others: HashMap<String, &Seen> = HashMap::new();
+        for (id, seen) in postgres.others.iter().chain(&redis.others) {
+            let newest = others.entry(id.clone()).or_insert(seen);
+            if newest.stale_from < seen.stale_from {
+                *newest = seen;
+            }
+        }
+        let ids = ids_of(rolls);
+        others.retain(|id, _| ids.contains(id));
+        let fresh_until = |id| redis.others.get(id).map_or(0, |seen| self.moment(seen.fresh_until));
+        let fresh_until = others.keys().map(fresh_until).min();
+        let others = others.into_iter().map(|(id, seen)| (id, seen.standing.clone())).collect();
+        self.split.tell(others, fresh_until);
+    }
+
     // --- the beat's ---
+
+    /// Redis is about to be told of this proxy.
+    pub(super) fn tell_redis(&self) {
+        self.split.tell_redis(self.moment(Instant::now()));
+    }
 
     /// A beat that was sent after `sent_at` has arrived: this proxy has its lease.
     pub(super) fn renew(&self, place: Place, sent_at: Instant) {
@@ -266,8 +360,19 @@ impl Fleet {
         });
         let others = others.collect();
         let roll = Roll { looked_at: Some(look.asked_at), others };
-        self.rolls()[place as usize] = roll;
+        let mut rolls = self.rolls();
+        rolls[place as usize] = roll;
+        self.judge(&rolls);
+        drop(rolls);
+        self.told.notify_waiters();
     }
+}
+
+/// All who have not stopped.
+fn ids_of(rolls: &[Roll; 2]) -> HashSet<&String> {
+    let all = || rolls.iter().flat_map(|roll| &roll.others);
+    let stopped = |id: &String| all().any(|(other, seen)| other == id && seen.standing.has_stopped);
+    all().map(|(id, _)| id).filter(|id| !stopped(id)).collect()
 }
 
 #[cfg(test)]
@@ -284,7 +389,7 @@ mod tests {
 
     #[test]
     fn one_without_a_lease_in_either_store_is_fenced_until_it_has_one_anew() {
-        let fleet = Fleet::default();
+        let fleet = Fleet::new(config::Split::Refuse);
         let at = |ms: u64| fleet.since + Duration::from_millis(ms);
         assert!(fleet.is_fenced_at(at(1)));
         fleet.renew(Place::Redis, at(1000));
@@ -299,7 +404,7 @@ mod tests {
 
     #[test]
     fn another_is_missing_where_it_has_no_lease_and_dead_where_it_has_none_anywhere() {
-        let fleet = Fleet::default();
+        let fleet = Fleet::new(config::Split::Refuse);
         let now = fleet.since + Duration::from_mins(1);
         let later = |ms: u64| now + Duration::from_millis(ms);
         fleet.tell(Place::Redis, look(now, &[("a", 2000), ("b", 500)]));
@@ -321,7 +426,7 @@ mod tests {
 
     #[test]
     fn who_is_taken_out_was_looked_for_in_both_stores() {
-        let fleet = Fleet::default();
+        let fleet = Fleet::new(config::Split::Refuse);
         let now = fleet.since + Duration::from_mins(1);
         let over = -i64::try_from(LEASE.as_millis()).unwrap() - 20;
         fleet.tell(Place::Postgres, look(now, &[("a", over), ("b", over)]));

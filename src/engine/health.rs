@@ -19,6 +19,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::fleet::Fleet;
 use crate::config::{self, OnPostgresDown, Strategy};
 use crate::mapping::Mapping;
 use crate::store::{Session, StoreError};
@@ -59,6 +60,8 @@ pub struct Health {
     wanted: Notify,
     /// Somebody was not let in: a connection that is there tells nothing.
     is_doubted: AtomicBool,
+    /// The other proxies, which may go past Redis.
+    fleet: Arc<Fleet>,
 }
 
 #[derive(Debug)]
@@ -88,8 +91,8 @@ pub(super) struct Watcher {
 
 // === impl Health ===
 
-impl Default for Health {
-    fn default() -> Self {
+impl Health {
+    pub fn new(fleet: Arc<Fleet>) -> Self {
         Self {
             is_lost: AtomicBool::new(false),
             is_degraded: AtomicBool::new(false),
@@ -100,11 +103,10 @@ impl Default for Health {
             looks: watch::Sender::new((0, 0)),
             wanted: Notify::new(),
             is_doubted: AtomicBool::new(false),
+            fleet,
         }
     }
-}
 
-impl Health {
     fn inner(&self) -> std::sync::MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -125,7 +127,7 @@ impl Health {
 
     /// The strategy that holds for a mapping now.
     pub(super) fn strategy_of(&self, mapping: &Mapping) -> Strategy {
-        if mapping.may_be_behind() && self.is_degraded() {
+        if mapping.may_be_behind() && self.is_degraded() && !self.is_apart(mapping) {
             Strategy::CacheFirst
         } else {
             mapping.strategy
@@ -134,11 +136,30 @@ impl Health {
 
     /// What becomes of keys that only Postgres could tell of; `None`: it can be asked.
     pub(super) fn policy_of(&self, mapping: &Mapping) -> Option<OnPostgresDown> {
-        let policy = match self.is_strict.load(Ordering::Relaxed) || !mapping.may_be_behind() {
+        if !self.is_lost() {
+            return None;
+        }
+        let is_strict = self.is_strict.load(Ordering::Relaxed);
+        Some(match is_strict || !mapping.may_be_behind() || self.is_apart(mapping) {
             true => OnPostgresDown::Reject,
             false => mapping.on_postgres_down,
-        };
-        self.is_lost().then_some(policy)
+        })
+    }
+
+    /// Whether Postgres is lost and others may change keys of the mapping past Redis, which is not to be
+    /// believed then.
+    pub(super) fn is_apart(&self, mapping: &Mapping) -> bool {
+        // Keys of which Redis is told first nobody writes past it.
+        mapping.strategy != Strategy::CacheFirst && self.is_lost_apart()
+    }
+
+    /// The same for what is written through as a rule.
+    pub(super) fn is_lost_apart(&self) -> bool {
+        self.is_lost() && self.fleet.is_apart()
+    }
+
+    pub(super) fn fleet(&self) -> &Arc<Fleet> {
+        &self.fleet
     }
 
     pub(super) fn losses(&self) -> u64 {
@@ -295,13 +316,17 @@ impl Watcher {
 mod tests {
     use super::*;
 
+    fn alone() -> Health {
+        Health::new(Arc::new(Fleet::new(config::Split::Refuse)))
+    }
+
     fn gone() -> StoreError {
         StoreError::Unreachable("gone".into())
     }
 
     #[test]
     fn what_waits_is_cut_off_and_nobody_else_tries() {
-        let health = Health::default();
+        let health = alone();
         let cut = health.cut().unwrap();
         assert!(!cut.is_cancelled() && !health.is_degraded());
         health.lose(&gone());
@@ -314,7 +339,7 @@ mod tests {
 
     #[test]
     fn redis_is_told_first_until_postgres_has_nearly_caught_up() {
-        let health = Health::default();
+        let health = alone();
         health.lose(&gone());
         health.tell_journal(0, 0);
         assert!(health.is_degraded(), "it is lost");
@@ -327,7 +352,7 @@ mod tests {
 
     #[test]
     fn a_redis_that_evicts_is_never_told_first() {
-        let health = Health::default();
+        let health = alone();
         health.never_degrade();
         health.lose(&gone());
         assert!(health.is_lost() && !health.is_degraded());

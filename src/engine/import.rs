@@ -27,7 +27,7 @@ use super::trust::Trust;
 use crate::command::Needs;
 use crate::mapping::{MappedKey, Mapping};
 use crate::protocol::Reply;
-use crate::store::{Change, Reading, Session, StoreError, Want};
+use crate::store::{Change, Reading, RowLock, Session, StoreError, Want};
 use crate::upstream::UpstreamError;
 use crate::upstream::control::{Control, Frame};
 use crate::upstream::scripts::{Call, Script, aside_of, decimal, mark_of};
@@ -316,6 +316,26 @@ pub(super) async fn see_to_missing(
     if there.is_empty() { Ok(()) } else { Err(Failure::Originals(there.into_iter().collect())) }
 }
 
+/// Whether Redis, which cannot be asked, may have any of these keys alone: none of them may be put into the outbox
+/// then, as whoever works that off drops what Redis has.
+pub(super) async fn may_be_any_original(
+    session: &mut Session,
+    tables: &Tables,
+    keys: &[&MappedKey],
+) -> Result<bool, StoreError> {
+    let needs = Needs { existence: true, ..Needs::default() };
+    for key in keys.iter().filter(|key| key.mapping.imports) {
+        let mapping = tables.current(&key.mapping).ok_or_else(set_aside)?;
+        let want = [Want { key, needs: &needs, whole_up_to: 0 }];
+        let read = session.read_parts(&mapping, &want, RowLock::None).await?;
+        let has_row = read.rows.first().is_some_and(|row| row.present);
+        if !has_row && !session.has_had(&mapping, &[&key.key]).await?.contains(&true) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// What a client is told whose key could not be looked for.
 pub(super) fn reply_to(failure: &Failure, mapping: &str) -> Reply {
     match failure {
@@ -323,7 +343,11 @@ pub(super) fn reply_to(failure: &Failure, mapping: &str) -> Reply {
         Failure::Upstream(_) => upstream_failed(Happened::No),
         Failure::Unseen => unseen(),
         Failure::Refused { reply, .. } => reply.clone(),
-        Failure::Dirty | Failure::Ahead | Failure::Originals(_) => not_flushed(),
+        Failure::Dirty
+        | Failure::Ahead
+        | Failure::Apart
+        | Failure::NotDropped
+        | Failure::Originals(_) => not_flushed(),
     }
 }
 

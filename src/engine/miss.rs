@@ -26,8 +26,8 @@ use super::import::{Importer, Outcome};
 use super::operation::{Operation, batches, total};
 use super::queue::Queue;
 use super::refusal::{
-    not_cached, only_postgres_knows, read_failed, read_may_be_ahead, read_too_busy, read_too_slow,
-    read_unseen, upstream_not_read,
+    not_cached, only_postgres_knows, read_apart, read_failed, read_may_be_ahead, read_too_busy,
+    read_too_slow, read_unseen, upstream_not_read,
 };
 use super::rescue::{answer_the_rest, rescue};
 use super::slow::{Slow, Verdict, hurry_ms};
@@ -208,7 +208,9 @@ impl MissReader {
     /// Asks for the keys that have a side in Redis.
     async fn ask_redis(&mut self, asked: &mut [Asked<'_>]) {
         let has_side = |asked: &Asked<'_>| {
-            asked.key.mapping.strategy != Strategy::PostgresOnly && asked.needs.of_value()
+            asked.key.mapping.strategy != Strategy::PostgresOnly
+                && asked.needs.of_value()
+                && !self.settings.health.is_apart(&asked.key.mapping)
         };
         let of_redis: Vec<usize> = (0..asked.len()).filter(|&at| has_side(&asked[at])).collect();
         if of_redis.is_empty() || self.trust.is_out() {
@@ -288,7 +290,10 @@ impl MissReader {
         let Err(error) = clean else { return };
         let is_out = matches!(error, NotFlushed::Upstream(_));
         // Of what is written through as a rule Redis has nothing that Postgres lacks, or nobody knows.
-        let may_be_loose = self.trust.journal.may_be_loose(self.settings.health.losses());
+        let health = &self.settings.health;
+        let may_be_loose = is_out
+            && (!health.fleet().may_pass_redis(&self.trust, true).await
+                || self.trust.journal.may_be_loose(health.losses()));
         for at in ahead {
             let is_rule = asked[at].key.mapping.strategy == Strategy::CacheFirst;
             let reply = match (is_out, is_rule) {
@@ -385,6 +390,7 @@ impl MissReader {
             }
             // What Redis has told answers all the same, but for the end of the key.
             let refusal = match policy {
+                _ if self.settings.health.is_apart(&key.mapping) => read_apart(),
                 Some(OnPostgresDown::CachedOnly | OnPostgresDown::RedisOnly) if needs.expiry => {
                     only_postgres_knows()
                 }

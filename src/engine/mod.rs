@@ -10,6 +10,7 @@ mod beat;
 pub mod behind;
 mod copy;
 pub mod dead_letters;
+mod dropped;
 pub mod errand;
 mod expirer;
 pub mod explain;
@@ -33,6 +34,7 @@ pub mod refusal;
 pub mod rescue;
 pub mod route;
 pub mod slow;
+mod split;
 pub mod stream;
 pub mod tables;
 pub mod through;
@@ -88,6 +90,8 @@ pub struct EngineSettings {
     pub control: ControlSettings,
     /// Whether Postgres is there.
     pub health: Arc<Health>,
+    /// What a write that goes past Redis owes to those who reach it.
+    pub redis_loss: config::RedisLoss,
     pub lease_ms: u64,
     /// A value with more elements, a row for each, is not cached.
     pub cache_max_elements: usize,
@@ -136,7 +140,7 @@ impl Engine {
             loans: Arc::default(),
             trust: Arc::default(),
             health: Arc::clone(&settings.health),
-            fleet: Arc::default(),
+            fleet: Arc::clone(settings.health.fleet()),
             surveys: Default::default(),
         }
     }
@@ -251,7 +255,7 @@ impl Engine {
 
     /// Whether what this run of Redis says of mapped keys is believed.
     pub fn believes(&self, run: Option<RunId>) -> bool {
-        self.trust.covers(run)
+        self.trust.covers(run) && !self.health.is_lost_apart()
     }
 
     /// Whether the other proxies may have gone on without this one: it must not touch mapped keys then.

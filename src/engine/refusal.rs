@@ -150,6 +150,31 @@ pub fn read_may_be_ahead() -> Reply {
     )
 }
 
+/// The reply to a write without Redis, while others may go on without Postgres.
+pub fn write_apart() -> Reply {
+    Reply::Error(
+        "TRYAGAIN the upstream Redis is out of reach, and another respgres may be without Postgres; nothing was \
+         written"
+            .into(),
+    )
+}
+
+/// The reply to a write without Redis, of which others may have copies there.
+pub fn not_dropped() -> Reply {
+    Reply::Error(
+        "TRYAGAIN the upstream Redis is out of reach, and no other respgres has dropped its copy; nothing was \
+         written"
+            .into(),
+    )
+}
+
+/// The reply to a read without Postgres, while others may go on without Redis.
+pub fn read_apart() -> Reply {
+    Reply::Error(
+        "TRYAGAIN Postgres is out of reach, and another respgres may be without Redis".into(),
+    )
+}
+
 /// The reply to a write that needs Postgres, while that is lost.
 pub fn needs_postgres() -> Reply {
     Reply::Error(

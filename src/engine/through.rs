@@ -22,11 +22,13 @@ use bytes::Bytes;
 
 use super::barrier::{NotFlushed, until_clean};
 use super::behind;
-use super::import::{self, Importer, Known, Outcome};
+use super::dropped::lock_and_have_dropped;
+use super::import::{self, Importer, Known, Outcome, may_be_any_original};
 use super::operation::{Operation, batches, total};
 use super::queue::Queue;
 use super::refusal::{
-    Happened, may_be_ahead, not_flushed, too_busy, too_slow, upstream_failed, write_failed,
+    Happened, may_be_ahead, not_dropped, not_flushed, too_busy, too_slow, upstream_failed,
+    write_apart, write_failed,
 };
 use super::rescue::{answer_the_rest, rescue};
 use super::slow::{Slow, Verdict, hurry_ms};
@@ -34,8 +36,8 @@ use super::tables::Tables;
 use super::transaction::{Copies, Failure, Prepared, prepare};
 use super::trust::Trust;
 use super::{BATCH_BYTES, EngineSettings, patience};
-use crate::config::Strategy;
-use crate::mapping::Mapping;
+use crate::config::{RedisLoss, Strategy};
+use crate::mapping::{MappedKey, Mapping};
 use crate::protocol::Reply;
 use crate::store::{Session, StoreError};
 use crate::tasks::Tasks;
@@ -295,7 +297,7 @@ impl Writer {
         }
         loop {
             let was_connected = self.session.is_some();
-            let failure = match self.transact(operations, &spared, hurried).await {
+            let failure = match self.transact_in_sight(operations, &spared, hurried).await {
                 Ok(written) => {
                     self.answer(operations, written).await;
                     self.clear_slow(operations);
@@ -376,6 +378,45 @@ impl Writer {
         Ok(())
     }
 
+    /// One try at one transaction; past Redis, once those who reach it are safe from old copies, where that is
+    /// wanted.
+    async fn transact_in_sight<'a>(
+        &mut self,
+        operations: &[&'a Operation],
+        spared: &Known,
+        hurried: bool,
+    ) -> Result<Prepared<'a>, Failure> {
+        let is_strict = self.settings.redis_loss == RedisLoss::Strict
+            && self.trust.is_out()
+            && self.settings.health.fleet().has_others();
+        let keys = operations.iter().flat_map(|operation| &operation.keys);
+        let leaves_copies = |key: &&MappedKey| key.mapping.strategy != Strategy::PostgresOnly;
+        let keys: Vec<&MappedKey> =
+            if is_strict { keys.filter(leaves_copies).collect() } else { Vec::new() };
+        if keys.is_empty() {
+            return self.transact(operations, spared, hurried).await;
+        }
+        let session = connected(&mut self.session, &self.settings).await.map_err(Failure::Store)?;
+        // What only Redis has is not to be dropped.
+        if may_be_any_original(session, &self.tables, &keys).await.map_err(Failure::Store)? {
+            return Err(Failure::Unseen);
+        }
+        let limit = Duration::from_millis(self.settings.postgres.statement_timeout_ms / 2);
+        let transacted = match lock_and_have_dropped(session, &keys, limit).await {
+            Ok(true) => self.transact(operations, spared, hurried).await,
+            Ok(false) => Err(Failure::NotDropped),
+            Err(error) => Err(Failure::Store(error)),
+        };
+        // With a session that is lost its locks are, too.
+        if let Some(session) = self.session.as_mut().filter(|session| !session.is_broken())
+            && let Err(error) = session.unlock_keys().await
+        {
+            tracing::debug!(%error, "locks were not given back");
+            self.session = None;
+        }
+        transacted
+    }
+
     /// One try at one transaction.
     async fn transact<'a>(
         &mut self,
@@ -394,7 +435,7 @@ impl Writer {
                 let (trust, health) = (&self.trust, &self.settings.health);
                 let may_be = operations.iter().any(|operation| may_be_behind(operation));
                 let is_ahead = || may_be && trust.journal.may_be_loose(health.losses());
-                Copies::now(trust, &mut self.control, is_ahead).await?
+                Copies::now(trust, health.fleet(), &mut self.control, may_be, is_ahead).await?
             }
         } else {
             Copies::Kept
@@ -503,9 +544,13 @@ impl Writer {
                 parts.push(Part { places: others, ..part });
                 return;
             }
-            Failure::Ahead => {
+            Failure::Ahead | Failure::Apart => {
                 let (ahead, others): (Vec<usize>, Vec<usize>) =
                     part.places.iter().partition(|&&at| may_be_behind(&batch[at]));
+                if ahead.is_empty() {
+                    answer_all(&failure, batch, &others);
+                    return;
+                }
                 answer_all(&failure, batch, &ahead);
                 parts.push(Part { places: others, ..part });
                 return;
@@ -524,7 +569,11 @@ impl Writer {
                 !matches!(error, StoreError::Unreachable(_) | StoreError::InDoubt(_))
             }
             Failure::Dirty | Failure::Unseen | Failure::Originals(_) => true,
-            Failure::Upstream(_) | Failure::Ahead | Failure::Refused { .. } => false,
+            Failure::Upstream(_)
+            | Failure::Ahead
+            | Failure::Apart
+            | Failure::NotDropped
+            | Failure::Refused { .. } => false,
         };
         let timed_out = matches!(failure, Failure::Store(StoreError::Timeout(_)));
         if blames_one && part.places.len() > 1 {
@@ -655,6 +704,8 @@ fn reply_to_failure(failure: &Failure, operation: &Operation) -> Reply {
         Failure::Unseen | Failure::Refused { .. } | Failure::Originals(_) => {
             import::reply_to(failure, mapping_name(operation))
         }
+        Failure::Apart => write_apart(),
+        Failure::NotDropped => not_dropped(),
     }
 }
 
@@ -673,5 +724,13 @@ fn log(failure: &Failure) {
         Failure::Refused { .. } => {}
         Failure::Originals(_) => tracing::warn!("a write failed: a key was not imported"),
         Failure::Ahead => tracing::debug!("not written: Redis is out of reach, and may be ahead"),
+        Failure::NotDropped => {
+            tracing::warn!("not written: Redis is out of reach, and nobody has dropped its copies");
+        }
+        Failure::Apart => {
+            tracing::warn!(
+                "not written: Redis is out of reach, and others may be without Postgres; see `respgres proxies list`"
+            );
+        }
     }
 }

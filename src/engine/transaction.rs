@@ -16,6 +16,7 @@ use bytes::Bytes;
 
 use super::barrier::is_any_dirty;
 use super::copy::ends_at_ms;
+use super::fleet::Fleet;
 use super::import::{Known, see_to_missing};
 use super::operation::{Operation, total};
 use super::refusal::write_failed;
@@ -60,6 +61,10 @@ pub(super) enum Failure {
         key: Bytes,
         reply: Reply,
     },
+    /// Redis is out of reach, and others may go by it without Postgres.
+    Apart,
+    /// Redis is out of reach, and nobody has dropped the copies there.
+    NotDropped,
 }
 
 /// A transaction that has to be committed, or that had nothing to write.
@@ -145,13 +150,22 @@ impl Prepared<'_> {
 impl Copies {
     /// What the state of Redis allows, as of now. `is_ahead`: it may have changes that Postgres does not know,
     /// of the keys in question; then they are not written past it, nor in a run that nobody has gone through
-    /// (see `known`).
+    /// (see `known`). `may_be_behind`: it may be told first of one of them.
     pub(super) async fn now(
         trust: &Arc<Trust>,
+        fleet: &Fleet,
         control: &mut Control,
+        may_be_behind: bool,
         is_ahead: impl Fn() -> bool,
     ) -> Result<Self, Failure> {
+        if trust.is_out() && !fleet.may_pass_redis(trust, may_be_behind).await {
+            return Err(Failure::Apart);
+        }
         if let Some(right) = trust.bypass() {
+            // It may be another outage by now.
+            if !fleet.may_pass_redis_now(trust, may_be_behind) {
+                return Err(Failure::Apart);
+            }
             // Asked once the right is there: whoever adds changes meanwhile is seen.
             return if is_ahead() {
                 Err(Failure::Ahead)

@@ -12,6 +12,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
@@ -40,6 +41,19 @@ struct Inner {
     bypasses: usize,
     /// How often Redis was lost.
     losses: u64,
+    /// How often it was lost while it was there.
+    outages: u64,
+    /// When the last outage began.
+    out_since: Option<Instant>,
+}
+
+/// Whether a proxy goes past Redis, for the others to know.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Outage {
+    /// How many there were, this one too.
+    pub(super) number: u64,
+    /// It is not over: Redis may have copies of before it.
+    pub(super) lasts: bool,
 }
 
 /// The right to write past Redis, until it is dropped.
@@ -96,10 +110,26 @@ impl Trust {
     pub(super) fn lose(&self) {
         let mut inner = self.inner();
         inner.losses += 1;
+        if !self.is_out() {
+            inner.outages += 1;
+            inner.out_since = Some(Instant::now());
+        }
         self.believed.store(0, Ordering::Release);
         self.is_out.store(true, Ordering::Release);
         drop(inner);
         self.changed.notify_one();
+    }
+
+    /// The last time that Redis was lost.
+    pub(super) fn outage(&self) -> Outage {
+        let inner = self.inner();
+        let is_whole = self.believes_any() && inner.bypasses == 0;
+        Outage { number: inner.outages, lasts: inner.outages > 0 && !is_whole }
+    }
+
+    /// How long ago the last one began.
+    pub(super) fn outage_age(&self) -> Duration {
+        self.inner().out_since.map_or(Duration::MAX, |since| since.elapsed())
     }
 
     /// The right to write past Redis; `None`: it is there.
@@ -184,14 +214,20 @@ mod tests {
     fn a_write_past_redis_keeps_it_from_being_believed() {
         let trust = Arc::new(Trust::default());
         assert!(trust.bypass().is_none());
+        assert_eq!(trust.outage(), Outage::default());
         trust.lose();
+        trust.lose();
+        let outage = Outage { number: 1, lasts: true };
+        assert_eq!(trust.outage(), outage);
         let bypass = trust.bypass().unwrap();
         let attempt = trust.begin_again(run('a'));
         assert!(trust.bypass().is_none());
         assert!(!trust.believe(run('a'), attempt));
         drop(bypass);
         assert!(trust.is_free_of_bypasses());
+        assert_eq!(trust.outage(), outage, "it has old copies");
         assert!(trust.believe(run('a'), attempt));
+        assert_eq!(trust.outage(), Outage { number: 1, lasts: false });
         trust.lose();
         assert!(!trust.covers(Some(run('a'))));
         assert!(!trust.believe(run('a'), attempt));

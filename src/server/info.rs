@@ -32,6 +32,7 @@ pub(super) fn section(shared: &Shared) -> String {
         line("respgres_proxies_missing_in_redis", &fleet.missing_in_redis);
         line("respgres_proxies_missing_in_postgres", &fleet.missing_in_postgres);
         line("respgres_fenced", &u8::from(fleet.is_fenced));
+        line("respgres_apart", &u8::from(fleet.is_apart));
     }
     let journal = shared.engine.journal();
     line("respgres_journal_entries", &journal.entries);

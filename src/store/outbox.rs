@@ -51,6 +51,44 @@ impl Session {
         .await
     }
 
+    /// Puts keys in at once, outside any transaction; their rows.
+    ///
+    /// # Errors
+    /// Those of the statement, see [`StoreError`].
+    pub async fn put_into_outbox(&mut self, keys: &[&MappedKey]) -> Result<Vec<i64>, StoreError> {
+        let names: Vec<&str> = keys.iter().map(|key| key.mapping.name.as_str()).collect();
+        let keys: Vec<&[u8]> = keys.iter().map(|key| &key.key[..]).collect();
+        self.attempt(async |connection| {
+            sqlx::query_scalar(
+                "with added as (
+                     insert into respgres.outbox (mapping, key)
+                     select * from unnest($1::text[], $2::bytea[]) returning id),
+                 told as materialized (select pg_notify($3, ''))
+                 select id from added, told",
+            )
+            .bind(names)
+            .bind(keys)
+            .bind(CHANNEL)
+            .fetch_all(connection)
+            .await
+        })
+        .await
+    }
+
+    /// Whether any of these rows is still there.
+    ///
+    /// # Errors
+    /// Those of the statement, see [`StoreError`].
+    pub async fn is_any_in_outbox(&mut self, ids: &[i64]) -> Result<bool, StoreError> {
+        self.attempt(async |connection| {
+            sqlx::query_scalar("select exists (select from respgres.outbox where id = any($1))")
+                .bind(ids)
+                .fetch_one(connection)
+                .await
+        })
+        .await
+    }
+
     /// The oldest keys that are there.
     ///
     /// # Errors

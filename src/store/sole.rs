@@ -41,6 +41,33 @@ impl Session {
         row.try_get(0).map_err(|error| self.failed(&error))
     }
 
+    /// Locks keys for writing until `unlock_keys`, or the end of the session; those of a transaction add to it.
+    /// Ascending, as everybody does.
+    ///
+    /// # Errors
+    /// Those of the statement, see [`StoreError`].
+    pub async fn lock_keys(&mut self, locks: &[i64]) -> Result<(), StoreError> {
+        self.attempt(async |connection| {
+            sqlx::query("select count(pg_advisory_lock(key)) from unnest($1::bigint[]) as k(key)")
+                .bind(locks)
+                .execute(connection)
+                .await
+                .map(drop)
+        })
+        .await
+    }
+
+    /// Gives back all that the session has locked.
+    ///
+    /// # Errors
+    /// Those of the statement, see [`StoreError`].
+    pub async fn unlock_keys(&mut self) -> Result<(), StoreError> {
+        self.attempt(async |connection| {
+            sqlx::query("select pg_advisory_unlock_all()").execute(connection).await.map(drop)
+        })
+        .await
+    }
+
     /// Lets others have a work that this session has taken on.
     ///
     /// # Errors

@@ -26,6 +26,9 @@ pub struct ProxyEntry {
     pub standing: String,
 }
 
+/// What takes the place of the entry of a proxy that has stopped.
+const STOPPED: &[u8] = b"0 {\"has_stopped\":true}";
+
 // === impl Control ===
 
 impl Control {
@@ -87,15 +90,17 @@ impl Control {
         }
     }
 
-    /// Takes out a proxy that stops, or will not come back.
+    /// A proxy has stopped, or will not come back. It is taken out once Postgres knows it too: who is just
+    /// not there could as well be one of which Redis has lost the entry.
     ///
     /// # Errors
     /// When the upstream is out of reach, or refuses.
-    pub async fn take_out_proxy(&mut self, id: &str) -> Result<(), UpstreamError> {
+    pub async fn stop_proxy(&mut self, id: &str) -> Result<(), UpstreamError> {
         let words = [
-            Bytes::from_static(b"HDEL"),
+            Bytes::from_static(b"HSET"),
             Bytes::from_static(PROXIES),
             Bytes::copy_from_slice(id.as_bytes()),
+            Bytes::from_static(STOPPED),
         ];
         match self.command(&words).await? {
             Frame::Error(text) => Err(UpstreamError::Refused(text.to_string())),

@@ -8,6 +8,8 @@ use crate::keys::Names;
 #[derive(Debug)]
 pub(crate) struct Strategy {
     pub(crate) name: &'static str,
+    strategy: &'static str,
+    on_postgres_down: &'static str,
     /// When things are quiet, Postgres has what clients read.
     pub(crate) has_rows: bool,
     /// When things are quiet, Redis gets a copy of what is read.
@@ -25,16 +27,26 @@ pub(crate) enum Keeps {
 
 #[rustfmt::skip]
 pub(crate) static STRATEGIES: &[Strategy] = &[
-    //       name              rows   copies  keeps
-    strategy("dual_write",     true,  true,   Keeps::Always),
-    strategy("database_first", true,  true,   Keeps::Always),
-    strategy("postgres_only",  true,  false,  Keeps::Always),
-    strategy("redis_only",     false, false,  Keeps::WithRedis),
-    strategy("cache_first",    true,  true,   Keeps::WithRedis),
+    //       name              strategy          on_postgres_down  rows   copies  keeps
+    strategy("dual_write",     "dual_write",     "reject",         true,  true,   Keeps::Always),
+    strategy("database_first", "database_first", "reject",         true,  true,   Keeps::Always),
+    strategy("postgres_only",  "postgres_only",  "reject",         true,  false,  Keeps::Always),
+    strategy("redis_only",     "redis_only",     "reject",         false, false,  Keeps::WithRedis),
+    strategy("cache_first",    "cache_first",    "cached_only",    true,  true,   Keeps::WithRedis),
+    // What was written while Postgres was away is as durable as Redis is.
+    strategy("dual_cached",    "dual_write",     "cached_only",    true,  true,   Keeps::WithRedis),
+    strategy("first_cached",   "database_first", "cached_only",    true,  true,   Keeps::WithRedis),
 ];
 
-const fn strategy(name: &'static str, has_rows: bool, has_copies: bool, keeps: Keeps) -> Strategy {
-    Strategy { name, has_rows, has_copies, keeps }
+const fn strategy(
+    name: &'static str,
+    strategy: &'static str,
+    on_postgres_down: &'static str,
+    has_rows: bool,
+    has_copies: bool,
+    keeps: Keeps,
+) -> Strategy {
+    Strategy { name, strategy, on_postgres_down, has_rows, has_copies, keeps }
 }
 
 /// A family of keys for each.
@@ -56,7 +68,7 @@ pub(crate) fn mapping_names() -> Vec<String> {
 /// A hash, a hash with a row a field, and a set of each.
 pub(crate) fn mappings() -> String {
     let mut text = String::new();
-    for Strategy { name, .. } in STRATEGIES {
+    for Strategy { name, strategy, on_postgres_down, .. } in STRATEGIES {
         write!(
             text,
             r#"
@@ -65,7 +77,8 @@ name = "{name}_rows"
 key = "{name}:coherence:{{id:int}}"
 kind = "hash"
 table = "{name}_rows"
-strategy = "{name}"
+strategy = "{strategy}"
+on_postgres_down = "{on_postgres_down}"
 [mapping.columns]
 first = "first"
 second = "second"
@@ -76,7 +89,8 @@ name = "{name}_entries"
 key = "{name}:entries:{{id:int}}"
 kind = "hash_entries"
 table = "{name}_entries"
-strategy = "{name}"
+strategy = "{strategy}"
+on_postgres_down = "{on_postgres_down}"
 field = "field"
 value = "value"
 
@@ -85,7 +99,8 @@ name = "{name}_members"
 key = "{name}:set:{{id:int}}"
 kind = "set"
 table = "{name}_members"
-strategy = "{name}"
+strategy = "{strategy}"
+on_postgres_down = "{on_postgres_down}"
 member = "member"
 "#
         )

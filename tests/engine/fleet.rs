@@ -50,7 +50,8 @@ async fn proxies_come_and_go() {
 
     // One that stops takes itself out.
     second.stop_expecting(&[]).await;
-    assert_eq!(registered(&stack).await, (2, Value::Integer(2)));
+    wait_until("it is taken out", async || registered(&stack).await == (2, Value::Integer(2)))
+        .await;
     // One that dies is missing first, and then taken out.
     third.kill();
     wait_until("the dead one is missed", async || {

@@ -19,7 +19,10 @@ mod import;
 mod outage;
 mod outbox;
 mod panics;
+#[path = "../chaos/relay.rs"]
+mod relay;
 mod restart;
+mod split;
 #[path = "../stack/mod.rs"]
 mod stack;
 mod tables;

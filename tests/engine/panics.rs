@@ -7,7 +7,8 @@ use respgres::command::{
     Command, Flags, Guarded, Keys, Mapped, Need, Path, Proof, Read, Write, lookup,
 };
 use respgres::config::{Config, OnExpire, OnPostgresDown, RedisUrl};
-use respgres::engine::{Engine, EngineSettings, Mail, Mailbox, Operation, ReplyTo};
+use respgres::engine::fleet::Fleet;
+use respgres::engine::{Engine, EngineSettings, Health, Mail, Mailbox, Operation, ReplyTo};
 use respgres::mapping::registry::plan;
 use respgres::mapping::shape::TableName;
 use respgres::mapping::{Layout, Mapping, Registry};
@@ -88,7 +89,8 @@ async fn house() -> House {
         journal: config.journal.clone(),
         postgres: config.postgres,
         control,
-        health: Arc::default(),
+        health: Arc::new(Health::new(Arc::new(Fleet::new(config.proxies.split)))),
+        redis_loss: config.proxies.redis_loss,
         lease_ms: 10_000,
         cache_max_elements: 10_000,
         plans,

@@ -162,6 +162,13 @@ impl Stack {
         Proxy::start(&self.config, self.environment.clone()).await
     }
 
+    /// One more proxy over the same database, with settings of its own.
+    pub async fn start_proxy_with(&self, settings: &[(&str, String)]) -> Proxy {
+        let own = settings.iter().map(|(name, value)| ((*name).to_owned(), value.clone()));
+        let environment = self.environment.iter().cloned().chain(own).collect();
+        Proxy::start(&self.config, environment).await
+    }
+
     /// A new connection to the first proxy.
     pub async fn client(&self) -> Client {
         Client::connect(self).await

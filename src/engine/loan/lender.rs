@@ -223,7 +223,11 @@ impl Lender {
                     tracing::warn!(%error, "a loan failed");
                     return Err(failure);
                 }
-                Failure::Dirty | Failure::Ahead | Failure::Originals(_) => {
+                Failure::Dirty
+                | Failure::Ahead
+                | Failure::Apart
+                | Failure::NotDropped
+                | Failure::Originals(_) => {
                     tracing::warn!("a loan failed: a key stayed dirty");
                     return Err(failure);
                 }
@@ -269,7 +273,7 @@ impl Lender {
             }
             Failure::Upstream(_) if loan.writes() => upstream_failed(Happened::No),
             Failure::Upstream(_) => upstream_not_read(),
-            Failure::Dirty | Failure::Ahead => not_flushed(),
+            Failure::Dirty | Failure::Ahead | Failure::Apart | Failure::NotDropped => not_flushed(),
             Failure::Unseen | Failure::Refused { .. } | Failure::Originals(_) => {
                 import::reply_to(failure, name)
             }
