@@ -6,9 +6,10 @@ use std::process::ExitCode;
 
 use respgres::app::{self, Setup};
 use respgres::cli::{
-    self, CheckConfig, ConfigFile, DeadLetterVerb, Infer, JournalVerb, ProxiesVerb, Verb,
+    self, CheckConfig, ConfigFile, DeadLetterVerb, Infer, JournalVerb, PhaseVerb, ProxiesVerb, Verb,
 };
 use respgres::infer::Sampling;
+use respgres::mapping::Phase;
 use respgres::{command, config, store};
 
 /// Runs the program; its exit code is 0, 1 when something went wrong, 2 for a bad command line.
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
         Verb::Infer(arguments) => infer(arguments),
         Verb::Journal(verb) => journal(&verb),
         Verb::Proxies(verb) => proxies(&verb),
+        Verb::Phase(verb) => phase(&verb),
         Verb::Schema { file, triggers, apply } => schema(&file.config, triggers, apply),
     };
     match done {
@@ -129,6 +131,41 @@ fn proxies(verb: &ProxiesVerb) -> Result<(), String> {
         println!("{line}");
     }
     Ok(())
+}
+
+fn phase(verb: &PhaseVerb) -> Result<(), String> {
+    let load = |file: &ConfigFile| Setup::load(&file.config).map_err(|all| all.to_string());
+    let told = match verb {
+        PhaseVerb::Get { file, mapping } => app::phase::get(&load(file)?, mapping.as_deref()),
+        PhaseVerb::Set { file, phase, mapping, force } => {
+            let (setup, mapping) = (load(file)?, mapping.as_deref());
+            let phase = Phase::parse(phase).ok_or("there is no such phase")?;
+            if !force {
+                let dangers = app::phase::dangers(&setup, phase, mapping);
+                confirm(&dangers.map_err(|error| error.to_string())?)?;
+            }
+            app::phase::set(&setup, phase, mapping)
+        }
+    };
+    for line in told.map_err(|error| error.to_string())? {
+        println!("{line}");
+    }
+    Ok(())
+}
+
+/// Asks whether to go on all the same.
+fn confirm(dangers: &[String]) -> Result<(), String> {
+    if dangers.is_empty() {
+        return Ok(());
+    }
+    eprintln!("{}", dangers.join("\n"));
+    eprint!("go on all the same? [y/N] ");
+    let mut answer = String::new();
+    let told = std::io::stdin().read_line(&mut answer);
+    if told.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes") {
+        return Ok(());
+    }
+    Err("nothing was changed (--force does not ask)".to_owned())
 }
 
 fn schema(path: &Path, triggers: bool, apply: bool) -> Result<(), String> {

@@ -66,6 +66,7 @@ impl House {
             negative_ttl_ms: 1000,
             on_expire: OnExpire::Delete,
             on_postgres_down: respgres::config::OnPostgresDown::RedisOnly,
+            imports: false,
             layout,
         });
         Self { cluster, database, session, another, sql, mapping }

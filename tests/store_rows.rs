@@ -181,6 +181,7 @@ async fn bind(session: &mut Session, plan: &Plan) -> Arc<Mapping> {
         negative_ttl_ms: 1000,
         on_expire: OnExpire::Delete,
         on_postgres_down: respgres::config::OnPostgresDown::RedisOnly,
+        imports: false,
         layout,
     })
 }

@@ -88,8 +88,9 @@ pub fn show(setup: &Setup, id: i64) -> Result<Vec<String>, AppError> {
 pub fn retry(setup: &Setup, id: i64) -> Result<Vec<String>, AppError> {
     worker_runtime()?.block_on(async {
         let mut session = connected(setup).await?;
-        let mappings = bind(&mut session, &setup.plans).await?;
-        let registry = Registry::new(mappings.clone(), redis_only(&setup.plans));
+        let phases = session.phases().await?;
+        let mappings = bind(&mut session, &setup.plans, &phases).await?;
+        let registry = Registry::new(mappings.clone(), redis_only(&setup.plans, &phases));
         dead_letters::retry(id, &mappings, &registry, &mut session).await?;
         session.close().await;
         Ok(vec![format!("{id} is written")])

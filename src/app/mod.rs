@@ -4,6 +4,7 @@
 mod eviction;
 pub mod infer;
 pub mod journal;
+pub mod phase;
 pub mod proxies;
 
 use std::path::Path;
@@ -28,9 +29,9 @@ use crate::engine::tables::Tables;
 use crate::engine::{Engine, EngineSettings, Health};
 use crate::mapping::registry::{Plan, plan};
 use crate::mapping::shape::TableName;
-use crate::mapping::{KeyPattern, Layout, Mapping, Registry};
+use crate::mapping::{KeyPattern, Layout, Mapping, Phase, Registry};
 use crate::server::{Alarm, Roster, Server, ServerError, Shared, Users};
-use crate::store::{Session, StoreError};
+use crate::store::{Phases, Session, StoreError};
 use crate::tasks::Tasks;
 use crate::upstream::UpstreamError;
 use crate::upstream::control::{Control, ControlSettings, Frame};
@@ -66,6 +67,8 @@ pub enum AppError {
          `cache_first` mappings have written and Postgres does not have yet; use noeviction or volatile-lru"
     )]
     Eviction(String),
+    #[error("there is no mapping \"{0}\" that has a side in Postgres")]
+    NoMapping(String),
     #[error("there is no dead letter {0}")]
     NoDeadLetter(i64),
     #[error("there is no proxy {0}")]
@@ -120,9 +123,9 @@ pub fn run(setup: Setup) -> Result<(), AppError> {
         let mut terminate = signal(SignalKind::terminate())?;
 
         let settings = engine_settings(&setup)?;
-        let mappings = mappings(&setup).await?;
+        let (mappings, phases) = mappings(&setup, &settings.control).await?;
         let mapped = mappings.len();
-        let registry = Registry::new(mappings, redis_only(&setup.plans));
+        let registry = Registry::new(mappings, redis_only(&setup.plans, &phases));
         let engine = Arc::new(Engine::new(registry, &settings));
         if engine.writes_behind() {
             let may_evict = eviction::check(&settings.control, engine.is_cache_first()).await?;
@@ -182,7 +185,7 @@ pub fn run(setup: Setup) -> Result<(), AppError> {
 pub fn check(setup: &Setup) -> Result<(), AppError> {
     worker_runtime()?.block_on(async {
         let mut session = Session::connect(&setup.config.postgres).await?;
-        bind(&mut session, &setup.plans).await.map(drop)
+        bind(&mut session, &setup.plans, &Phases::new()).await.map(drop)
     })
 }
 
@@ -194,13 +197,16 @@ pub fn explain(setup: &Setup, key: String) -> Result<Explanation, AppError> {
     worker_runtime()?.block_on(async {
         let settings = engine_settings(setup)?;
         let mut session = None;
-        let mut mappings = Vec::new();
+        let (mut mappings, mut phases) = (Vec::new(), Phases::new());
         if setup.needs_postgres() {
             let session = session.insert(Session::connect(&settings.postgres).await?);
-            mappings = bind(session, &setup.plans).await?;
+            // There are none before the first start.
+            phases = session.phases().await.unwrap_or_default();
+            mappings = bind(session, &setup.plans, &phases).await?;
         }
+        let redis_only = redis_only(&setup.plans, &phases);
         let (registry, tables) =
-            (Registry::new(mappings, redis_only(&setup.plans)), Tables::new(&settings.plans));
+            (Registry::new(mappings, redis_only), Tables::new(&settings.plans));
         let explainer = Explainer { settings: &settings, registry: &registry, tables: &tables };
         let mut control = Control::new(settings.control.clone());
         let told = explainer.explain(&Bytes::from(key), &mut session, &mut control).await;
@@ -249,29 +255,49 @@ fn engine_settings(setup: &Setup) -> Result<EngineSettings, AppError> {
     })
 }
 
-/// The mappings that have a side in Postgres, bound to their tables.
-async fn mappings(setup: &Setup) -> Result<Vec<Arc<Mapping>>, AppError> {
+/// The mappings that have a side in Postgres, bound to their tables, and the phases of all.
+async fn mappings(
+    setup: &Setup,
+    control: &ControlSettings,
+) -> Result<(Vec<Arc<Mapping>>, Phases), AppError> {
     if !setup.needs_postgres() {
-        return Ok(Vec::new());
+        return Ok((Vec::new(), Phases::new()));
     }
     let mut session = Session::connect(&setup.config.postgres).await?;
     session.migrate().await?;
-    let mappings = bind(&mut session, &setup.plans).await?;
+    // What does not fit is not begun with.
+    bind(&mut session, &setup.plans, &Phases::new()).await?;
+    let phases = phase::begin(&mut session, setup, control).await?;
+    let mappings = bind(&mut session, &setup.plans, &phases).await?;
     session.close().await;
-    Ok(mappings)
+    Ok((mappings, phases))
 }
 
-/// The patterns of the mappings that have none.
-fn redis_only(plans: &[Plan]) -> Vec<KeyPattern> {
-    let plans = plans.iter().filter(|plan| plan.config.strategy == Strategy::RedisOnly);
+/// The patterns of the mappings that have none, or not yet.
+fn redis_only(plans: &[Plan], phases: &Phases) -> Vec<KeyPattern> {
+    let plans = plans.iter().filter(|plan| {
+        plan.config.strategy == Strategy::RedisOnly || phase_of(plan, phases).passes_through()
+    });
     plans.map(|plan| plan.pattern.clone()).collect()
 }
 
-async fn bind(session: &mut Session, plans: &[Plan]) -> Result<Vec<Arc<Mapping>>, AppError> {
+/// Where nothing is recorded, one in which nothing is lost.
+fn phase_of(plan: &Plan, phases: &Phases) -> Phase {
+    phases.get(&plan.config.name).copied().unwrap_or(Phase::DualWrite)
+}
+
+/// Checks all mappings that have a side in Postgres; those that pass through for now are not among the result.
+async fn bind(
+    session: &mut Session,
+    plans: &[Plan],
+    phases: &Phases,
+) -> Result<Vec<Arc<Mapping>>, AppError> {
     let (mut mappings, mut problems) = (Vec::new(), Vec::new());
     for plan in plans.iter().filter(|plan| plan.config.strategy != Strategy::RedisOnly) {
         let shape = session.table_shape(&TableName::parse(&plan.config.table)).await?;
+        let phase = phase_of(plan, phases);
         match Layout::bind(plan, shape.as_ref()) {
+            Ok(_) if phase.passes_through() => {}
             Ok(layout) => mappings.push(Arc::new(Mapping {
                 index: plan.index,
                 name: plan.config.name.clone(),
@@ -284,6 +310,7 @@ async fn bind(session: &mut Session, plans: &[Plan]) -> Result<Vec<Arc<Mapping>>
                     .config
                     .on_postgres_down
                     .unwrap_or_else(|| OnPostgresDown::usual(plan.config.strategy)),
+                imports: phase.imports(),
                 layout,
             })),
             Err(mut more) => problems.append(&mut more),

@@ -53,6 +53,13 @@ pub enum Verb {
     /// The proxies that run on the same database.
     #[command(subcommand)]
     Proxies(ProxiesVerb),
+    /// How far the mappings have moved from Redis to Postgres.
+    ///
+    /// preparation: the keys live in Redis alone, the tables are only checked. dual_write, backfill, verify: a key
+    /// that Postgres lacks is brought over whole by the first operation that needs it there. migrated: Redis has
+    /// nothing but copies.
+    #[command(subcommand)]
+    Phase(PhaseVerb),
     /// Print the tables that the mappings want, as SQL.
     Schema {
         #[command(flatten)]
@@ -94,6 +101,34 @@ pub enum JournalVerb {
     /// See to changes that Postgres refused: dead letters.
     #[command(subcommand)]
     Dlq(DeadLetterVerb),
+}
+
+/// The phases of mappings.
+#[derive(Debug, Subcommand)]
+pub enum PhaseVerb {
+    /// Tell the phase of each mapping.
+    Get {
+        #[command(flatten)]
+        file: ConfigFile,
+        /// Only of this one.
+        #[arg(long, value_name = "NAME")]
+        mapping: Option<String>,
+    },
+    /// Record another phase; proxies have it from their next start on.
+    ///
+    /// Asks before a step with which keys may be lost.
+    Set {
+        #[command(flatten)]
+        file: ConfigFile,
+        #[arg(value_parser = ["preparation", "dual_write", "backfill", "verify", "migrated"])]
+        phase: String,
+        /// Only of this one.
+        #[arg(long, value_name = "NAME")]
+        mapping: Option<String>,
+        /// Do not ask.
+        #[arg(long)]
+        force: bool,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -128,7 +128,8 @@ pub(super) static SECTIONS: &[Section] = &[
         row("flush", Default("\"refuse\""),
             Slot::Text(|c, v| { c.upstream.flush = words::flush(v)?; Ok(()) }),
             "FLUSHALL, FLUSHDB and SWAPDB while there are mappings. `refuse`: an error. `cache`: they \
-             empty the upstream alone, and mapped keys come back from Postgres. `truncate`: FLUSHALL and \
+             empty the upstream alone, and mapped keys come back from Postgres; an error while a mapping has not \
+             migrated (see `respgres phase`), as Redis may alone have keys of it. `truncate`: FLUSHALL and \
              FLUSHDB empty the mapped tables too; the user needs the right to TRUNCATE them. SWAPDB of \
              the database with mappings is always refused."),
         row("admin_commands", Default("false"), Slot::Flag(|c, v| c.upstream.admin_commands = v),

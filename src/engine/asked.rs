@@ -111,7 +111,28 @@ impl Asked<'_> {
             Residence::Told => self.key.mapping.strategy != Strategy::DatabaseFirst,
             _ => false,
         };
-        self.stored.is_none() && (self.needs.expiry || !by_redis)
+        // All of it is wanted, and it is too much for one answer: Postgres is going to tell it piece by piece.
+        let is_to_be_imported =
+            self.key.mapping.imports && self.needs.each && self.is_told_in_part();
+        self.stored.is_none() && (self.needs.expiry || !by_redis || is_to_be_imported)
+    }
+
+    fn is_told_in_part(&self) -> bool {
+        matches!(&self.cached, Some(Found::Record { record: Some(record), .. }) if record.others > 0)
+    }
+
+    /// Whether Redis may alone have this key, of which Postgres has been asked and has no row. Who was told
+    /// that Redis does not have it was told so before Postgres was asked.
+    pub(super) fn may_be_original(&self) -> bool {
+        let is_there = match self.residence {
+            Residence::Unknown => true,
+            Residence::Told | Residence::Ahead => {
+                matches!(self.cached, Some(Found::Record { record: Some(_), .. } | Found::Error(_)))
+            }
+            Residence::Through | Residence::Fill(_) => false,
+        };
+        let has_no_row = matches!(self.stored, Some(Found::Record { record: None, .. }));
+        self.key.mapping.imports && is_there && has_no_row
     }
 
     /// Whether Postgres is going to be asked for a key of which Redis may be ahead. A reader that may fill it,

@@ -140,7 +140,7 @@ async fn asked_twice(control: &mut Control, words: &[Bytes]) -> Result<Frame, Up
     }
 }
 
-fn is_dirty(mark: &Frame) -> bool {
+pub(super) fn is_dirty(mark: &Frame) -> bool {
     matches!(mark, Frame::BulkString(mark) if mark.starts_with(b"d:") || mark.starts_with(b"gone:"))
 }
 

@@ -22,8 +22,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::time::sleep;
 
+use super::barrier::is_dirty;
 use super::fits::{How, NEEDY, Way, fits, kind_word};
 use super::health::Health;
+use super::import::{Importer, Known, Outcome};
 use super::load::{Loader, NotLoaded};
 use super::operation::{Operation, batches};
 use super::patience;
@@ -34,7 +36,7 @@ use super::refusal::{
 use super::rescue::{answer_the_rest, rescue};
 use super::step::Stepping;
 use super::through::Writer;
-use super::transaction::Copies;
+use super::transaction::{Copies, Failure};
 use crate::config::{OnPostgresDown, Strategy};
 use crate::mapping::MappedKey;
 use crate::protocol::Reply;
@@ -72,6 +74,7 @@ pub struct BehindWriter {
     through: Writer,
     loader: Loader,
     stepping: Arc<Stepping>,
+    known: Known,
     used: Option<Instant>,
 }
 
@@ -117,7 +120,7 @@ impl BehindWriter {
     pub(super) fn new(through: Writer, stepping: Arc<Stepping>) -> Self {
         let queue = Arc::clone(&through.queue);
         let through = through.handing_over_to(queue);
-        Self { through, loader: Loader::default(), stepping, used: None }
+        Self { through, loader: Loader::default(), stepping, known: Known::default(), used: None }
     }
 
     /// Writes until it is asked to stop and nothing is left in its queue.
@@ -184,6 +187,18 @@ impl BehindWriter {
                 Way::Behind(_) => {}
             }
             let count = alike(|way| matches!(way, Way::Behind(_)));
+            let count = self.without_originals(&batch[at..at + count]).await;
+            if count == 0 {
+                if self.is_lost() {
+                    operation.answer(&needs_postgres());
+                    at += 1;
+                } else {
+                    self.write_through(&batch[at..=at]).await;
+                    // Else Postgres was lost meanwhile.
+                    at += usize::from(!operation.take_over());
+                }
+                continue;
+            }
             let run = &batch[at..at + count];
             match self.step(run, &ways[at..at + count]).await {
                 Stepped::Ran { count, to_load, goes_through } => {
@@ -301,6 +316,52 @@ impl BehindWriter {
         // A new row may need more than the part.
         self.through.settings.health.policy_of(mapping) == Some(OnPostgresDown::RedisOnly)
             && kind_word(mapping) != NEEDY
+    }
+
+    /// How many operations, from the first on, are on keys that Redis does not have alone. What it does is
+    /// brought to Postgres, if that takes it.
+    async fn without_originals(&mut self, run: &[Operation]) -> usize {
+        let is_unknown = |key: &&MappedKey| key.mapping.imports && !self.known.has(&key.key);
+        let unknown: Vec<&MappedKey> =
+            run.iter().flat_map(|operation| &operation.keys).filter(is_unknown).collect();
+        if unknown.is_empty() {
+            return run.len();
+        }
+        let names: Vec<&Bytes> = unknown.iter().map(|key| &key.key).collect();
+        let is_lost = self.is_lost();
+        let Writer { settings, trust, tables, session, control, .. } = &mut self.through;
+        let clean = match Copies::in_redis(trust, control).await {
+            Ok(_) => clean_values(control, &names).await,
+            Err(error) => Err(error),
+        };
+        let clean = match clean {
+            Ok(clean) => clean,
+            Err(error) => {
+                tracing::debug!(%error, "what Redis has alone is not known");
+                trust.lose();
+                return 0;
+            }
+        };
+        let mut left = HashSet::new();
+        let mut seen = HashSet::new();
+        for key in unknown.into_iter().filter(|key| clean.contains(&key.key)) {
+            if !seen.insert(&key.key) {
+                continue;
+            }
+            let mut importer = Importer { settings, trust, tables, session, control };
+            match if is_lost { Err(Failure::Unseen) } else { importer.import(key).await } {
+                Ok(Outcome::Imported | Outcome::NoOriginal) => self.known.add(&key.key),
+                // Whoever writes through knows what to say.
+                Ok(Outcome::Refused { .. }) => drop(left.insert(&key.key)),
+                Err(failure) => {
+                    tracing::debug!(?failure, "a key is not imported");
+                    left.insert(&key.key);
+                }
+            }
+        }
+        let is_left =
+            |operation: &Operation| operation.keys.iter().any(|key| left.contains(&key.key));
+        run.iter().take_while(|operation| !is_left(operation)).count()
     }
 
     async fn write_through(&mut self, operations: &[Operation]) {
@@ -495,6 +556,35 @@ impl BehindWriter {
         }
         (Call { script: Script::Behind, keys: names, arguments }, keys)
     }
+}
+
+/// Which of these keys Redis has, without changes that Postgres is going to get.
+async fn clean_values(
+    control: &mut Control,
+    keys: &[&Bytes],
+) -> Result<HashSet<Bytes>, UpstreamError> {
+    let word = |word: &'static str| Bytes::from_static(word.as_bytes());
+    let asked: Vec<[Bytes; 2]> = keys
+        .iter()
+        .flat_map(|key| [[word("EXISTS"), (*key).clone()], [word("GET"), mark_of(key)]])
+        .collect();
+    let asked: Vec<&[Bytes]> = asked.iter().map(|words| &words[..]).collect();
+    let told = match control.commands(&asked).await {
+        // The connection had died unnoticed.
+        Err(UpstreamError::Lost(_)) => control.commands(&asked).await,
+        told => told,
+    };
+    let mut clean = HashSet::new();
+    for (key, told) in keys.iter().zip(told?.chunks(2)) {
+        match told {
+            [Frame::Integer(0), _] => {}
+            [Frame::Integer(_), mark] if is_dirty(mark) => {}
+            [Frame::Integer(_), _] => drop(clean.insert((*key).clone())),
+            [Frame::Error(text), _] => return Err(UpstreamError::Refused(text.to_string())),
+            _ => return Err(UpstreamError::Protocol("an odd answer to EXISTS".into())),
+        }
+    }
+    Ok(clean)
 }
 
 /// What Redis says of itself, before it runs a script.

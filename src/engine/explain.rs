@@ -97,9 +97,10 @@ impl Explainer<'_> {
         };
         let Some(row) = read.rows.into_iter().next() else { return Vec::new() };
         let Some(record) = row.record else {
-            let text = match row.present {
-                true => "there, and absent for clients: past its expiry, or without a field",
-                false => "absent",
+            let text = match (row.present, mapping.imports) {
+                (true, _) => "there, and absent for clients: past its expiry, or without a field",
+                (false, true) => "absent: what Redis has is brought over when it is needed",
+                (false, false) => "absent",
             };
             return vec![("row", text.to_owned())];
         };

@@ -8,6 +8,8 @@
 //! Until then every mapped key is read from Postgres, and writes do not keep the old values aside: a
 //! value that is renamed there and back while the keeper goes through the keys could escape it.
 //!
+//! Of a mapping that imports, also what has an end and no row stays: it may be the key's own end.
+//!
 //! Absent on purpose: deleting what has no end and no row. Copies have an end; that is a value which
 //! somebody has put into Redis before its keys were mapped, and which is nowhere else.
 
@@ -20,7 +22,7 @@ use tokio::time::{Instant, sleep};
 
 use super::EngineSettings;
 use super::tables::Tables;
-use super::through::connected;
+use super::through::{connected, set_aside};
 use super::trust::{Attempt, Trust};
 use crate::command::Needs;
 use crate::mapping::{MappedKey, Registry};
@@ -299,8 +301,6 @@ impl Keeper {
             Some(applied) => (applied.epoch.to_string(), applied.number.to_string()),
             None => (String::new(), String::new()),
         };
-        let spare = if spares_what_has_no_row { "spare" } else { "" };
-        let arguments = [epoch, number, spare.to_owned()].map(Bytes::from);
         let (mut seen, mut kept) = (0, 0);
         let mut cursor = Bytes::from_static(b"0");
         loop {
@@ -319,12 +319,24 @@ impl Keeper {
                 }
             }
             if !mapped.is_empty() {
-                let mapped: Vec<Bytes> = mapped.into_iter().collect();
                 seen += mapped.len();
-                let staying = numbers(self.call(Script::Sweep, &mapped, &arguments).await?)?;
-                let staying: Vec<Bytes> =
-                    staying.into_iter().map(|at| mapped[at].clone()).collect();
-                kept += self.drop_those_with_rows(&staying).await?;
+                let imports = |key: &Bytes| {
+                    self.registry.mapped_key(key).is_some_and(|key| key.mapping.imports)
+                };
+                let (importing, others): (Vec<Bytes>, Vec<Bytes>) =
+                    mapped.into_iter().partition(imports);
+                for (mapped, usual) in [(importing, "own"), (others, "")] {
+                    if mapped.is_empty() {
+                        continue;
+                    }
+                    let spare = if spares_what_has_no_row { "spare" } else { usual };
+                    let arguments = [&epoch[..], &number[..], spare];
+                    let arguments = arguments.map(|word| Bytes::copy_from_slice(word.as_bytes()));
+                    let staying = numbers(self.call(Script::Sweep, &mapped, &arguments).await?)?;
+                    let staying: Vec<Bytes> =
+                        staying.into_iter().map(|at| mapped[at].clone()).collect();
+                    kept += self.drop_those_with_rows(&staying).await?;
+                }
             }
             if next == "0" {
                 return Ok((seen, kept));
@@ -333,7 +345,7 @@ impl Keeper {
         }
     }
 
-    /// Drops the keys that Postgres has; how many it has not.
+    /// Drops the keys that Postgres has, or had while their mapping imports; how many it has not.
     async fn drop_those_with_rows(&mut self, keys: &[Bytes]) -> Result<usize, Trouble> {
         let keys: Vec<MappedKey> =
             keys.iter().filter_map(|key| self.registry.mapped_key(key)).collect();
@@ -344,7 +356,16 @@ impl Keeper {
         let needs = Needs { existence: true, ..Needs::default() };
         let mut with_rows = Vec::new();
         for group in groups.values() {
-            let Some(mapping) = self.tables.current(&group[0].mapping) else {
+            let known = &group[0].mapping;
+            if known.imports && self.tables.is_due(known) {
+                let session = connected(&mut self.session, &self.settings).await?;
+                self.tables.look_again(session, known).await?;
+            }
+            let Some(mapping) = self.tables.current(known) else {
+                if known.imports {
+                    // Nobody knows what only Redis has of it: this Redis has to wait.
+                    return Err(set_aside().into());
+                }
                 with_rows.extend(group.iter().map(|key| key.key.clone()));
                 continue;
             };
@@ -352,7 +373,13 @@ impl Keeper {
             let wants: Vec<Want<'_>> = group.iter().map(want).collect();
             let session = connected(&mut self.session, &self.settings).await?;
             let read = session.read_parts(&mapping, &wants, RowLock::None).await?;
-            let there = group.iter().zip(read.rows).filter(|(_, row)| row.present);
+            let mut there: Vec<bool> = read.rows.iter().map(|row| row.present).collect();
+            if mapping.imports {
+                let names: Vec<&[u8]> = group.iter().map(|key| &key.key[..]).collect();
+                let had = session.has_had(&mapping, &names).await?;
+                there.iter_mut().zip(had).for_each(|(there, had)| *there |= had);
+            }
+            let there = group.iter().zip(there).filter(|(_, there)| *there);
             with_rows.extend(there.map(|(key, _)| key.key.clone()));
         }
         if !with_rows.is_empty() {
@@ -384,7 +411,10 @@ impl Keeper {
                 done.extend(rows.iter().enumerate().filter_map(clean));
             }
             let session = connected(&mut self.session, &self.settings).await?;
-            session.delete_from_outbox(&done).await?;
+            let registry = Arc::clone(&self.registry);
+            let importing = registry.mappings().iter().filter(|mapping| mapping.imports);
+            let importing: Vec<&str> = importing.map(|mapping| mapping.name.as_str()).collect();
+            session.delete_from_outbox(&done, &importing).await?;
         }
     }
 

@@ -22,16 +22,18 @@ use bytes::Bytes;
 use super::asked::{Asked, Found, Residence, keys_of, wanted};
 use super::barrier::{NotFlushed, until_clean};
 use super::fill::{fill, unlease};
+use super::import::{Importer, Outcome};
 use super::operation::{Operation, batches, total};
 use super::queue::Queue;
 use super::refusal::{
     not_cached, only_postgres_knows, read_apart, read_failed, read_may_be_ahead, read_too_busy,
-    read_too_slow, upstream_not_read,
+    read_too_slow, read_unseen, upstream_not_read,
 };
 use super::rescue::{answer_the_rest, rescue};
 use super::slow::{Slow, Verdict, hurry_ms};
 use super::tables::Tables;
 use super::through::{connected, set_aside};
+use super::transaction::Failure;
 use super::trust::Trust;
 use super::{BATCH_BYTES, EngineSettings, patience};
 use crate::command::{Listing, Need};
@@ -152,6 +154,9 @@ impl MissReader {
             self.ask_redis(part).await;
             self.wait_for_the_journal(part).await;
             self.ask_postgres(part).await;
+            if self.import(part).await {
+                self.ask_postgres(part).await;
+            }
         }
         for (operation, places) in operations.iter().zip(&places) {
             if let Some(listing) = large_listing(operation, places, &asked) {
@@ -338,6 +343,35 @@ impl MissReader {
                 Err(error) => self.settle(error, asked, part, &mut parts).await,
             }
         }
+    }
+
+    /// Imports keys of which Postgres has no row, and Redis the whole. True: Postgres has to be asked again, as
+    /// others may have imported them since.
+    async fn import(&mut self, asked: &mut [Asked<'_>]) -> bool {
+        let mut is_any = false;
+        for asked in asked.iter_mut().filter(|asked| asked.may_be_original()) {
+            let Self { settings, trust, tables, session, control, .. } = self;
+            let mut importer = Importer { settings, trust, tables, session, control };
+            let name = &asked.key.mapping.name;
+            asked.stored = match importer.import(asked.key).await {
+                Ok(Outcome::Imported | Outcome::NoOriginal) => {
+                    is_any = true;
+                    None
+                }
+                Ok(Outcome::Refused { found: Some(found), .. }) => {
+                    let (record, now_ms) = *found;
+                    Some(Found::Record { record: Some(record), now_ms })
+                }
+                Ok(Outcome::Refused { reply, found: None }) => Some(Found::Error(reply)),
+                Err(failure) => Some(Found::Error(match failure {
+                    Failure::Store(error) => read_failed(&error, name),
+                    Failure::Upstream(error) => NotFlushed::Upstream(error).reply(),
+                    Failure::Unseen => read_unseen(),
+                    _ => NotFlushed::Late.reply(),
+                })),
+            };
+        }
+        is_any
     }
 
     /// Answers without Postgres, as the mappings say.

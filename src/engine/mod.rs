@@ -20,6 +20,7 @@ pub mod fleet;
 mod flusher;
 mod fold;
 pub mod health;
+mod import;
 pub mod journal;
 mod keeper;
 pub mod keyspace;
@@ -182,7 +183,7 @@ impl Engine {
             let worker =
                 behind::BehindWriter::new(settled(&self.behind), Arc::clone(&self.stepping));
             let tasks_of_worker = tasks.clone();
-            tasks.spawn(async move { worker.run(&tasks_of_worker).await });
+            tasks.spawn(async move { Box::pin(worker.run(&tasks_of_worker)).await });
             let worker = settled(&self.beside_behind);
             let tasks_of_worker = tasks.clone();
             tasks.spawn(async move { worker.run(&tasks_of_worker).await });
@@ -360,6 +361,11 @@ impl Engine {
     pub fn may_be_ahead(&self) -> bool {
         let is_loose = self.trust.journal.may_be_loose(self.health.losses());
         self.is_cache_first() || (self.writes_behind() && is_loose)
+    }
+
+    /// Whether Redis may have what Postgres lacks: changes, or keys of a mapping that has not migrated.
+    pub fn needs_what_redis_has(&self) -> bool {
+        self.may_be_ahead() || self.registry.mappings().iter().any(|mapping| mapping.imports)
     }
 
     /// Has Redis never be told first of what is written through as a rule.

@@ -200,6 +200,40 @@ pub fn in_part(refusal: Reply) -> Reply {
     Reply::Error(format!("{why}; a part of the write may have happened"))
 }
 
+/// The reply to an operation on a key without a row, while Redis, which may have it, is out of reach.
+pub fn unseen() -> Reply {
+    Reply::Error(
+        "TRYAGAIN the upstream Redis is out of reach, and may alone have this key; nothing was written"
+            .into(),
+    )
+}
+
+/// The same for reads.
+pub fn read_unseen() -> Reply {
+    Reply::Error("TRYAGAIN the upstream Redis is out of reach, and may alone have this key".into())
+}
+
+/// The reply to an operation on a key that is something else in Redis.
+pub fn wrong_type() -> Reply {
+    Reply::Error("WRONGTYPE Operation against a key holding the wrong kind of value".into())
+}
+
+/// The reply to an operation on a key that only Redis has, and that is too large to be brought over.
+pub fn too_large_to_import(mapping: &str, most_bytes: usize) -> Reply {
+    Reply::err(format!(
+        "mapping \"{mapping}\": only Redis has this key, and more than {} MiB of it, which is too much to be \
+         brought to Postgres by one operation; nothing was written",
+        most_bytes >> 20
+    ))
+}
+
+/// The reply to an operation that would empty Redis of keys that only it has.
+pub fn has_originals(mapping: &str) -> Reply {
+    Reply::err(format!(
+        "mapping \"{mapping}\" is not migrated: Redis may alone have keys of it; nothing was emptied"
+    ))
+}
+
 /// The reply to a read whose other keys Redis had to answer for.
 pub fn upstream_not_read() -> Reply {
     Reply::err("the upstream Redis is out of reach")

@@ -112,7 +112,9 @@ impl Engine {
         let key = self.registry.mapped_key(&Bytes::copy_from_slice(arguments[1]))?;
         let is_told_first = key.mapping.strategy == Strategy::CacheFirst
             && self.health.strategy_of(&key.mapping) == Strategy::CacheFirst
-            && !self.health.is_lost();
+            && !self.health.is_lost()
+            // Redis may have such a key with an end of its own, and nobody else.
+            && !key.mapping.imports;
         if !is_told_first || write.of.is_some_and(|of| of != key.mapping.holds()) {
             return None;
         }

@@ -23,6 +23,7 @@ use bytes::Bytes;
 use super::barrier::{NotFlushed, until_clean};
 use super::behind;
 use super::dropped::lock_and_have_dropped;
+use super::import::{self, Importer, Known, Outcome, may_be_any_original};
 use super::operation::{Operation, batches, total};
 use super::queue::Queue;
 use super::refusal::{
@@ -280,6 +281,7 @@ impl Writer {
         hurried: bool,
     ) -> Result<(), Failure> {
         let (mut races, mut dirty, mut lost, mut bypasses) = (0, 0, 0, 0);
+        let mut spared = Known::default();
         // At once, where Postgres is known to be lost.
         self.settings.health.cut().map_err(Failure::Store)?;
         if self.needs_redis {
@@ -295,11 +297,17 @@ impl Writer {
         }
         loop {
             let was_connected = self.session.is_some();
-            let failure = match self.transact_in_sight(operations, hurried).await {
+            let failure = match self.transact_in_sight(operations, &spared, hurried).await {
                 Ok(written) => {
                     self.answer(operations, written).await;
                     self.clear_slow(operations);
                     return Ok(());
+                }
+                Err(Failure::Originals(keys)) => {
+                    match self.import(&keys, operations, &mut spared).await {
+                        Ok(()) => continue,
+                        Err(failure) => failure,
+                    }
                 }
                 Err(failure) => failure,
             };
@@ -347,11 +355,35 @@ impl Writer {
         }
     }
 
+    /// Brings keys over that only Redis has; `spared` are those of which it has none but copies.
+    async fn import(
+        &mut self,
+        keys: &[Bytes],
+        operations: &[&Operation],
+        spared: &mut Known,
+    ) -> Result<(), Failure> {
+        for name in keys {
+            let mut all = operations.iter().flat_map(|operation| &operation.keys);
+            let Some(key) = all.find(|key| key.key == *name) else { continue };
+            let Self { settings, trust, tables, session, control, .. } = self;
+            let mut importer = Importer { settings, trust, tables, session, control };
+            match importer.import(key).await? {
+                Outcome::Imported => {}
+                Outcome::NoOriginal => spared.add(name),
+                Outcome::Refused { reply, .. } => {
+                    return Err(Failure::Refused { key: name.clone(), reply });
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// One try at one transaction; past Redis, once those who reach it are safe from old copies, where that is
     /// wanted.
     async fn transact_in_sight<'a>(
         &mut self,
         operations: &[&'a Operation],
+        spared: &Known,
         hurried: bool,
     ) -> Result<Prepared<'a>, Failure> {
         let is_strict = self.settings.redis_loss == RedisLoss::Strict
@@ -362,12 +394,16 @@ impl Writer {
         let keys: Vec<&MappedKey> =
             if is_strict { keys.filter(leaves_copies).collect() } else { Vec::new() };
         if keys.is_empty() {
-            return self.transact(operations, hurried).await;
+            return self.transact(operations, spared, hurried).await;
         }
         let session = connected(&mut self.session, &self.settings).await.map_err(Failure::Store)?;
+        // What only Redis has is not to be dropped.
+        if may_be_any_original(session, &self.tables, &keys).await.map_err(Failure::Store)? {
+            return Err(Failure::Unseen);
+        }
         let limit = Duration::from_millis(self.settings.postgres.statement_timeout_ms / 2);
         let transacted = match lock_and_have_dropped(session, &keys, limit).await {
-            Ok(true) => self.transact(operations, hurried).await,
+            Ok(true) => self.transact(operations, spared, hurried).await,
             Ok(false) => Err(Failure::NotDropped),
             Err(error) => Err(Failure::Store(error)),
         };
@@ -385,13 +421,14 @@ impl Writer {
     async fn transact<'a>(
         &mut self,
         operations: &[&'a Operation],
+        spared: &Known,
         hurried: bool,
     ) -> Result<Prepared<'a>, Failure> {
         let timeout_ms = self.settings.postgres.statement_timeout_ms;
         let session = connected(&mut self.session, &self.settings).await.map_err(Failure::Store)?;
         session.hurry(hurried.then(|| hurry_ms(timeout_ms)));
         let limit = Duration::from_millis(timeout_ms) + GRACE;
-        let copies = if operations.iter().any(|operation| leaves_copies(operation)) {
+        let copies = if operations.iter().any(|operation| needs_upstream(operation)) {
             if self.needs_redis {
                 Copies::known(&self.trust, &mut self.control).await?
             } else {
@@ -404,8 +441,14 @@ impl Writer {
             Copies::Kept
         };
         let lease_ms = self.settings.lease_ms;
-        let preparing =
-            prepare(session, &mut self.control, &self.tables, &copies, lease_ms, operations);
+        let preparing = prepare(
+            session,
+            &mut self.control,
+            &self.tables,
+            &copies,
+            lease_ms,
+            (operations, spared),
+        );
         let prepared = match tokio::time::timeout(limit, preparing).await {
             Ok(prepared) => prepared?,
             Err(_) => {
@@ -486,8 +529,18 @@ impl Writer {
             // Those that leave no copy in Redis do not need it.
             Failure::Upstream(_) => {
                 let (cached, others): (Vec<usize>, Vec<usize>) =
-                    part.places.iter().partition(|&&at| leaves_copies(&batch[at]));
+                    part.places.iter().partition(|&&at| needs_upstream(&batch[at]));
                 answer_all(&failure, batch, &cached);
+                parts.push(Part { places: others, ..part });
+                return;
+            }
+            Failure::Refused { key, .. } => {
+                let has_key = |operation: &Operation| {
+                    operation.keys.iter().any(|of_operation| of_operation.key == *key)
+                };
+                let (refused, others): (Vec<usize>, Vec<usize>) =
+                    part.places.iter().partition(|&&at| has_key(&batch[at]));
+                answer_all(&failure, batch, &refused);
                 parts.push(Part { places: others, ..part });
                 return;
             }
@@ -515,8 +568,12 @@ impl Writer {
             Failure::Store(error) => {
                 !matches!(error, StoreError::Unreachable(_) | StoreError::InDoubt(_))
             }
-            Failure::Dirty => true,
-            Failure::Upstream(_) | Failure::Ahead | Failure::Apart | Failure::NotDropped => false,
+            Failure::Dirty | Failure::Unseen | Failure::Originals(_) => true,
+            Failure::Upstream(_)
+            | Failure::Ahead
+            | Failure::Apart
+            | Failure::NotDropped
+            | Failure::Refused { .. } => false,
         };
         let timed_out = matches!(failure, Failure::Store(StoreError::Timeout(_)));
         if blames_one && part.places.len() > 1 {
@@ -617,10 +674,10 @@ pub(super) fn set_aside() -> StoreError {
     StoreError::LayoutChanged { code: String::new(), message: "the mapping is set aside".into() }
 }
 
-/// Whether Redis may have copies of an operation's keys.
-fn leaves_copies(operation: &Operation) -> bool {
-    let mut strategies = operation.keys.iter().map(|key| key.mapping.strategy);
-    strategies.any(|strategy| strategy != Strategy::PostgresOnly)
+/// Whether Redis may have copies of an operation's keys, or the keys themselves.
+fn needs_upstream(operation: &Operation) -> bool {
+    let mut mappings = operation.keys.iter().map(|key| &key.mapping);
+    mappings.any(|mapping| mapping.strategy != Strategy::PostgresOnly || mapping.imports)
 }
 
 /// Whether Redis may be told first of any of its keys.
@@ -644,6 +701,9 @@ fn reply_to_failure(failure: &Failure, operation: &Operation) -> Reply {
         Failure::Upstream(_) => upstream_failed(Happened::No),
         Failure::Dirty => not_flushed(),
         Failure::Ahead => may_be_ahead(),
+        Failure::Unseen | Failure::Refused { .. } | Failure::Originals(_) => {
+            import::reply_to(failure, mapping_name(operation))
+        }
         Failure::Apart => write_apart(),
         Failure::NotDropped => not_dropped(),
     }
@@ -657,6 +717,12 @@ fn log(failure: &Failure) {
         Failure::Store(error) => tracing::warn!(%error, "a write failed"),
         Failure::Upstream(error) => tracing::warn!(%error, "a write failed"),
         Failure::Dirty => tracing::warn!("a write failed: a key stayed dirty"),
+        Failure::Unseen => {
+            tracing::debug!("not written: Redis is out of reach, and may alone have a key")
+        }
+        // The importer has told of it.
+        Failure::Refused { .. } => {}
+        Failure::Originals(_) => tracing::warn!("a write failed: a key was not imported"),
         Failure::Ahead => tracing::debug!("not written: Redis is out of reach, and may be ahead"),
         Failure::NotDropped => {
             tracing::warn!("not written: Redis is out of reach, and nobody has dropped its copies");

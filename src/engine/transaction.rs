@@ -17,6 +17,7 @@ use bytes::Bytes;
 use super::barrier::is_any_dirty;
 use super::copy::ends_at_ms;
 use super::fleet::Fleet;
+use super::import::{Known, see_to_missing};
 use super::operation::{Operation, total};
 use super::refusal::write_failed;
 use super::tables::Tables;
@@ -51,6 +52,15 @@ pub(super) enum Failure {
     Dirty,
     /// Redis is out of reach, and may have such changes.
     Ahead,
+    /// These keys have no row, and Redis has them: perhaps it alone.
+    Originals(Vec<Bytes>),
+    /// Redis is out of reach, and may alone have a key.
+    Unseen,
+    /// A key that only Redis has cannot be brought to Postgres.
+    Refused {
+        key: Bytes,
+        reply: Reply,
+    },
     /// Redis is out of reach, and others may go by it without Postgres.
     Apart,
     /// Redis is out of reach, and nobody has dropped the copies there.
@@ -197,7 +207,7 @@ impl Copies {
     }
 }
 
-/// Does all of a transaction but its COMMIT. After an error the transaction has ended, or the session
+/// Does all of a transaction but its COMMIT. `spared`: keys that are known to be no originals. After an error the transaction has ended, or the session
 /// is broken and it ends with it.
 pub(super) async fn prepare<'a>(
     session: &mut Session,
@@ -205,7 +215,7 @@ pub(super) async fn prepare<'a>(
     tables: &Tables,
     copies: &Copies,
     lease_ms: u64,
-    operations: &[&'a Operation],
+    (operations, spared): (&[&'a Operation], &Known),
 ) -> Result<Prepared<'a>, Failure> {
     let (mut touched, places) = keys_of(operations, tables).map_err(Failure::Store)?;
     let mut locks: Vec<i64> = touched.iter().map(|touched| touched.key.lock()).collect();
@@ -216,6 +226,9 @@ pub(super) async fn prepare<'a>(
     let asked_at = Instant::now();
     let now_ms =
         begin_reading(session, &locks, &groups, &mut touched).await.map_err(Failure::Store)?;
+    if let Err(failure) = see_to_missing(control, copies, &touched, spared).await {
+        return Err(roll_back(session, failure).await);
+    }
     let replies = apply(operations, &places, &mut touched, now_ms);
     if let Err(failure) = see_to_unchanged(control, copies, &touched).await {
         return Err(roll_back(session, failure).await);

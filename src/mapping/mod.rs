@@ -6,6 +6,7 @@ pub(crate) mod extra;
 pub mod layout;
 pub mod overlap;
 pub mod pattern;
+mod phase;
 pub mod registry;
 pub mod shape;
 
@@ -19,6 +20,7 @@ use crate::value::ValueKind;
 
 pub use layout::Layout;
 pub use pattern::KeyPattern;
+pub use phase::Phase;
 pub use registry::Registry;
 pub use shape::TableShape;
 
@@ -34,6 +36,8 @@ pub struct Mapping {
     pub negative_ttl_ms: i64,
     pub on_expire: OnExpire,
     pub on_postgres_down: OnPostgresDown,
+    /// Redis may have keys that Postgres lacks: they are imported before anything is done with them.
+    pub imports: bool,
     pub layout: Layout,
 }
 

@@ -158,7 +158,7 @@ impl Talk {
                 match self.event_loop.shared.upstream.flush {
                     _ if !touches => {}
                     // Not what Redis alone has.
-                    Flush::Cache if command.name != "swapdb" && engine.may_be_ahead() => {
+                    Flush::Cache if command.name != "swapdb" && engine.needs_what_redis_has() => {
                         return Way::Apart(Apart::Survey(command));
                     }
                     Flush::Cache if command.name != "swapdb" => {}

@@ -17,6 +17,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (2, "expiry by time", include_str!("../../migrations/0002_expiry_by_time.sql")),
     (3, "journal", include_str!("../../migrations/0003_journal.sql")),
     (4, "proxies", include_str!("../../migrations/0004_proxies.sql")),
+    (5, "moved", include_str!("../../migrations/0005_moved.sql")),
 ];
 
 const TABLE: &str = "respgres.migrations";

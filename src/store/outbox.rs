@@ -118,17 +118,29 @@ impl Session {
             .map_err(|error| self.failed(&error))
     }
 
-    /// Takes keys out whose copies are gone.
+    /// Takes keys out whose copies are gone; of mappings that import it is written down that Postgres has had
+    /// them (see `moved`).
     ///
     /// # Errors
     /// Those of the statement, see [`StoreError`].
-    pub async fn delete_from_outbox(&mut self, ids: &[i64]) -> Result<(), StoreError> {
+    pub async fn delete_from_outbox(
+        &mut self,
+        ids: &[i64],
+        importing: &[&str],
+    ) -> Result<(), StoreError> {
         self.attempt(async |connection| {
-            sqlx::query("delete from respgres.outbox where id = any($1)")
-                .bind(ids)
-                .execute(connection)
-                .await
-                .map(drop)
+            sqlx::query(
+                "with taken as (
+                     delete from respgres.outbox where id = any($1) returning mapping, key)
+                 insert into respgres.moved (mapping, key)
+                 select distinct mapping, key from taken where mapping = any($2)
+                 on conflict do nothing",
+            )
+            .bind(ids)
+            .bind(importing)
+            .execute(connection)
+            .await
+            .map(drop)
         })
         .await
     }

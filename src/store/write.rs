@@ -12,6 +12,7 @@
 use super::element_write::ElementRows;
 use super::error::{RACED, StoreError};
 use super::exchange::{COMMIT, Exchange};
+use super::moved::write_down;
 use super::row_write::WholeRows;
 use super::session::Session;
 use super::statement::Statement;
@@ -97,6 +98,9 @@ impl Session {
                 Rows::Elements(rows) => rows.write(mapping, statements),
             }
         }
+        let of_mapping =
+            changes.iter().filter_map(|(mapping, changes)| write_down(mapping, changes));
+        exchange.statements.extend(of_mapping);
         if exchange.statements.is_empty() && closing.is_none() {
             return Ok(());
         }

@@ -43,6 +43,8 @@ pub enum Script {
     Clean,
     Empty,
     Beat,
+    Original,
+    Adopt,
 }
 
 /// One call of a script.
@@ -60,7 +62,7 @@ pub struct Token(Bytes);
 // === impl Script ===
 
 impl Script {
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::Begin,
         Self::End,
         Self::Miss,
@@ -75,6 +77,8 @@ impl Script {
         Self::Clean,
         Self::Empty,
         Self::Beat,
+        Self::Original,
+        Self::Adopt,
     ];
 
     pub fn text(self) -> &'static str {
@@ -93,6 +97,8 @@ impl Script {
             Self::Clean => include_str!("lua/clean.lua"),
             Self::Empty => include_str!("lua/empty.lua"),
             Self::Beat => include_str!("lua/beat.lua"),
+            Self::Original => include_str!("lua/original.lua"),
+            Self::Adopt => include_str!("lua/adopt.lua"),
         }
     }
 }

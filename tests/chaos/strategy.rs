@@ -58,6 +58,13 @@ pub(crate) fn of(names: &Names, key: u32) -> &'static Strategy {
     &STRATEGIES[names.family(key)]
 }
 
+/// The mappings that have rows.
+pub(crate) fn mapping_names() -> Vec<String> {
+    let have_rows = STRATEGIES.iter().filter(|strategy| strategy.has_rows);
+    let kinds = |name| ["rows", "entries", "members"].map(|kind| format!("{name}_{kind}"));
+    have_rows.flat_map(|strategy| kinds(strategy.name)).collect()
+}
+
 /// A hash, a hash with a row a field, and a set of each.
 pub(crate) fn mappings() -> String {
     let mut text = String::new();

@@ -53,7 +53,8 @@ struct Told {
 pub(crate) async fn run(seed: u64, length: Duration) -> Tally {
     let told = Told { seed, length };
     let events = schedule::draw(seed, length);
-    let world = World::start().await;
+    let world =
+        World::start_in(if seed.is_multiple_of(2) { "migrated" } else { "dual_write" }).await;
     let names = strategy::names();
     let hot = 6 * u32::try_from(strategy::STRATEGIES.len()).expect("a few");
     let keys = hot + COLD * hot;

@@ -85,6 +85,11 @@ struct Frozen(Pid);
 
 impl World {
     pub(crate) async fn start() -> Self {
+        Self::start_in("migrated").await
+    }
+
+    /// With the mappings in this phase.
+    pub(crate) async fn start_in(phase: &str) -> Self {
         let start = Instant::now();
         let directory = directory("chaos");
         let config = directory.path().join("respgres.toml");
@@ -100,6 +105,14 @@ impl World {
         apply_schema(&config, vec![url]).await;
         let mut connection = cluster.connect(&database).await;
         connection.execute(AssertSqlSafe(tables)).await.expect("these tables are ours");
+
+        let phases = format!(
+            "insert into respgres.control (name, value)
+             select 'mapping:' || name, jsonb_build_object('phase', '{phase}')
+             from unnest('{{{}}}'::text[]) as names(name)",
+            strategy::mapping_names().join(",")
+        );
+        connection.execute(AssertSqlSafe(phases)).await.expect("these rows are ours");
 
         for statement in DISK_PACE {
             connection.execute(statement).await.expect("we are its superuser");

@@ -190,6 +190,45 @@ async fn keys_that_redis_has_are_read_and_written_without_postgres() {
 }
 
 #[tokio::test]
+async fn what_only_redis_has_is_read_and_not_written_without_postgres() {
+    let mut house = House::build().await;
+    let (done, _, error) = house.stack.run(&["phase", "set", "dual_write"]);
+    assert!(done, "{error}");
+    house.stack.proxy.restart().await;
+    house.client = house.stack.client().await;
+    for name in ["dual", "behind"] {
+        house.stack.redis.say(&format!("HSET {name}:1 n 5 a old")).await;
+        house.stack.redis.say(&format!("PEXPIREAT {name}:1 4102444800000")).await;
+        // This one was brought over.
+        house.stack.redis.say(&format!("HSET {name}:2 n 5 a old")).await;
+        house.say(&format!("HINCRBY {name}:2 n 1")).await;
+    }
+    house.stack.flushed().await;
+    house.cached(&["dual:2", "behind:2"]).await;
+    house.lose_postgres().await;
+    for name in ["dual", "behind"] {
+        let told = house.say(&format!("HINCRBY {name}:1 n 1")).await;
+        let Value::Error(text) = told else { panic!("{told:?}") };
+        assert!(text.starts_with("TRYAGAIN Postgres is out of reach"), "{text}");
+        assert_eq!(house.say(&format!("HGET {name}:1 n")).await, bulk("5"));
+        // What is in Redis nowhere is no original.
+        assert_eq!(house.say(&format!("HSET {name}:3 n 1")).await, integer(1));
+    }
+    // Since it was started this proxy has told Redis first of nothing but this one.
+    assert_eq!(house.say("HINCRBY behind:2 n 1").await, integer(7));
+    house.postgres_comes_back().await;
+    for name in ["dual", "behind"] {
+        assert_eq!(house.say(&format!("HINCRBY {name}:1 n 1")).await, integer(6));
+        assert_eq!(house.say(&format!("HGET {name}:1 a")).await, bulk("old"));
+        let ends_at = house.say(&format!("PEXPIRETIME {name}:1")).await.integer();
+        assert!((ends_at - 4_102_444_800_000).abs() <= 100, "{name}: {ends_at}");
+    }
+    house.stack.flushed().await;
+    assert_eq!(house.sql("select string_agg(n::text, ',' order by id) from dual").await, "6,6,1");
+    house.stack.stop_allowing(&[LOST], &[]).await;
+}
+
+#[tokio::test]
 async fn what_redis_does_not_have_is_taken_for_absent_and_merged_later() {
     let mut house = House::build().await;
     house.say("HSET dual:1 n 100 a old b kept").await;

@@ -15,6 +15,7 @@ mod elements;
 mod expired_rows;
 mod expiry;
 mod fleet;
+mod import;
 mod outage;
 mod outbox;
 mod panics;

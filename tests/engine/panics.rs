@@ -76,6 +76,7 @@ async fn house() -> House {
         negative_ttl_ms: 1000,
         on_expire: OnExpire::Delete,
         on_postgres_down: OnPostgresDown::RedisOnly,
+        imports: false,
         layout: Layout::bind(&plans[0], shape.as_ref()).unwrap(),
     };
     let control = ControlSettings {

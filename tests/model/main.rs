@@ -17,7 +17,7 @@ use stateright::{Checker, HasDiscoveries, Model};
 
 use history::Operation::{Delete, Increment};
 use mutant::Mutant;
-use scene::Scene;
+use scene::{Origin, Scene};
 
 /// Crashes, and evictions, that a run may have.
 fn faults() -> u8 {
@@ -143,6 +143,74 @@ fn two_restarts() -> Scene {
     }
 }
 
+/// Only Redis has the key.
+fn original() -> Scene {
+    Scene {
+        throughs: vec![Increment(1), Delete(2)],
+        readers: vec![2],
+        imports: Some(Origin::Redis),
+        crashes: faults(),
+        evictions: faults(),
+        ..Scene::default()
+    }
+}
+
+fn original_and_behind() -> Scene {
+    Scene {
+        throughs: vec![Increment(1)],
+        behinds: vec![Increment(2)],
+        external: Some(Delete(3)),
+        readers: vec![1],
+        imports: Some(Origin::Redis),
+        crashes: faults(),
+        ..Scene::default()
+    }
+}
+
+fn original_and_restarts() -> Scene {
+    Scene {
+        throughs: vec![Delete(1), Increment(2)],
+        readers: vec![1],
+        imports: Some(Origin::Redis),
+        crashes: faults(),
+        restarts: 1,
+        ..Scene::default()
+    }
+}
+
+fn copy_while_others_import() -> Scene {
+    Scene {
+        throughs: vec![Increment(1)],
+        external: Some(Delete(2)),
+        readers: vec![2],
+        imports: Some(Origin::Postgres),
+        crashes: faults(),
+        evictions: faults(),
+        ..Scene::default()
+    }
+}
+
+fn new_key_while_others_are_imported() -> Scene {
+    Scene {
+        throughs: vec![Increment(1)],
+        behinds: vec![Increment(2)],
+        readers: vec![2],
+        imports: Some(Origin::Nowhere),
+        crashes: faults(),
+        evictions: faults(),
+        ..Scene::default()
+    }
+}
+
+#[test]
+fn a_key_that_only_redis_has_is_never_lost_nor_imported_twice() {
+    holds("original", original());
+    holds("original and behind", original_and_behind());
+    holds("original and restarts", original_and_restarts());
+    holds("copy while others import", copy_while_others_import());
+    holds("new key while others are imported", new_key_while_others_are_imported());
+}
+
 #[test]
 fn two_writers_and_two_readers_agree() {
     holds("two writers", two_writers());
@@ -200,6 +268,13 @@ fn every_piece_of_the_protocol_is_needed() {
         (PartForgotten, parts()),
         (PartAsImage, parts()),
         (CleanKeepsThePart, parts()),
+        (WriteWithoutImport, original()),
+        (BehindWithoutImport, original_and_behind()),
+        (ImportWithoutLock, original()),
+        (ImportIgnoresTheMark, new_key_while_others_are_imported()),
+        (ImportIgnoresTheOutbox, copy_while_others_import()),
+        (MovedForgotten, original_and_restarts()),
+        (SweepDropsOriginals, original_and_restarts()),
     ] {
         is_caught(scene, mutant);
     }

@@ -44,4 +44,18 @@ pub(crate) enum Mutant {
     CleanKeepsThePart,
     /// Hits are trusted after a restart of Redis before it was swept.
     NoSweep,
+    /// A writer makes a row of a key that only Redis has.
+    WriteWithoutImport,
+    /// A writer tells Redis first of a key that only Redis has.
+    BehindWithoutImport,
+    /// A key is imported without its lock.
+    ImportWithoutLock,
+    /// A key is imported though Redis has changes of it in the journal.
+    ImportIgnoresTheMark,
+    /// A key is imported though SQL of others has deleted its row, and its copy is still to go.
+    ImportIgnoresTheOutbox,
+    /// Nobody writes down that a row was deleted.
+    MovedForgotten,
+    /// A sweep drops what only Redis has.
+    SweepDropsOriginals,
 }

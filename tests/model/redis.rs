@@ -200,8 +200,17 @@ impl Redis {
     /// After a restart: keeps what Postgres does not have yet, drops what may be old. `is_known`: what
     /// is there now is what was there before, or an older state of it. Else what was dirty in it was given up
     /// when other data took its place, and others have written since.
-    pub(crate) fn sweep(&mut self, applied: (u8, u8), is_known: bool, epoch: u8) {
+    /// `spares`: a value that nobody has changed behind stays for now, as it may be an original; whether it
+    /// does is the answer.
+    pub(crate) fn sweep(
+        &mut self,
+        applied: (u8, u8),
+        is_known: bool,
+        epoch: u8,
+        spares: bool,
+    ) -> bool {
         self.epoch = epoch;
+        let is_dirty = self.is_dirty();
         if !is_known {
             self.journal.clear();
         }
@@ -212,8 +221,13 @@ impl Redis {
             _ => None,
         };
         let keep = newest.is_some_and(|entry| (entry.epoch, entry.id) > applied);
-        if !keep {
-            (self.value, self.mark, self.aside) = (None, Mark::None, None);
+        if keep {
+            return false;
         }
+        (self.mark, self.aside) = (Mark::None, None);
+        if is_dirty || !spares {
+            self.value = None;
+        }
+        self.value.is_some()
     }
 }

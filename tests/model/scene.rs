@@ -25,10 +25,23 @@ pub(crate) struct Scene {
     pub(crate) makes_parts: bool,
     /// Whether the value is in Redis when it begins.
     pub(crate) cached: bool,
+    /// What the mapping's keys may be, where they may be in Redis alone.
+    pub(crate) imports: Option<Origin>,
     pub(crate) crashes: u8,
     pub(crate) evictions: u8,
     pub(crate) restarts: u8,
     pub(crate) mutant: Option<Mutant>,
+}
+
+/// Where a key comes from whose mapping imports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// Redis has it, Postgres does not.
+    Redis,
+    /// It has a row, and a copy.
+    Postgres,
+    /// It is nowhere yet.
+    Nowhere,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -66,9 +79,18 @@ impl Model for Scene {
     type Action = Action;
 
     fn init_states(&self) -> Vec<World> {
-        let row = History::of(&[Operation::Increment(0)]);
+        let made = History::of(&[Operation::Increment(0)]);
+        let row = match self.imports {
+            Some(Origin::Redis | Origin::Nowhere) => History::default(),
+            Some(Origin::Postgres) | None => made,
+        };
+        let in_redis = match self.imports {
+            Some(origin) => origin != Origin::Nowhere,
+            None => self.cached,
+        };
+        let owed = if in_redis { made.set() } else { row.set() };
         let mut redis = Redis::empty(0);
-        redis.value = self.cached.then_some(row);
+        redis.value = in_redis.then_some(made);
         redis.epoch = 1;
         vec![World {
             redis,
@@ -78,12 +100,15 @@ impl Model for Scene {
                 row_lock: None,
                 applied: (0, 0),
                 outbox: 0,
+                moved: false,
                 swept_run: 0,
                 epoch: 1,
                 last_epoch: 1,
                 first_epoch: 1,
                 orphan: None,
             },
+            imports: self.imports.is_some(),
+            spared: 0,
             messages: vec![],
             throughs: vec![Through::Idle { tries: 0 }; self.throughs.len()],
             behinds: vec![Behind::Idle; self.behinds.len()],
@@ -96,8 +121,8 @@ impl Model for Scene {
             crashes_left: self.crashes,
             evictions_left: self.evictions,
             restarts_left: self.restarts,
-            floor: row.set(),
-            happened: row.set(),
+            floor: owed,
+            happened: owed,
             wrong_read: false,
         }]
     }
@@ -145,7 +170,8 @@ impl Model for Scene {
             Property::sometimes("everything is done, and cached", |scene: &Self, world: &World| {
                 let (throughs, behinds) = (&scene.throughs, &scene.behinds);
                 let all = throughs.iter().chain(behinds).chain(&scene.external);
-                let all: Set = all.fold(1, |set, operation| set | operation.bit());
+                let first = Set::from(scene.imports != Some(Origin::Nowhere));
+                let all: Set = all.fold(first, |set, operation| set | operation.bit());
                 let cached = match world.redis.mark {
                     Mark::Gone(history) => Some(history),
                     _ => world.redis.value,
@@ -159,6 +185,11 @@ impl Model for Scene {
 /// Whether Redis holds what Postgres holds, or nothing; and Postgres all that was acknowledged.
 fn agrees(world: &World) -> bool {
     let row = world.postgres.row;
+    if world.has_original() {
+        // Nobody has had to ask Postgres for it.
+        let value = world.redis.value.map_or(0, |value| value.set());
+        return world.floor & !value == 0;
+    }
     let (value, mark) = (world.redis.value, world.redis.mark);
     let value_agrees = value.is_none_or(|value| value.set() == row.set() && row.exists());
     let mark_agrees = match mark {
@@ -191,6 +222,10 @@ impl Scene {
             Action::External => {
                 world.postgres.row_lock.is_none().then_some(())?;
                 let operation = world.external.take()?;
+                if self.imports.is_some() && !world.postgres.row.exists() {
+                    // There is no row to change.
+                    return Some(());
+                }
                 world.postgres.row = world.postgres.row.with(operation);
                 world.postgres.outbox |= operation.bit();
                 world.happened |= operation.bit();
@@ -239,7 +274,7 @@ impl Scene {
             }
             Action::OrphanLands => {
                 let commit = world.postgres.orphan.take()?;
-                world.land(commit, Holder::Orphan);
+                self.land(world, commit, Holder::Orphan);
                 Some(())
             }
             Action::OrphanFails => {
@@ -249,7 +284,8 @@ impl Scene {
             }
             Action::EvictValue => {
                 world.evictions_left -= 1;
-                (!world.redis.is_dirty()).then_some(())?;
+                // What only Redis has is Redis' to lose.
+                (!world.redis.is_dirty() && !world.has_original()).then_some(())?;
                 world.redis.value.take().map(|_| ())
             }
             Action::EvictMark => {
@@ -304,6 +340,50 @@ impl Scene {
                 world.take_locks(holder, locks);
                 Through::Locked { tries, row: world.postgres.row }
             }
+            Through::Locked { tries, row } if self.is_missing(world, at, row) => {
+                self.trusts(world).then_some(())?;
+                world.release(holder);
+                Through::Missing { tries }
+            }
+            Through::Missing { tries } => {
+                let locks = !self.is(Mutant::ImportWithoutLock);
+                let Postgres { lock, outbox, .. } = world.postgres;
+                (lock.is_none() || !locks).then_some(())?;
+                let is_changed = outbox != 0 && !self.is(Mutant::ImportIgnoresTheOutbox);
+                if world.knows() || is_changed {
+                    world.spared |= 1 << at;
+                    Through::Idle { tries }
+                } else {
+                    if locks {
+                        world.postgres.lock = Some(holder);
+                    }
+                    Through::Importing { tries }
+                }
+            }
+            Through::Importing { tries } => {
+                self.trusts(world).then_some(())?;
+                let ignores = self.is(Mutant::ImportIgnoresTheMark);
+                match world.redis.value {
+                    Some(value) if ignores || world.redis.mark == Mark::None => {
+                        Through::Bringing { tries, commit: Commit { row: value, applied: None } }
+                    }
+                    // Whoever finds it dirty waits, and comes again.
+                    Some(_) => {
+                        world.release(holder);
+                        let again = tries + 1 < TRIES;
+                        if again { Through::Idle { tries: tries + 1 } } else { Through::Done }
+                    }
+                    None => {
+                        world.release(holder);
+                        world.spared |= 1 << at;
+                        Through::Idle { tries }
+                    }
+                }
+            }
+            Through::Bringing { tries, commit } => {
+                world.land(commit, holder);
+                Through::Idle { tries }
+            }
             Through::Locked { tries, row } => {
                 self.trusts(world).then_some(())?;
                 let token = Token(at, tries);
@@ -326,12 +406,16 @@ impl Scene {
                 Through::Committing { tries, commit }
             }
             Through::Committing { tries, commit } => {
-                world.land(commit, holder);
-                Through::Committed { tries }
+                let existed = world.postgres.row.exists() || self.imports.is_none();
+                self.land(world, commit, holder);
+                Through::Committed { tries, existed }
             }
-            Through::Committed { tries } => {
+            Through::Committed { tries, existed } => {
                 world.acknowledge(operation.bit());
-                world.send(Message::End(Token(at, tries), Some(operation)));
+                // What is aside of a key without a row is no copy of it, and goes.
+                let number = u8::try_from(operation.bit().trailing_zeros()).unwrap_or(u8::MAX);
+                let delta = if existed { operation } else { Operation::Delete(number) };
+                world.send(Message::End(Token(at, tries), Some(delta)));
                 Through::Done
             }
             Through::Done => return None,
@@ -340,18 +424,36 @@ impl Scene {
         Some(())
     }
 
+    /// Whether a writer has to see to what Redis has before it makes a row.
+    fn is_missing(&self, world: &World, at: u8, row: History) -> bool {
+        self.imports.is_some()
+            && !self.is(Mutant::WriteWithoutImport)
+            && !row.exists()
+            && world.redis.value.is_some()
+            && world.spared & (1 << at) == 0
+    }
+
+    fn land(&self, world: &mut World, commit: Commit, holder: Holder) {
+        let moved = world.postgres.moved;
+        world.land(commit, holder);
+        if self.is(Mutant::MovedForgotten) {
+            world.postgres.moved = moved;
+        }
+    }
+
     fn crash_through(&self, world: &mut World, at: u8, begins: bool) -> Option<()> {
         world.crashes_left -= 1;
         let holder = Holder::Through(at);
         let through = std::mem::replace(&mut world.throughs[usize::from(at)], Through::Done);
         match through {
             Through::Idle { .. } | Through::Done => return None,
-            Through::Locked { tries, .. } if begins => {
+            // Of a key that it has found missing it does not begin.
+            Through::Locked { tries, row } if begins && !self.is_missing(world, at, row) => {
                 world.release(holder);
                 world.send(Message::Begin(Token(at, tries)));
             }
             _ if begins => return None,
-            Through::Committing { commit, .. } => {
+            Through::Committing { commit, .. } | Through::Bringing { commit, .. } => {
                 // One orphan at a time is enough.
                 world.postgres.orphan.is_none().then_some(())?;
                 world.orphan(commit, holder);
@@ -362,9 +464,16 @@ impl Scene {
     }
 
     fn behind(&self, world: &mut World, at: u8) -> Option<()> {
-        let done = &mut world.behinds[usize::from(at)];
-        (*done == Behind::Idle).then_some(())?;
-        *done = Behind::Done;
+        let done = world.behinds[usize::from(at)];
+        (done != Behind::Done).then_some(())?;
+        if self.imports.is_some() && done == Behind::Idle && !self.is(Mutant::BehindWithoutImport) {
+            // An original is imported by those who write through.
+            let is_known = world.redis.value.is_none() || world.redis.is_dirty() || world.knows();
+            (self.trusts(world) && is_known).then_some(())?;
+            world.behinds[usize::from(at)] = Behind::Known;
+            return Some(());
+        }
+        world.behinds[usize::from(at)] = Behind::Done;
         self.trusts(world).then_some(())?;
         let operation = self.behinds[usize::from(at)];
         // A key that is not loaded is loaded by a reader; until then there is nothing to do.
@@ -489,7 +598,7 @@ impl Scene {
                 Flusher::Committing { commit: Commit { row, applied }, ids }
             }
             Flusher::Committing { commit, ids } => {
-                world.land(commit, Holder::Flusher);
+                self.land(world, commit, Holder::Flusher);
                 Flusher::Cleaning(ids)
             }
             Flusher::Cleaning(mut ids) => {
@@ -519,6 +628,7 @@ impl Scene {
             }
             Drainer::Dropped(rows) => {
                 world.postgres.outbox &= !rows;
+                world.postgres.moved |= self.imports.is_some() && !self.is(Mutant::MovedForgotten);
                 world.acknowledge(rows);
                 Drainer::Idle
             }
@@ -542,9 +652,27 @@ impl Scene {
                 Sweeper::Begun { run: world.redis.run, epoch, is_known }
             }
             // What the sweeper knows is about another run.
-            Sweeper::Begun { run, .. } if run != world.redis.run => Sweeper::Idle,
+            Sweeper::Begun { run, .. }
+            | Sweeper::Spared { run, .. }
+            | Sweeper::Found { run, .. }
+                if run != world.redis.run =>
+            {
+                Sweeper::Idle
+            }
             Sweeper::Begun { run, epoch, is_known } => {
-                world.redis.sweep(world.postgres.applied, is_known, epoch);
+                let spares = self.imports.is_some() && !self.is(Mutant::SweepDropsOriginals);
+                let applied = world.postgres.applied;
+                if world.redis.sweep(applied, is_known, epoch, spares) {
+                    Sweeper::Spared { run, epoch }
+                } else {
+                    Sweeper::Swept { run, epoch }
+                }
+            }
+            Sweeper::Spared { run, epoch } if world.knows() => Sweeper::Found { run, epoch },
+            Sweeper::Spared { run, epoch } => Sweeper::Swept { run, epoch },
+            Sweeper::Found { run, epoch } => {
+                // What is dirty by now is newer than the sweep.
+                let _ = world.redis.inval();
                 Sweeper::Swept { run, epoch }
             }
             Sweeper::Swept { run, epoch } => {

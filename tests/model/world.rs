@@ -22,6 +22,8 @@ pub(crate) struct Postgres {
     pub(crate) applied: (u8, u8),
     /// Operations whose outbox row is there.
     pub(crate) outbox: Set,
+    /// It is written down that the key had a row: what Redis has without one is no original.
+    pub(crate) moved: bool,
     /// The run of Redis that has been swept, and the epoch that its data got.
     pub(crate) swept_run: u8,
     pub(crate) epoch: u8,
@@ -73,6 +75,20 @@ pub(crate) enum Through {
     },
     Committed {
         tries: u8,
+        existed: bool,
+    },
+    /// There is no row, and Redis has the key: it is brought over, in a transaction of its own.
+    Missing {
+        tries: u8,
+    },
+    /// That transaction has the lock and found neither row nor outbox row.
+    Importing {
+        tries: u8,
+    },
+    /// It has read the value in Redis, and sends COMMIT.
+    Bringing {
+        tries: u8,
+        commit: Commit,
     },
     Done,
 }
@@ -81,6 +97,8 @@ pub(crate) enum Through {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Behind {
     Idle,
+    /// What Redis has of the key is known to be no original.
+    Known,
     Done,
 }
 
@@ -133,6 +151,16 @@ pub(crate) enum Sweeper {
         epoch: u8,
         is_known: bool,
     },
+    /// The value was spared, as it may be an original.
+    Spared {
+        run: u8,
+        epoch: u8,
+    },
+    /// It has found out that it is none.
+    Found {
+        run: u8,
+        epoch: u8,
+    },
     /// It has been through Redis.
     Swept {
         run: u8,
@@ -144,6 +172,10 @@ pub(crate) enum Sweeper {
 pub(crate) struct World {
     pub(crate) redis: Redis,
     pub(crate) postgres: Postgres,
+    /// The key may be in Redis alone.
+    pub(crate) imports: bool,
+    /// Writers that have found out that what Redis has is no original.
+    pub(crate) spared: Set,
     /// Sorted, so that equal worlds are equal.
     pub(crate) messages: Vec<Message>,
     pub(crate) throughs: Vec<Through>,
@@ -211,9 +243,23 @@ impl World {
         *row_lock = row_lock.filter(|&held_by| held_by != holder);
     }
 
+    /// Whether Postgres has the key, or has written down that it had it.
+    pub(crate) fn knows(&self) -> bool {
+        self.postgres.row.exists() || self.postgres.moved
+    }
+
+    /// Whether Redis has the key alone.
+    pub(crate) fn has_original(&self) -> bool {
+        self.imports
+            && self.postgres.row.set() == 0
+            && !self.postgres.moved
+            && !self.redis.is_dirty()
+    }
+
     /// COMMIT takes effect.
     pub(crate) fn land(&mut self, commit: Commit, holder: Holder) {
         self.postgres.row = commit.row;
+        self.postgres.moved |= self.imports && !commit.row.exists();
         if let Some(applied) = commit.applied {
             self.postgres.applied = applied;
         }
@@ -240,7 +286,9 @@ impl World {
         self.messages.clear();
         self.restarts_left -= 1;
         let journal = self.redis.journal.iter().fold(0, |set, entry| set | entry.operation.bit());
-        self.floor &= self.postgres.row.set() | journal;
+        let original = self.redis.value.filter(|_| self.has_original());
+        let original = original.map_or(0, |value| value.set());
+        self.floor &= self.postgres.row.set() | journal | original;
     }
 
     /// Nothing is under way, and nothing is left to do.

@@ -166,6 +166,56 @@ async fn the_app_cannot_tell_respgres_from_redis_under(strategy: &str) {
     stack.stop_expecting(&[]).await;
 }
 
+#[tokio::test]
+async fn the_app_cannot_tell_when_it_moves_in_under_dual_write() {
+    the_app_cannot_tell_when_it_moves_in_under("dual_write").await;
+}
+
+#[tokio::test]
+async fn the_app_cannot_tell_when_it_moves_in_under_cache_first() {
+    the_app_cannot_tell_when_it_moves_in_under("cache_first").await;
+}
+
+#[tokio::test]
+async fn the_app_cannot_tell_when_it_moves_in_under_database_first() {
+    the_app_cannot_tell_when_it_moves_in_under("database_first").await;
+}
+
+#[tokio::test]
+async fn the_app_cannot_tell_when_it_moves_in_under_postgres_only() {
+    the_app_cannot_tell_when_it_moves_in_under("postgres_only").await;
+}
+
+/// The first half of the record is said to the Redis behind respgres, before anybody knows of mappings; the
+/// second through respgres, which has empty tables then.
+async fn the_app_cannot_tell_when_it_moves_in_under(strategy: &str) {
+    let traffic = recorded();
+    let (before, after) = traffic.split_at(traffic.len() / 2);
+    let redis = Redis::start().await;
+    let plain = Replay::with(&redis, before).await;
+    let plain_after = plain.then(&redis, after).await;
+    let values = Values::of(&redis).await;
+
+    let builder = Stack::builder(CONFIG).set("RESPGRES__DEFAULTS__STRATEGY", strategy);
+    let mut stack = builder.start().await;
+    let (done, _, error) = stack.run(&["phase", "set", "dual_write"]);
+    assert!(done, "{error}");
+    let actual = Replay::with(&stack.redis, before).await;
+    stack.proxy.restart().await;
+    let actual_after = actual.then(&stack, after).await;
+    let report = faultless(strategy, after, &plain_after, &actual_after);
+    assert!(report.compared > 6000, "half of the record");
+    values.assert_same(&stack, &plain_after, &actual_after).await;
+
+    stack.flushed().await;
+    // To ask for a key's end is to bring it over.
+    let rows = rows_in_tables(&stack).await;
+    assert_eq!(rows, values.mapped.len(), "{strategy}: rows in the tables");
+    assert_eq!(stack.redis.say("FLUSHALL").await, Value::Status("OK".to_owned()));
+    values.assert_same_mapped(&stack, &plain_after, &actual_after).await;
+    stack.stop_expecting(&[]).await;
+}
+
 /// Compares two replays of the whole record.
 fn compare(name: &str, traffic: &[Recorded], plain: &Replay, actual: &Replay) {
     let report = faultless(name, traffic, plain, actual);

@@ -6,6 +6,7 @@
 mod behind;
 mod blocking;
 mod flushing;
+mod import;
 mod interleavings;
 mod schedule;
 #[path = "../stack/mod.rs"]

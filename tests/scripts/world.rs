@@ -246,6 +246,8 @@ impl<'r> World<'r> {
             | Script::Sweep
             | Script::Empty
             | Script::Beat => &[],
+            // See `import`.
+            Script::Original | Script::Adopt => &[],
         };
         let keys: Vec<Vec<u8>> = message
             .keys

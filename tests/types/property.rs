@@ -241,6 +241,7 @@ impl House {
             negative_ttl_ms: 1000,
             on_expire: OnExpire::Delete,
             on_postgres_down: config::OnPostgresDown::RedisOnly,
+            imports: false,
             layout: layout.unwrap_or_else(|problems| panic!("{problems:?}")),
         })
     }

@@ -17,7 +17,7 @@ use bytes::Bytes;
 
 use super::{Surveyor, connected};
 use crate::engine::barrier::{NotFlushed, until_flushed};
-use crate::engine::refusal::{Flushed, flush_failed};
+use crate::engine::refusal::{Flushed, flush_failed, has_originals};
 use crate::engine::through::{RACES, set_aside};
 use crate::mapping::Mapping;
 use crate::protocol::Reply;
@@ -82,6 +82,9 @@ impl Surveyor {
 
     /// Empties Redis alone, once Postgres has what it has.
     pub(super) async fn empty(&mut self, arguments: &[Bytes]) -> Result<Reply, Reply> {
+        if let Some(mapping) = self.registry.mappings().iter().find(|mapping| mapping.imports) {
+            return Err(has_originals(&mapping.name));
+        }
         for _ in 0..EMPTY_TRIES {
             let flushed = until_flushed(&self.trust, &mut self.control).await;
             flushed.map_err(|error| error.reply())?;

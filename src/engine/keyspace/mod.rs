@@ -12,6 +12,7 @@
 //! - A survey whose client has left, and any when respgres stops, ends at its next page.
 
 mod flush;
+mod original;
 mod scan;
 mod whole;
 

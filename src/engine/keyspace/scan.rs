@@ -86,7 +86,7 @@ impl Surveyor {
     async fn scan_redis(&mut self, arguments: &[Bytes]) -> Result<Reply, Reply> {
         let (cursor, found) = scanned(self.ask_redis(arguments).await?)?;
         let count = found.len();
-        let keys: Vec<Bytes> = found.into_iter().filter(|key| !self.is_ours(key)).collect();
+        let keys = self.of_redis(found).await?;
         if &cursor[..] != b"0" {
             if Cursor::parse(&cursor).is_some() {
                 return Err(Reply::err(

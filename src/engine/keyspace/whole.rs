@@ -1,5 +1,6 @@
 //! What looks at all keys at once, or at any: KEYS, DBSIZE, RANDOMKEY.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -50,11 +51,15 @@ impl Surveyor {
         };
         let most_bytes = self.settings.reply_most_bytes;
         let mut found = Found { keys: Bulks::default(), most_bytes };
-        for key in of_redis {
-            if let Frame::BulkString(key) = key
-                && !self.is_ours(&key)
-            {
+        let of_redis: Vec<Bytes> = of_redis.into_iter().filter_map(bulk).collect();
+        let mut originals: HashSet<Bytes, ahash::RandomState> = HashSet::default();
+        for part in of_redis.chunks(PAGE_KEYS) {
+            self.go_on(survey)?;
+            for key in self.of_redis(part.to_vec()).await? {
                 found.add(&key)?;
+                if self.is_ours(&key) {
+                    originals.insert(key);
+                }
             }
         }
         let registry = Arc::clone(&self.registry);
@@ -67,7 +72,10 @@ impl Surveyor {
                 self.go_on(survey)?;
                 let page = self.page(mapping, from.as_ref(), PAGE_KEYS).await?;
                 for key in page.keys.into_iter().filter(|key| glob.matches(key)) {
-                    found.add(&key)?;
+                    // Else it was imported since it was listed.
+                    if !originals.contains(&key) {
+                        found.add(&key)?;
+                    }
                 }
                 from = page.next;
                 if from.is_none() {
@@ -92,7 +100,8 @@ impl Surveyor {
     /// The keys that Redis has to list.
     async fn count_redis(&mut self, survey: &Survey) -> Result<u64, Reply> {
         let mut mappings = self.registry.mappings().iter();
-        if mappings.all(|mapping| mapping.strategy == Strategy::PostgresOnly) {
+        let has_copies = |mapping: &Mapping| mapping.strategy != Strategy::PostgresOnly;
+        if !mappings.any(|mapping| has_copies(mapping) || mapping.imports) {
             // There are no copies, and no marks: what is ours can be called by name.
             let mut exists = vec![Bytes::from_static(b"EXISTS")];
             exists.extend((0..DRAWERS).map(drawer));
@@ -106,7 +115,7 @@ impl Surveyor {
             let [scan, count_word, step] = words(["SCAN", "COUNT", STEP_KEYS]);
             let reply = self.ask_redis(&[scan, cursor, count_word, step]).await?;
             let (next, keys) = scanned(reply)?;
-            count += keys.iter().filter(|key| !self.is_ours(key)).count() as u64;
+            count += self.of_redis(keys).await?.len() as u64;
             if &next[..] == b"0" {
                 return Ok(count);
             }
@@ -256,11 +265,8 @@ impl Surveyor {
         let mut frames = frames.into_iter();
         let size = frames.next();
         let size = answer_of(Ok(size.unwrap_or(Frame::Null)))?;
-        let keys = frames.filter_map(|frame| match frame {
-            Frame::BulkString(key) if !self.is_ours(&key) => Some(key),
-            _ => None,
-        });
-        Ok((integer(&size), keys.collect()))
+        let keys = self.of_redis(frames.filter_map(bulk).collect()).await?;
+        Ok((integer(&size), keys))
     }
 
     /// The first key there is; nil when there is none at all.
@@ -286,7 +292,7 @@ impl Surveyor {
             let [scan, count_word, step] = words(["SCAN", "COUNT", STEP_KEYS]);
             let reply = self.ask_redis(&[scan, cursor, count_word, step]).await?;
             let (next, keys) = scanned(reply)?;
-            if let Some(key) = keys.into_iter().find(|key| !self.is_ours(key)) {
+            if let Some(key) = self.of_redis(keys).await?.into_iter().next() {
                 return Ok(Reply::Bulk(key));
             }
             if &next[..] == b"0" {
@@ -294,6 +300,13 @@ impl Surveyor {
             }
             cursor = next;
         }
+    }
+}
+
+fn bulk(frame: Frame) -> Option<Bytes> {
+    match frame {
+        Frame::BulkString(bytes) => Some(bytes),
+        _ => None,
     }
 }
 

@@ -14,6 +14,7 @@ use super::watch::{Digest, Digester, Watched};
 use super::{Job, Loan};
 use crate::command::Needs;
 use crate::engine::barrier::until_clean;
+use crate::engine::import::{self, Importer, Known};
 use crate::engine::queue::Queue;
 use crate::engine::refusal::{
     Happened, not_flushed, read_failed, read_too_slow, too_busy, too_slow, upstream_failed,
@@ -47,6 +48,7 @@ pub(in crate::engine) struct Lender {
     pub(super) digester: Digester,
     pub(super) session: Option<Session>,
     pub(super) control: Control,
+    known: Known,
     /// Redis has let us begin a transaction.
     transacts: bool,
     slow: Slow,
@@ -72,6 +74,7 @@ impl Lender {
             registry,
             digester,
             session: None,
+            known: Known::default(),
             transacts: false,
             slow: Slow::default(),
             queue,
@@ -115,6 +118,13 @@ impl Lender {
                 if let Err(reply) = self.until_clean(keys.iter()).await {
                     told.answer(&reply);
                     return;
+                }
+                match self.import(keys.iter()).await {
+                    Ok(None) => {}
+                    Ok(Some(reply)) => return told.answer(&reply),
+                    Err(failure) => {
+                        return told.answer(&reply_to_failed_import(&failure, keys));
+                    }
                 }
                 let mut known = self.remember(keys, watched).await;
                 if matches!(known, Err(StoreError::LayoutChanged { .. })) {
@@ -213,10 +223,15 @@ impl Lender {
                     tracing::warn!(%error, "a loan failed");
                     return Err(failure);
                 }
-                Failure::Dirty | Failure::Ahead | Failure::Apart | Failure::NotDropped => {
+                Failure::Dirty
+                | Failure::Ahead
+                | Failure::Apart
+                | Failure::NotDropped
+                | Failure::Originals(_) => {
                     tracing::warn!("a loan failed: a key stayed dirty");
                     return Err(failure);
                 }
+                Failure::Unseen | Failure::Refused { .. } => return Err(failure),
             }
         }
     }
@@ -259,7 +274,20 @@ impl Lender {
             Failure::Upstream(_) if loan.writes() => upstream_failed(Happened::No),
             Failure::Upstream(_) => upstream_not_read(),
             Failure::Dirty | Failure::Ahead | Failure::Apart | Failure::NotDropped => not_flushed(),
+            Failure::Unseen | Failure::Refused { .. } | Failure::Originals(_) => {
+                import::reply_to(failure, name)
+            }
         }
+    }
+
+    /// Brings over what Redis has alone of these keys; why that cannot be done.
+    pub(super) async fn import<'k>(
+        &mut self,
+        keys: impl Iterator<Item = &'k MappedKey>,
+    ) -> Result<Option<Reply>, Failure> {
+        let Self { settings, trust, tables, session, control, known, .. } = self;
+        let mut importer = Importer { settings, trust, tables, session, control };
+        importer.import_all(keys, known).await
     }
 
     /// Waits until Postgres has what clients were told of these keys.
@@ -328,6 +356,10 @@ impl Lender {
         }
         Ok(Keys { touched, lent, others })
     }
+}
+
+fn reply_to_failed_import(failure: &Failure, keys: &[MappedKey]) -> Reply {
+    import::reply_to(failure, keys.first().map_or("", |key| key.mapping.name.as_str()))
 }
 
 fn is_for_later(error: &str) -> bool {

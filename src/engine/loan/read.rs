@@ -35,6 +35,9 @@ impl Lender {
         if let Err(reply) = self.until_clean(touched).await {
             return Ok(Answer::Reply(reply));
         }
+        if let Some(refusal) = self.import(keys.touched.iter().map(|touched| touched.key)).await? {
+            return Ok(Answer::Reply(refusal));
+        }
         let session = connected(&mut self.session, &self.settings).await.map_err(Failure::Store)?;
         session.begin_snapshot().await.map_err(Failure::Store)?;
         let from = Instant::now();

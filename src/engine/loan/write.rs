@@ -48,6 +48,9 @@ impl Lender {
     pub(super) async fn lend(&mut self, loan: &Loan) -> Result<Answer, Failure> {
         let watched = loan.watched.as_ref().map_or_else(Vec::new, |watched| watched.keys());
         let mut keys = self.keys_of(loan, &[], &watched).map_err(Failure::Store)?;
+        if let Some(refusal) = self.import(keys.touched.iter().map(|touched| touched.key)).await? {
+            return Ok(Answer::Reply(refusal));
+        }
         let mut locks: Vec<i64> = keys.touched.iter().map(|touched| touched.key.lock()).collect();
         locks.sort_unstable();
         locks.dedup();
