@@ -3,10 +3,11 @@
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use respgres::app::{self, Setup};
 use respgres::cli::{
-    self, CheckConfig, ConfigFile, DeadLetterVerb, JournalVerb, ProxiesVerb, Verb,
+    self, CheckConfig, ConfigFile, DeadLetterVerb, JournalVerb, ProxiesVerb, StrategyVerb, Verb,
 };
 use respgres::{command, config, store};
 
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
         Verb::Explain { file, key } => explain(&file.config, key),
         Verb::Journal(verb) => journal(&verb),
         Verb::Proxies(verb) => proxies(&verb),
+        Verb::Strategy(verb) => strategy(&verb),
         Verb::Schema { file, triggers, apply } => schema(&file.config, triggers, apply),
     };
     match done {
@@ -92,6 +94,21 @@ fn proxies(verb: &ProxiesVerb) -> Result<(), String> {
     let told = match verb {
         ProxiesVerb::List(file) => app::proxies::list(&load(file)?),
         ProxiesVerb::Forget { file, id } => app::proxies::forget(&load(file)?, id),
+    };
+    for line in told.map_err(|error| error.to_string())? {
+        println!("{line}");
+    }
+    Ok(())
+}
+
+fn strategy(verb: &StrategyVerb) -> Result<(), String> {
+    let load = |file: &ConfigFile| Setup::load(&file.config).map_err(|all| all.to_string());
+    let told = match verb {
+        StrategyVerb::Get { file, mapping } => app::strategy::get(&load(file)?, mapping.as_deref()),
+        StrategyVerb::Set { file, strategy, mapping, timeout } => {
+            let limit = Duration::from_secs(*timeout);
+            app::strategy::set(&load(file)?, strategy, mapping.as_deref(), limit)
+        }
     };
     for line in told.map_err(|error| error.to_string())? {
         println!("{line}");

@@ -108,7 +108,7 @@ impl Asked<'_> {
         let by_redis = match self.residence {
             // Redis has what is newest.
             Residence::Ahead => true,
-            Residence::Told => self.key.mapping.strategy != Strategy::DatabaseFirst,
+            Residence::Told => self.key.mapping.strategy() != Strategy::DatabaseFirst,
             _ => false,
         };
         self.stored.is_none() && (self.needs.expiry || !by_redis)

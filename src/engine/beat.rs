@@ -9,6 +9,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::time::{sleep, timeout};
 
 use super::fleet::{Fleet, LEASE, Look, Place, Standing};
+use super::switchboard::{Entry, Settled, Switchboard};
+use super::switcher::{NotSwitched, call_off};
 use super::trust::Trust;
 use super::{EngineSettings, Health};
 use crate::store::{self, Session, StoreError};
@@ -18,6 +20,9 @@ use crate::upstream::{self, UpstreamError};
 
 /// How often.
 const BEAT: Duration = Duration::from_millis(500);
+
+/// How soon, while somebody waits for what this proxy still has under way.
+const SOON: Duration = Duration::from_millis(10);
 
 /// How long a store may take to hear one.
 const ANSWER: Duration = Duration::from_secs(1);
@@ -31,6 +36,7 @@ pub(super) struct Heart {
     pub(super) fleet: Arc<Fleet>,
     pub(super) trust: Arc<Trust>,
     pub(super) health: Arc<Health>,
+    pub(super) board: Arc<Switchboard>,
     started_at_ms: i64,
 }
 
@@ -61,19 +67,37 @@ struct Clock {
 // === impl Heart ===
 
 impl Heart {
-    pub(super) fn new(fleet: Arc<Fleet>, trust: Arc<Trust>, health: Arc<Health>) -> Self {
+    pub(super) fn new(
+        fleet: Arc<Fleet>,
+        trust: Arc<Trust>,
+        health: Arc<Health>,
+        board: Arc<Switchboard>,
+    ) -> Self {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let started_at_ms = i64::try_from(now.as_millis()).unwrap_or(i64::MAX);
-        Self { fleet, trust, health, started_at_ms }
+        Self { fleet, trust, health, board, started_at_ms }
     }
 
-    fn standing(&self) -> String {
+    /// Until the next beat: it is soon where something is to be told, or waited for.
+    async fn pause(&self, settled: &Settled) {
+        let now = self.board.settle();
+        if now != *settled {
+            return;
+        }
+        let pause = if now.is_waiting { SOON } else { BEAT };
+        tokio::select! {
+            () = self.fleet.nudged() => {}
+            () = sleep(pause) => {}
+        }
+    }
+
+    fn standing(&self, settled: &Settled) -> String {
         let standing = Standing {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started_at_ms: self.started_at_ms,
             redis: self.trust.believes_any(),
             postgres: !self.health.is_lost(),
-            ..Standing::default()
+            acknowledged: settled.acknowledged.clone(),
         };
         serde_json::to_string(&standing).expect("it has names and numbers alone")
     }
@@ -112,19 +136,22 @@ impl RedisBeat {
     async fn keep_beating(&mut self) {
         let mut refused = Refusals::default();
         loop {
-            let beat = timeout(ANSWER, self.beat()).await;
-            let result = beat.unwrap_or(Err(UpstreamError::Timeout(500)));
+            let settled = self.heart.board.settle();
+            let beat = timeout(ANSWER, self.beat(&settled)).await;
+            let late = u64::try_from(ANSWER.as_millis()).unwrap_or(u64::MAX);
+            let result = beat.unwrap_or(Err(UpstreamError::Timeout(late)));
             if let Err(error) = &result {
                 self.clock = None;
                 refused.tell(matches!(error, UpstreamError::Refused(_)), error);
+                sleep(BEAT).await;
             } else {
                 refused = Refusals::default();
+                self.heart.pause(&settled).await;
             }
-            sleep(BEAT).await;
         }
     }
 
-    async fn beat(&mut self) -> Result<(), UpstreamError> {
+    async fn beat(&mut self, settled: &Settled) -> Result<(), UpstreamError> {
         if self.clock.is_none() {
             let asked_at = Instant::now();
             let now_ms = self.control.clock_ms().await?;
@@ -136,7 +163,7 @@ impl RedisBeat {
         let entry = upstream::proxies::ProxyEntry {
             id: fleet.id().to_owned(),
             lease_until_ms: clock.lease_from(sent_at),
-            standing: self.heart.standing(),
+            standing: self.heart.standing(settled),
         };
         let roll = self.control.beat(&entry, &fleet.dead()).await?;
         self.clock = Some(Clock { asked_at: sent_at, now_ms: roll.now_ms });
@@ -155,8 +182,19 @@ impl RedisBeat {
                 proxies: proxies.collect(),
             },
         );
-        if is_renewed {
+        let newer = self.heart.board.newer_than(&roll.entries);
+        for (mapping, _, text) in roll.entries {
+            if let Some(entry) = Entry::parse(&text) {
+                self.heart.board.hear(&mapping, entry);
+            }
+        }
+        // Not before this proxy goes by what others may have settled without it.
+        if is_renewed && !self.heart.board.settle().is_behind {
             fleet.renew(Place::Redis, sent_at);
+        }
+        if !newer.is_empty() {
+            // Redis has lost it, or was not there.
+            self.control.announce(&newer).await?;
         }
         Ok(())
     }
@@ -187,22 +225,24 @@ impl PostgresBeat {
     async fn keep_beating(&mut self) {
         let mut refused = Refusals::default();
         loop {
+            let settled = self.heart.board.settle();
             let late = || StoreError::Unreachable(format!("no answer within {ANSWER:?}"));
             let result = match self.heart.health.is_lost() {
                 true => Err(StoreError::Unreachable("it is known to be lost".into())),
-                false => timeout(ANSWER, self.beat()).await.unwrap_or_else(|_| Err(late())),
+                false => timeout(ANSWER, self.beat(&settled)).await.unwrap_or_else(|_| Err(late())),
             };
             if let Err(error) = &result {
                 (self.session, self.clock) = (None, None);
                 refused.tell(matches!(error, StoreError::Refused { .. }), error);
+                sleep(BEAT).await;
             } else {
                 refused = Refusals::default();
+                self.heart.pause(&settled).await;
             }
-            sleep(BEAT).await;
         }
     }
 
-    async fn beat(&mut self) -> Result<(), StoreError> {
+    async fn beat(&mut self, settled: &Settled) -> Result<(), StoreError> {
         if self.session.is_none() {
             self.session = Some(Session::connect(&self.postgres).await?);
         }
@@ -216,7 +256,7 @@ impl PostgresBeat {
         let entry = store::ProxyEntry {
             id: fleet.id().to_owned(),
             lease_until_ms: clock.lease_from(sent_at),
-            standing: self.heart.standing(),
+            standing: self.heart.standing(settled),
         };
         session.beat(&entry).await?;
         let dead = fleet.dead();
@@ -241,10 +281,21 @@ impl PostgresBeat {
                 proxies: proxies.collect(),
             },
         );
-        if is_renewed {
+        let mut entries = Vec::new();
+        for (mapping, text) in session.mapping_entries().await? {
+            if let Some(entry) = Entry::parse(&text) {
+                self.heart.board.hear(&mapping, entry.clone());
+                entries.push((mapping, entry));
+            }
+        }
+        if is_renewed && !self.heart.board.settle().is_behind {
             fleet.renew(Place::Postgres, sent_at);
         }
-        Ok(())
+        match call_off(session, &entries).await {
+            Err(NotSwitched::Store(error)) => Err(error),
+            // Others were faster.
+            _ => Ok(()),
+        }
     }
 }
 

@@ -27,8 +27,8 @@ use super::load::{Loader, NotLoaded};
 use super::operation::{Operation, batches};
 use super::patience;
 use super::refusal::{
-    Happened, journal_full, journal_not_open, needs_postgres, not_cached, not_yet_known, too_busy,
-    upstream_failed, write_failed,
+    Happened, fenced, journal_full, journal_not_open, needs_postgres, not_cached, not_yet_known,
+    too_busy, upstream_failed, write_failed,
 };
 use super::rescue::{answer_the_rest, rescue};
 use super::through::Writer;
@@ -204,6 +204,11 @@ impl BehindWriter {
         let (mut why, mut away_since) = (too_busy(), None);
         let mut at = 0;
         while let Some(operation) = batch.get(at) {
+            if self.through.settings.fleet.is_fenced() {
+                operation.answer(&fenced());
+                at += 1;
+                continue;
+            }
             if operation.age() >= patience {
                 operation.answer(&why);
                 at += 1;
@@ -434,7 +439,7 @@ impl BehindWriter {
             }
         }
         let (call, keys) = self.call(run, ways);
-        let is_loose = keys.iter().any(|key| key.mapping.strategy != Strategy::CacheFirst);
+        let is_loose = keys.iter().any(|key| key.mapping.strategy() != Strategy::CacheFirst);
         let loose = is_loose.then(|| self.through.trust.journal.begin_loose_step());
         let told = self.through.control.call(&[call]).await;
         drop(loose);
@@ -505,7 +510,7 @@ impl BehindWriter {
         let mut names = vec![Bytes::from_static(JOURNAL_STATE), Bytes::from_static(JOURNAL)];
         names.extend(keys.iter().flat_map(|key| [key.key.clone(), mark_of(&key.key)]));
         let most = self.through.settings.journal.max_changes;
-        let is_loose = keys.iter().any(|key| key.mapping.strategy != Strategy::CacheFirst);
+        let is_loose = keys.iter().any(|key| key.mapping.strategy() != Strategy::CacheFirst);
         let loose = word(if is_loose { "loose" } else { "" });
         let mut arguments = vec![Bytes::from(most.to_string()), loose];
         arguments.extend(keys.iter().map(|key| {

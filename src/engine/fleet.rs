@@ -12,7 +12,7 @@
 //!   has ended for sure.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -51,10 +51,13 @@ pub struct Fleet {
     id: String,
     /// What moments are counted from.
     since: Instant,
+    /// This proxy has leases: one of the command line has none, and needs none.
+    beats: AtomicBool,
     /// Until when this proxy has its lease in either place; ms, 0 for never.
     own: [AtomicU64; 2],
     rolls: Mutex<[Roll; 2]>,
     told: Notify,
+    nudged: Notify,
 }
 
 /// What a store has said of the other proxies.
@@ -106,9 +109,11 @@ impl Default for Fleet {
         Self {
             id: uuid::Uuid::new_v4().to_string(),
             since: Instant::now(),
+            beats: AtomicBool::new(false),
             own: [AtomicU64::new(0), AtomicU64::new(0)],
             rolls: Mutex::default(),
             told: Notify::new(),
+            nudged: Notify::new(),
         }
     }
 }
@@ -126,7 +131,7 @@ impl Fleet {
 
     /// Whether this proxy is without a lease anywhere: the others may go on without it.
     pub fn is_fenced(&self) -> bool {
-        self.is_fenced_at(Instant::now())
+        self.beats.load(Ordering::Relaxed) && self.is_fenced_at(Instant::now())
     }
 
     fn is_fenced_at(&self, now: Instant) -> bool {
@@ -239,6 +244,20 @@ impl Fleet {
     }
 
     // --- the beat's ---
+
+    /// There is something that the other proxies are to know, or this one: it beats at once.
+    pub fn nudge(&self) {
+        self.nudged.notify_waiters();
+    }
+
+    pub(super) async fn nudged(&self) {
+        self.nudged.notified().await;
+    }
+
+    /// From now on this proxy needs a lease.
+    pub(super) fn begin(&self) {
+        self.beats.store(true, Ordering::Relaxed);
+    }
 
     /// A beat that was sent after `sent_at` has arrived: this proxy has its lease.
     pub(super) fn renew(&self, place: Place, sent_at: Instant) {

@@ -128,7 +128,7 @@ impl Health {
         if mapping.may_be_behind() && self.is_degraded() {
             Strategy::CacheFirst
         } else {
-            mapping.strategy
+            mapping.strategy()
         }
     }
 
@@ -136,7 +136,7 @@ impl Health {
     pub(super) fn policy_of(&self, mapping: &Mapping) -> Option<OnPostgresDown> {
         let policy = match self.is_strict.load(Ordering::Relaxed) || !mapping.may_be_behind() {
             true => OnPostgresDown::Reject,
-            false => mapping.on_postgres_down,
+            false => mapping.on_postgres_down(),
         };
         self.is_lost().then_some(policy)
     }

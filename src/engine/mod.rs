@@ -33,6 +33,8 @@ pub mod rescue;
 pub mod route;
 pub mod slow;
 pub mod stream;
+pub mod switchboard;
+pub mod switcher;
 pub mod tables;
 pub mod through;
 mod transaction;
@@ -53,8 +55,7 @@ use crate::upstream::control::ControlSettings;
 use beat::{Heart, PostgresBeat, RedisBeat};
 pub use errand::{Errand, ErrandFailed, Over, Runner};
 use expirer::Expirer;
-use fleet::Fleet;
-pub use fleet::FleetReport;
+pub use fleet::{Fleet, FleetReport};
 use flusher::Flusher;
 use health::Watcher;
 pub use health::{Health, HealthReport};
@@ -70,6 +71,7 @@ pub use operation::Operation;
 pub use queue::Queue;
 pub use stream::{Large, Piece};
 use stream::{Streamer, Streaming};
+use switchboard::Switchboard;
 use tables::Tables;
 use trust::Trust;
 
@@ -87,6 +89,8 @@ pub struct EngineSettings {
     pub control: ControlSettings,
     /// Whether Postgres is there.
     pub health: Arc<Health>,
+    /// Who else is there.
+    pub fleet: Arc<Fleet>,
     pub lease_ms: u64,
     /// A value with more elements, a row for each, is not cached.
     pub cache_max_elements: usize,
@@ -113,6 +117,7 @@ pub struct Engine {
     trust: Arc<Trust>,
     health: Arc<Health>,
     fleet: Arc<Fleet>,
+    board: Arc<Switchboard>,
     /// What looks at all keys, and what looks at some of them.
     surveys: [Arc<Queue<Survey>>; 2],
 }
@@ -124,6 +129,7 @@ impl Engine {
     /// that have a side in Postgres (all but `redis_only` ones).
     pub fn new(registry: Registry, settings: &EngineSettings) -> Self {
         let queues = |count: usize| (0..count.max(1)).map(|_| Arc::default()).collect();
+        let board = Arc::new(Switchboard::new(&registry));
         Self {
             registry: Arc::new(registry),
             database: settings.control.database,
@@ -135,7 +141,8 @@ impl Engine {
             loans: Arc::default(),
             trust: Arc::default(),
             health: Arc::clone(&settings.health),
-            fleet: Arc::default(),
+            fleet: Arc::clone(&settings.fleet),
+            board,
             surveys: Default::default(),
         }
     }
@@ -160,7 +167,7 @@ impl Engine {
             let tasks_of_worker = tasks.clone();
             tasks.spawn(async move { worker.run(&tasks_of_worker).await });
         }
-        if self.writes_behind() {
+        if self.has_mappings() {
             let settled = |queue: &Arc<Queue>| {
                 let (tables, queue) = (Arc::clone(&tables), Arc::clone(queue));
                 through::Writer::new(settings, self.trust(), tables, queue).never_past_redis()
@@ -228,7 +235,9 @@ impl Engine {
         if !self.has_mappings() {
             return;
         }
-        let heart = Heart::new(Arc::clone(&self.fleet), self.trust(), Arc::clone(&self.health));
+        self.fleet.begin();
+        let (fleet, health) = (Arc::clone(&self.fleet), Arc::clone(&self.health));
+        let heart = Heart::new(fleet, self.trust(), health, Arc::clone(&self.board));
         let (beat, tasks_of_beat) = (RedisBeat::new(heart.clone(), settings), tasks.clone());
         tasks.spawn(async move { beat.run(&tasks_of_beat).await });
         let (beat, tasks_of_beat) = (PostgresBeat::new(heart, settings), tasks.clone());
@@ -239,11 +248,22 @@ impl Engine {
         Arc::clone(&self.trust)
     }
 
+    /// Goes by what operators have settled before this proxy began: mapping, and value as JSON.
+    pub fn adopt(&self, entries: &[(String, String)]) {
+        self.board.adopt(entries);
+    }
+
+    /// Completes once this proxy has a lease; at once where no key is mapped.
+    pub async fn registered(&self) {
+        if self.has_mappings() {
+            self.fleet.registered().await;
+        }
+    }
+
     /// Completes once what Redis says of mapped keys is believed; at once where none is mapped. May take for
     /// ever, where Redis or Postgres is out of reach.
     pub async fn settled(&self) {
         if self.has_mappings() {
-            self.fleet.registered().await;
             self.trust.settled().await;
         }
     }
@@ -324,7 +344,7 @@ impl Engine {
         if behind::may_be_behind(operation, &self.health) {
             return self.writers.len();
         }
-        if operation.keys.iter().any(|key| key.mapping.strategy == Strategy::CacheFirst) {
+        if operation.keys.iter().any(|key| key.mapping.strategy() == Strategy::CacheFirst) {
             return self.writers.len() + 1;
         }
         worker_of(&operation.keys[0], self.writers.len())
@@ -333,7 +353,7 @@ impl Engine {
     /// Whether Redis is told first of any key, as a rule.
     pub fn is_cache_first(&self) -> bool {
         let mut mappings = self.registry.mappings().iter();
-        mappings.any(|mapping| mapping.strategy == Strategy::CacheFirst)
+        mappings.any(|mapping| mapping.strategy() == Strategy::CacheFirst)
     }
 
     /// Whether Redis may be told first of any key.
@@ -360,7 +380,7 @@ impl Engine {
     /// Mappings whose writes Redis is told first, though that is not their strategy.
     pub fn degraded_mappings(&self) -> Vec<String> {
         let is_degraded = |mapping: &&Arc<crate::mapping::Mapping>| {
-            self.health.strategy_of(mapping) != mapping.strategy
+            self.health.strategy_of(mapping) != mapping.strategy()
         };
         let degraded = self.registry.mappings().iter().filter(is_degraded);
         degraded.map(|mapping| mapping.name.clone()).collect()

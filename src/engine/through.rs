@@ -25,7 +25,7 @@ use super::behind;
 use super::operation::{Operation, batches, total};
 use super::queue::Queue;
 use super::refusal::{
-    Happened, may_be_ahead, not_flushed, too_busy, too_slow, upstream_failed, write_failed,
+    Happened, fenced, may_be_ahead, not_flushed, too_busy, too_slow, upstream_failed, write_failed,
 };
 use super::rescue::{answer_the_rest, rescue};
 use super::slow::{Slow, Verdict, hurry_ms};
@@ -148,6 +148,10 @@ impl Writer {
 
     /// Brings a batch to Postgres, and answers or hands over every operation of it.
     pub(super) async fn write(&mut self, batch: &[Operation]) {
+        if self.settings.fleet.is_fenced() {
+            batch.iter().for_each(|operation| operation.answer(&fenced()));
+            return;
+        }
         self.is_handing_over = false;
         self.write_in_turn(batch).await;
     }
@@ -551,6 +555,11 @@ pub(super) async fn connected<'s>(
     session: &'s mut Option<Session>,
     settings: &EngineSettings,
 ) -> Result<&'s mut Session, StoreError> {
+    if settings.fleet.is_fenced() {
+        return Err(StoreError::Unreachable(
+            "the others may have gone on without this proxy".into(),
+        ));
+    }
     if session.as_ref().is_none_or(Session::is_broken) {
         *session = None;
         let cut = settings.health.cut()?;
@@ -579,7 +588,7 @@ pub(super) fn set_aside() -> StoreError {
 
 /// Whether Redis may have copies of an operation's keys.
 fn leaves_copies(operation: &Operation) -> bool {
-    let mut strategies = operation.keys.iter().map(|key| key.mapping.strategy);
+    let mut strategies = operation.keys.iter().map(|key| key.mapping.strategy());
     strategies.any(|strategy| strategy != Strategy::PostgresOnly)
 }
 

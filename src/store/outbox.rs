@@ -9,6 +9,7 @@ use std::time::Duration;
 use sqlx::Row;
 use sqlx::postgres::{PgListener, PgPool, PgPoolOptions};
 
+use super::control::CONTROL_CHANNEL;
 use super::error::StoreError;
 use super::session::Session;
 use crate::config;
@@ -96,7 +97,7 @@ impl Session {
     }
 }
 
-/// A connection that is told when something has come into the outbox.
+/// A connection that is told when something has come into the outbox, or an entry of a mapping has changed.
 #[derive(Debug)]
 pub struct Listener {
     inner: PgListener,
@@ -118,7 +119,7 @@ impl Listener {
             let pool = options.max_lifetime(None).idle_timeout(None).connect(&postgres.url).await?;
             let mut listener = Self { inner: PgListener::connect_with(&pool).await?, pool };
             listener.inner.eager_reconnect(false);
-            listener.inner.listen(CHANNEL).await?;
+            listener.inner.listen_all([CHANNEL, CONTROL_CHANNEL]).await?;
             Ok(listener)
         };
         match tokio::time::timeout(limit, connecting).await {
@@ -127,13 +128,14 @@ impl Listener {
         }
     }
 
-    /// Completes when something has come.
+    /// Completes when something has come into the outbox, or else (`false`) when an entry of a mapping has
+    /// changed.
     ///
     /// # Errors
     /// `Unreachable` when the connection is lost: what came since is not known.
-    pub async fn next(&mut self) -> Result<(), StoreError> {
+    pub async fn next(&mut self) -> Result<bool, StoreError> {
         match self.inner.try_recv().await {
-            Ok(Some(_)) => Ok(()),
+            Ok(Some(told)) => Ok(told.channel() == CHANNEL),
             Ok(None) => Err(StoreError::Unreachable("the listener's connection was lost".into())),
             Err(error) => Err(StoreError::of(&error)),
         }

@@ -20,6 +20,9 @@ pub const JOURNAL: &[u8] = b"respgres:journal";
 /// What is known of the journal: its epoch (see engine::keeper), and how many changes are in it.
 pub const JOURNAL_STATE: &[u8] = b"respgres:journal-state";
 
+/// What holds for mappings by order of an operator: see `lua/announce.lua`.
+pub const ENTRIES: &[u8] = b"respgres:entries";
+
 /// The proxies that are alive, by id: see `lua/beat.lua`.
 pub const PROXIES: &[u8] = b"respgres:proxies";
 
@@ -42,6 +45,7 @@ pub enum Script {
     Clean,
     Empty,
     Beat,
+    Announce,
 }
 
 /// One call of a script.
@@ -59,7 +63,7 @@ pub struct Token(Bytes);
 // === impl Script ===
 
 impl Script {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Begin,
         Self::End,
         Self::Miss,
@@ -73,6 +77,7 @@ impl Script {
         Self::Clean,
         Self::Empty,
         Self::Beat,
+        Self::Announce,
     ];
 
     pub fn text(self) -> &'static str {
@@ -89,6 +94,7 @@ impl Script {
             Self::Behind => include_str!("lua/behind.lua"),
             Self::Clean => include_str!("lua/clean.lua"),
             Self::Empty => include_str!("lua/empty.lua"),
+            Self::Announce => include_str!("lua/announce.lua"),
             Self::Beat => include_str!("lua/beat.lua"),
         }
     }

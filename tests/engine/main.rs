@@ -21,4 +21,5 @@ mod panics;
 mod restart;
 #[path = "../stack/mod.rs"]
 mod stack;
+mod switch;
 mod tables;

@@ -70,11 +70,11 @@ async fn house() -> House {
         index: 0,
         name: "things".into(),
         pattern: plans[0].pattern.clone(),
-        strategy: plans[0].config.strategy,
+        gate: respgres::mapping::Gate::new(plans[0].config.strategy),
         cache_ttl_ms: 60_000,
         negative_ttl_ms: 1000,
         on_expire: OnExpire::Delete,
-        on_postgres_down: OnPostgresDown::RedisOnly,
+        on_postgres_down: Some(OnPostgresDown::RedisOnly),
         layout: Layout::bind(&plans[0], shape.as_ref()).unwrap(),
     };
     let control = ControlSettings {
@@ -88,6 +88,7 @@ async fn house() -> House {
         postgres: config.postgres,
         control,
         health: Arc::default(),
+        fleet: Arc::default(),
         lease_ms: 10_000,
         cache_max_elements: 10_000,
         plans,

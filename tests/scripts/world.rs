@@ -240,7 +240,12 @@ impl<'r> World<'r> {
             // It is about no key.
             Script::Remember => &[],
             // See `flushing`.
-            Script::Behind | Script::Clean | Script::Sweep | Script::Empty | Script::Beat => &[],
+            Script::Behind
+            | Script::Clean
+            | Script::Sweep
+            | Script::Empty
+            | Script::Beat
+            | Script::Announce => &[],
         };
         let keys: Vec<Vec<u8>> = message
             .keys

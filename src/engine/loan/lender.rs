@@ -16,8 +16,8 @@ use crate::command::Needs;
 use crate::engine::barrier::until_clean;
 use crate::engine::queue::Queue;
 use crate::engine::refusal::{
-    Happened, not_flushed, read_failed, read_too_slow, too_busy, too_slow, upstream_failed,
-    upstream_not_read, write_failed,
+    GATE_PATIENCE, Happened, gate_closed, not_flushed, read_failed, read_too_slow, too_busy,
+    too_slow, upstream_failed, upstream_not_read, write_failed,
 };
 use crate::engine::rescue::rescue;
 use crate::engine::slow::{Slow, Verdict, hurry_ms};
@@ -26,7 +26,7 @@ use crate::engine::through::{connected, set_aside};
 use crate::engine::transaction::{Failure, Touched};
 use crate::engine::trust::Trust;
 use crate::engine::{EngineSettings, patience};
-use crate::mapping::{MappedKey, Registry};
+use crate::mapping::{MappedKey, Pass, Registry};
 use crate::protocol::Reply;
 use crate::store::{RowLock, Session, StoreError};
 use crate::tasks::Tasks;
@@ -105,6 +105,11 @@ impl Lender {
         }
         match job {
             Job::Loan(loan) => {
+                // Held until it is done.
+                let Some(_passes) = admitted(loan).await else {
+                    job.told().answer(&gate_closed());
+                    return;
+                };
                 let answer = match self.persist(loan).await {
                     Ok(answer) => answer,
                     Err(failure) => Answer::Reply(self.reply_to(&failure, loan)),
@@ -327,6 +332,19 @@ impl Lender {
             others.dedup();
         }
         Ok(Keys { touched, lent, others })
+    }
+}
+
+/// Lets a loan in at the gates of its keys' mappings; `None` when one of them stays closed.
+async fn admitted(loan: &Loan) -> Option<Vec<Pass>> {
+    let since = Instant::now();
+    loop {
+        let keys = loan.requests.iter().flat_map(|request| &request.keys);
+        let passes: Option<Vec<Pass>> = keys.map(|key| key.mapping.gate.enter()).collect();
+        if passes.is_some() || since.elapsed() >= GATE_PATIENCE {
+            return passes;
+        }
+        tokio::time::sleep(PAUSE).await;
     }
 }
 
