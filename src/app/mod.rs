@@ -155,7 +155,7 @@ pub fn run(setup: Setup) -> Result<(), AppError> {
         });
         let (beats, workers, loops) = (Tasks::new(), Tasks::new(), Tasks::new());
         let patience = Duration::from_millis(settings.control.connect_timeout_ms);
-        engine.start_beating(&settings, &beats);
+        engine.start_beating(&settings, &beats)?;
         let _ = tokio::time::timeout(patience, engine.registered()).await;
         engine.start(&settings, &workers)?;
         // Without Redis mapped keys are read from Postgres: that is no reason not to begin.

@@ -1,7 +1,8 @@
 //! The beat: this proxy says in both stores that it is alive, and hears who else is (see `fleet`).
 //!
-//! One task a store, so that one that hangs does not keep the beat from the other. Beats go on until all
-//! else that this proxy does has ended; then it takes itself out.
+//! One task a store, so that one that hangs does not keep the beat from the other, and both on a thread of
+//! their own, so that a proxy with much to do does not seem dead. Beats go on until all else that this proxy
+//! does has ended; then it takes itself out.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -25,10 +26,34 @@ const BEAT: Duration = Duration::from_millis(500);
 const SOON: Duration = Duration::from_millis(10);
 
 /// How long a store may take to hear one.
-const ANSWER: Duration = Duration::from_secs(1);
+const ANSWER: Duration = Duration::from_secs(2);
 
 /// A store that has refused to hear of this proxy for so long is worth a warning.
 const LASTING: Duration = Duration::from_secs(5);
+
+/// Beats in both stores, until `tasks` are asked to stop.
+pub(super) fn start(
+    heart: &Heart,
+    settings: &EngineSettings,
+    tasks: &Tasks,
+) -> std::io::Result<()> {
+    let redis = RedisBeat::new(heart.clone(), settings);
+    let postgres = PostgresBeat::new(heart.clone(), settings);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (ended, has_ended) = tokio::sync::oneshot::channel();
+    let tasks_of_beats = tasks.clone();
+    std::thread::Builder::new().name("beats".to_owned()).spawn(move || {
+        runtime.block_on(async {
+            tokio::join!(redis.run(&tasks_of_beats), postgres.run(&tasks_of_beats))
+        });
+        let _ = ended.send(());
+    })?;
+    tasks.spawn(async move {
+        // It has also ended when the sender is gone.
+        let _ = has_ended.await;
+    });
+    Ok(())
+}
 
 /// What both beats share.
 #[derive(Clone, Debug)]
@@ -42,7 +67,7 @@ pub(super) struct Heart {
 
 /// Beats in Redis.
 #[derive(Debug)]
-pub(super) struct RedisBeat {
+struct RedisBeat {
     heart: Heart,
     control: Control,
     clock: Option<Clock>,
@@ -50,7 +75,7 @@ pub(super) struct RedisBeat {
 
 /// Beats in Postgres.
 #[derive(Debug)]
-pub(super) struct PostgresBeat {
+struct PostgresBeat {
     heart: Heart,
     postgres: crate::config::Postgres,
     session: Option<Session>,
@@ -116,12 +141,12 @@ impl Clock {
 // === impl RedisBeat ===
 
 impl RedisBeat {
-    pub(super) fn new(heart: Heart, settings: &EngineSettings) -> Self {
+    fn new(heart: Heart, settings: &EngineSettings) -> Self {
         Self { heart, control: Control::new(settings.control.clone()), clock: None }
     }
 
     /// Beats until it is asked to stop.
-    pub(super) async fn run(mut self, tasks: &Tasks) {
+    async fn run(mut self, tasks: &Tasks) {
         tokio::select! {
             () = self.keep_beating() => {}
             () = tasks.stopping() => {}
@@ -203,12 +228,12 @@ impl RedisBeat {
 // === impl PostgresBeat ===
 
 impl PostgresBeat {
-    pub(super) fn new(heart: Heart, settings: &EngineSettings) -> Self {
+    fn new(heart: Heart, settings: &EngineSettings) -> Self {
         Self { heart, postgres: settings.postgres.clone(), session: None, clock: None }
     }
 
     /// Beats until it is asked to stop.
-    pub(super) async fn run(mut self, tasks: &Tasks) {
+    async fn run(mut self, tasks: &Tasks) {
         tokio::select! {
             () = self.keep_beating() => {}
             () = tasks.stopping() => {}

@@ -52,7 +52,7 @@ use crate::tasks::Tasks;
 use crate::upstream::RunId;
 use crate::upstream::control::ControlSettings;
 
-use beat::{Heart, PostgresBeat, RedisBeat};
+use beat::Heart;
 pub use errand::{Errand, ErrandFailed, Over, Runner};
 use expirer::Expirer;
 pub use fleet::{Fleet, FleetReport};
@@ -231,17 +231,17 @@ impl Engine {
 
     /// Has the other proxies know that this one is alive, until `tasks` are asked to stop: when all else has
     /// ended.
-    pub fn start_beating(&self, settings: &EngineSettings, tasks: &Tasks) {
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn start_beating(&self, settings: &EngineSettings, tasks: &Tasks) -> std::io::Result<()> {
         if !self.has_mappings() {
-            return;
+            return Ok(());
         }
         self.fleet.begin();
         let (fleet, health) = (Arc::clone(&self.fleet), Arc::clone(&self.health));
         let heart = Heart::new(fleet, self.trust(), health, Arc::clone(&self.board));
-        let (beat, tasks_of_beat) = (RedisBeat::new(heart.clone(), settings), tasks.clone());
-        tasks.spawn(async move { beat.run(&tasks_of_beat).await });
-        let (beat, tasks_of_beat) = (PostgresBeat::new(heart, settings), tasks.clone());
-        tasks.spawn(async move { beat.run(&tasks_of_beat).await });
+        beat::start(&heart, settings, tasks)
     }
 
     fn trust(&self) -> Arc<Trust> {

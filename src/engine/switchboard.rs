@@ -170,7 +170,7 @@ mod tests {
         let text = r#"{"version": 3, "strategy": "cache_first", "target": null, "phase": "x"}"#;
         check(text, 3, "cache_first", None);
         check(r#"{"version":4,"strategy":"a","target":"b"}"#, 4, "a", Some("b"));
-        assert_eq!(Entry::parse("[]"), None);
+        assert_eq!(Entry::parse("nothing"), None);
     }
 
     #[test]

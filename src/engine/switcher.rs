@@ -11,6 +11,7 @@
 //! - The barrier stands in both stores before anybody is taken for dead: who beats later hears of it first.
 //! - Proxies are taken for dead when their leases in both stores have ended, by the stores' clocks. Their sessions
 //!   are ended before the change is settled.
+//! - What was written past Redis has left it before the strategy is another.
 //! - While a mapping is `postgres_only` nobody makes copies; those from before are gone before it leaves that
 //!   strategy.
 
@@ -72,6 +73,11 @@ pub enum NotSwitched {
         says that it is short, or give it more time"
     )]
     Journal,
+    #[error(
+        "what was written past Redis was not dropped from it in time; try again when all proxies \
+        have Redis"
+    )]
+    Outbox,
     #[error("Postgres: {0}")]
     Store(#[from] StoreError),
     #[error("Postgres, in the last step: {0}; `respgres strategy get` tells what holds")]
@@ -218,7 +224,8 @@ impl Switcher<'_> {
             let ended = self.session.end_sessions_of(&proxy).await?;
             tracing::info!(proxy, ended, "a strategy is changed without a proxy that is dead");
         }
-        self.until_flushed(deadline).await
+        self.until_flushed(deadline).await?;
+        self.until_copies_are_true(mapping, deadline).await
     }
 
     /// Makes the entry's next version, in Postgres and then in Redis, of which it is not certain that it
@@ -299,6 +306,24 @@ impl Switcher<'_> {
                 return Err(NotSwitched::Journal);
             }
             sleep(PAUSE).await;
+        }
+        Ok(())
+    }
+
+    /// Waits until the copies of what was written past Redis are gone: a strategy that writes to Redis first would
+    /// go on from what is old.
+    async fn until_copies_are_true(
+        &mut self,
+        mapping: &Mapping,
+        deadline: Instant,
+    ) -> Result<(), NotSwitched> {
+        let mut until = self.session.newest_in_outbox(&mapping.name, None).await?;
+        while until.is_some() {
+            if Instant::now() >= deadline {
+                return Err(NotSwitched::Outbox);
+            }
+            sleep(PAUSE).await;
+            until = self.session.newest_in_outbox(&mapping.name, until).await?;
         }
         Ok(())
     }

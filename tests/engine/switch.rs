@@ -293,6 +293,28 @@ async fn without_a_store_nothing_is_changed() {
     stack.proxy.stop_allowing(&[], &allowed).await;
 }
 
+#[tokio::test]
+async fn what_was_written_past_redis_has_left_it_before_the_strategy_is_another() {
+    let stack = stack().await;
+    let mut client = stack.client().await;
+    client.say("HSET thing:1 a 1").await;
+    wait_until("it is cached", async || {
+        client.say("HGET thing:1 a").await;
+        stack.redis.say("EXISTS thing:1").await == Value::Integer(1)
+    })
+    .await;
+    // It is not woken for this.
+    stack
+        .sql_execute(
+            "update things set extra = '{\"a\": \"5\"}';
+             insert into respgres.outbox (mapping, key) values ('things', 'thing:1')",
+        )
+        .await;
+    assert_eq!(client.say("RESPGRES STRATEGY things cache_first").await, ok());
+    assert_eq!(client.say("HINCRBY thing:1 a 1").await, Value::Integer(6));
+    stack.stop_expecting(&[]).await;
+}
+
 /// Clients in the middle of a transaction hold nothing up.
 #[tokio::test]
 async fn open_transactions_wait_for_nothing_and_go_by_what_holds() {
