@@ -160,9 +160,9 @@ fn strategy(verb: &StrategyVerb) -> Result<(), String> {
     let load = |file: &ConfigFile| Setup::load(&file.config).map_err(|all| all.to_string());
     let told = match verb {
         StrategyVerb::Get { file, mapping } => app::strategy::get(&load(file)?, mapping.as_deref()),
-        StrategyVerb::Set { file, strategy, mapping, timeout } => {
+        StrategyVerb::Set { file, strategy, mapping, timeout, discard_rows } => {
             let limit = Duration::from_secs(*timeout);
-            app::strategy::set(&load(file)?, strategy, mapping.as_deref(), limit)
+            app::strategy::set(&load(file)?, strategy, mapping.as_deref(), limit, *discard_rows)
         }
     };
     for line in told.map_err(|error| error.to_string())? {

@@ -95,14 +95,18 @@ pub enum StrategyVerb {
     Set {
         #[command(flatten)]
         file: ConfigFile,
-        /// dual_write, cache_first, database_first or postgres_only.
+        /// dual_write, cache_first, database_first or postgres_only. A mapping that is redis_only imports its keys from
+        /// then on (see `respgres phase`).
         strategy: String,
-        /// Only this mapping; without it, all that have a table, one after the other.
+        /// Only this mapping; without it, all that are not redis_only, one after the other.
         #[arg(long, value_name = "NAME")]
         mapping: Option<String>,
         /// Seconds that clients may have to wait for each mapping; they are told -TRYAGAIN after five.
         #[arg(long, value_name = "SECONDS", default_value_t = 10)]
         timeout: u64,
+        /// Where the mapping leaves redis_only: delete the rows that its table has from before.
+        #[arg(long)]
+        discard_rows: bool,
     },
 }
 

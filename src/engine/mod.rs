@@ -138,7 +138,7 @@ pub struct Engine {
 
 impl Engine {
     /// An engine whose queues nobody serves yet; see `start`. The mappings of `registry` are those
-    /// that have a side in Postgres (all but `redis_only` ones).
+    /// that have a side in Postgres, or may get one.
     pub fn new(registry: Registry, settings: &EngineSettings) -> Self {
         let queues = |count: usize| (0..count.max(1)).map(|_| Arc::default()).collect();
         let board = Arc::new(Switchboard::new(&registry));
@@ -264,6 +264,11 @@ impl Engine {
         Arc::clone(&self.trust)
     }
 
+    /// Has an event loop told of mappings that leave `redis_only`; to be called before it serves clients.
+    pub fn attach(&self, mailbox: &Arc<Mailbox>) {
+        self.board.attach(Arc::clone(mailbox));
+    }
+
     /// Goes by what operators have settled before this proxy began: mapping, and value as JSON.
     pub fn adopt(&self, entries: &[(String, String)]) {
         self.board.adopt(entries);
@@ -368,13 +373,13 @@ impl Engine {
 
     /// Whether Redis is told first of any key, as a rule.
     pub fn is_cache_first(&self) -> bool {
-        let mut mappings = self.registry.mappings().iter();
+        let mut mappings = self.registry.mappings();
         mappings.any(|mapping| mapping.strategy() == Strategy::CacheFirst)
     }
 
     /// Whether Redis may be told first of any key.
     pub fn writes_behind(&self) -> bool {
-        self.registry.mappings().iter().any(|mapping| mapping.may_be_behind())
+        self.registry.mappings().any(|mapping| mapping.may_be_behind())
     }
 
     /// Whether Redis may have changes that Postgres lacks.
@@ -385,7 +390,7 @@ impl Engine {
 
     /// Whether Redis may have what Postgres lacks: changes, or keys of a mapping that has not migrated.
     pub fn needs_what_redis_has(&self) -> bool {
-        self.may_be_ahead() || self.registry.mappings().iter().any(|mapping| mapping.imports)
+        self.may_be_ahead() || self.registry.mappings().any(|mapping| mapping.imports())
     }
 
     /// Has Redis never be told first of what is written through as a rule.
@@ -403,7 +408,7 @@ impl Engine {
         let is_degraded = |mapping: &&Arc<crate::mapping::Mapping>| {
             self.health.strategy_of(mapping) != mapping.strategy()
         };
-        let degraded = self.registry.mappings().iter().filter(is_degraded);
+        let degraded = self.registry.mappings().filter(is_degraded);
         degraded.map(|mapping| mapping.name.clone()).collect()
     }
 

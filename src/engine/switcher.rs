@@ -12,8 +12,10 @@
 //! - Proxies are taken for dead when their leases in both stores have ended, by the stores' clocks. Their sessions
 //!   are ended before the change is settled.
 //! - What was written past Redis has left it before the strategy is another.
-//! - While a mapping is `postgres_only` nobody makes copies; those from before are gone before it leaves that
-//!   strategy.
+//! - A mapping that leaves `redis_only` begins with no rows, and imports. With the barrier in place no request that
+//!   passed through is under way: each event loop has had the replies to what it had appended.
+//! - While a mapping is `postgres_only` nobody makes copies, but of keys that are imported; they are gone before it
+//!   leaves that strategy. What only Redis has stays.
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
@@ -25,10 +27,11 @@ use tokio::time::{Instant, sleep};
 
 use super::fleet::Standing;
 use super::switchboard::Entry;
+use crate::command::Needs;
 use crate::config::Strategy;
-use crate::mapping::{Mapping, Registry};
+use crate::mapping::{MappedKey, Mapping, Phase, Registry};
 use crate::store::sole::Work;
-use crate::store::{Session, StoreError};
+use crate::store::{RowLock, Session, StoreError, Want};
 use crate::upstream::UpstreamError;
 use crate::upstream::control::{Control, Frame};
 use crate::upstream::scripts::{Call, Script, aside_of, mark_of, owner_of};
@@ -47,6 +50,8 @@ pub struct Switcher<'a> {
     pub control: &'a mut Control,
     pub registry: &'a Registry,
     pub limit: Duration,
+    /// Whether a table may be emptied that has rows from before its mapping was `redis_only`.
+    pub discards_rows: bool,
 }
 
 /// Why a strategy was not changed.
@@ -55,10 +60,29 @@ pub enum NotSwitched {
     #[error("another strategy is just being changed; try again when that is done")]
     Busy,
     #[error(
-        "a mapping goes into or out of redis_only only by its configuration file and a restart of all \
-         proxies: what one side has is not brought to the other"
+        "a mapping goes into redis_only only by its configuration file and a restart of all proxies: what \
+         Postgres has is not brought to Redis"
     )]
-    RedisOnly,
+    IntoRedisOnly,
+    #[error(
+        "its table does not fit it; `respgres schema --apply` makes what is missing, and a restart of all \
+         proxies finds it"
+    )]
+    NoTable,
+    #[error(
+        "it is in phase preparation; `respgres phase set dual_write` and a restart of all proxies end that"
+    )]
+    Preparation,
+    #[error(
+        "all mappings of the configuration file are redis_only, so that proxies do not even ask Postgres; \
+         change their strategies there, and start all proxies anew"
+    )]
+    WithoutPostgres,
+    #[error(
+        "its table has rows from before, of which Redis may have newer values; empty it, or have it emptied: \
+         `respgres strategy set … --discard-rows`"
+    )]
+    Rows,
     #[error(
         "the upstream Redis evicts any key when its memory is full (maxmemory-policy {0}), also \
         what `cache_first` has written and Postgres does not have yet; use noeviction or volatile-lru"
@@ -146,9 +170,6 @@ impl Switcher<'_> {
         initial: Strategy,
         target: Strategy,
     ) -> Result<Switched, NotSwitched> {
-        if target == Strategy::RedisOnly || initial == Strategy::RedisOnly {
-            return Err(NotSwitched::RedisOnly);
-        }
         if !self.session.take_on(Work::Switch).await? {
             return Err(NotSwitched::Busy);
         }
@@ -176,24 +197,40 @@ impl Switcher<'_> {
         if entry.strategy == target.name() {
             return Ok(Switched::Already);
         }
+        if target == Strategy::RedisOnly {
+            return Err(NotSwitched::IntoRedisOnly);
+        }
         // Both stores are there.
         self.control.clock_ms().await?;
         if target == Strategy::CacheFirst {
             self.check_eviction().await?;
         }
-        if entry.strategy == Strategy::PostgresOnly.name() {
+        let leaves_postgres = entry.strategy == Strategy::PostgresOnly.name();
+        if leaves_postgres && !mapping.imports() {
             // Nobody makes copies now.
             self.drop_copies(mapping).await?;
         }
+        let leaves_redis = entry.strategy == Strategy::RedisOnly.name();
+        if leaves_redis && !self.discards_rows && self.session.has_rows(mapping).await? {
+            return Err(NotSwitched::Rows);
+        }
         let began = Instant::now();
         let barrier = self.change(mapping, &entry, Some(target)).await?;
-        let ready = self.get_ready(mapping, &barrier, began + self.limit).await;
+        let mut ready = self.get_ready(mapping, &barrier, began + self.limit).await;
+        if leaves_redis && ready.is_ok() {
+            ready = self.forget_rows(mapping).await;
+        }
+        if leaves_postgres && mapping.imports() && ready.is_ok() {
+            // An original that is imported leaves a copy.
+            ready = self.drop_copies(mapping).await;
+        }
         if let Err(why) = ready {
             self.change(mapping, &barrier, None).await?;
             return Err(why);
         }
         let settled = Entry { strategy: target.name().to_owned(), ..barrier };
-        let settled = match self.change(mapping, &settled, None).await {
+        let phase = leaves_redis.then_some(Phase::DualWrite);
+        let settled = match self.change_with(mapping, &settled, None, phase).await {
             Err(NotSwitched::Store(error)) => return Err(NotSwitched::InDoubt(error)),
             settled => settled?,
         };
@@ -201,7 +238,9 @@ impl Switcher<'_> {
             tracing::warn!(%error, "a strategy is changed, but not all proxies are known to go by it");
         }
         let waited = began.elapsed();
+        // Of one that has left Redis just now there are originals alone.
         if target == Strategy::PostgresOnly
+            && !leaves_redis
             && let Err(error) = self.drop_copies(mapping).await
         {
             tracing::warn!(%error, "copies of a mapping that has none any more were not dropped");
@@ -236,12 +275,23 @@ impl Switcher<'_> {
         entry: &Entry,
         target: Option<Strategy>,
     ) -> Result<Entry, NotSwitched> {
+        self.change_with(mapping, entry, target, None).await
+    }
+
+    /// The same; from the new version on the mapping is in this phase.
+    async fn change_with(
+        &mut self,
+        mapping: &Mapping,
+        entry: &Entry,
+        target: Option<Strategy>,
+        phase: Option<Phase>,
+    ) -> Result<Entry, NotSwitched> {
         let next = Entry {
             version: entry.version + 1,
             strategy: entry.strategy.clone(),
             target: target.map(|target| target.name().to_owned()),
         };
-        put(self.session, &mapping.name, &next).await?;
+        put(self.session, &mapping.name, &next, phase).await?;
         if let Err(error) = self.announce(mapping, &next).await {
             tracing::debug!(%error, "Redis was not told of a strategy");
         }
@@ -328,6 +378,12 @@ impl Switcher<'_> {
         Ok(())
     }
 
+    /// Of a mapping that leaves `redis_only`, with the barrier in place: from now on what Redis has is imported,
+    /// so nothing may say of its keys that Postgres has had them.
+    async fn forget_rows(&mut self, mapping: &Mapping) -> Result<(), NotSwitched> {
+        Ok(self.session.forget_rows(mapping, self.discards_rows).await?)
+    }
+
     async fn check_eviction(&mut self) -> Result<(), NotSwitched> {
         let words =
             ["CONFIG", "GET", "maxmemory-policy"].map(|word| Bytes::from_static(word.as_bytes()));
@@ -341,7 +397,26 @@ impl Switcher<'_> {
         }
     }
 
-    /// Drops the copies of a mapping's keys, and what stands beside them. Twice: what was set aside may have come
+    /// Of some keys of a mapping that imports: those that are no originals.
+    async fn without_originals(
+        &mut self,
+        mapping: &Mapping,
+        keys: Vec<Bytes>,
+    ) -> Result<Vec<Bytes>, NotSwitched> {
+        let keys: Vec<MappedKey> =
+            keys.iter().filter_map(|key| self.registry.mapped_key(key)).collect();
+        let needs = Needs { existence: true, ..Needs::default() };
+        let wants: Vec<Want<'_>> =
+            keys.iter().map(|key| Want { key, needs: &needs, whole_up_to: 0 }).collect();
+        let read = self.session.read_parts(mapping, &wants, RowLock::None).await?;
+        let names: Vec<&[u8]> = keys.iter().map(|key| &key.key[..]).collect();
+        let had = self.session.has_had(mapping, &names).await?;
+        let known = keys.iter().zip(read.rows.iter().zip(had));
+        let known = known.filter(|(_, (row, had))| row.present || *had);
+        Ok(known.map(|(key, _)| key.key.clone()).collect())
+    }
+
+    /// Drops the copies of a mapping's keys, and what stands beside them; not what only Redis has. Twice: what was set aside may have come
     /// back behind the walk.
     async fn drop_copies(&mut self, mapping: &Mapping) -> Result<(), NotSwitched> {
         for _ in 0..2 {
@@ -357,6 +432,10 @@ impl Switcher<'_> {
                     self.registry.find(key).is_some_and(|found| found.index == mapping.index)
                 };
                 let keys: HashSet<Bytes, ahash::RandomState> = owners.filter(of_mapping).collect();
+                let mut keys: Vec<Bytes> = keys.into_iter().collect();
+                if mapping.imports() && !keys.is_empty() {
+                    keys = self.without_originals(mapping, keys).await?;
+                }
                 if !keys.is_empty() {
                     let keys =
                         keys.iter().flat_map(|key| [key.clone(), mark_of(key), aside_of(key)]);
@@ -395,17 +474,25 @@ pub(super) async fn call_off(
         };
         tracing::info!(mapping, "a change of its strategy that nobody carries on is called off");
         let next = Entry { version: entry.version + 1, target: None, ..entry };
-        done = done.and(put(session, &mapping, &next).await);
+        done = done.and(put(session, &mapping, &next, None).await);
     }
     session.lay_down(Work::Switch).await?;
     done
 }
 
 /// Makes an entry's next version.
-async fn put(session: &mut Session, mapping: &str, entry: &Entry) -> Result<(), NotSwitched> {
-    let members = json!({
+async fn put(
+    session: &mut Session,
+    mapping: &str,
+    entry: &Entry,
+    phase: Option<Phase>,
+) -> Result<(), NotSwitched> {
+    let mut members = json!({
         "version": entry.version, "strategy": entry.strategy, "target": entry.target
     });
+    if let Some(phase) = phase {
+        members["phase"] = phase.name().into();
+    }
     let before = entry.version - 1;
     match session.change_mapping_entry(mapping, before, &members.to_string()).await? {
         true => Ok(()),

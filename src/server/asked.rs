@@ -108,7 +108,7 @@ mod tests {
     use crate::mapping::Gate;
 
     fn ask(proof: Proof) -> Ask {
-        let pass = Gate::new(Strategy::DualWrite).enter().unwrap();
+        let pass = Gate::new(Strategy::DualWrite, false).enter().unwrap();
         Ask { command: lookup(b"hget").unwrap(), proof, version: Version::Resp2, pass }
     }
 

@@ -504,7 +504,7 @@ mod tests {
             command: lookup(b"hget").expect("it is in the table"),
             proof: Proof::NonNil,
             version: Version::Resp2,
-            pass: Gate::new(Strategy::DualWrite).enter().expect("it is open"),
+            pass: Gate::new(Strategy::DualWrite, false).enter().expect("it is open"),
         };
         expected.ask(ask, request, false);
     }

@@ -27,4 +27,5 @@ mod split;
 mod stack;
 mod steps;
 mod switch;
+mod switch_redis_only;
 mod tables;
