@@ -37,6 +37,9 @@ fn main() -> ExitCode {
         Verb::Proxies(verb) => proxies(&verb),
         Verb::Phase(verb) => phase(&verb),
         Verb::Strategy(verb) => strategy(&verb),
+        Verb::Rollback { file, mapping, force } => {
+            rollback(&file.config, mapping.as_deref(), force)
+        }
         Verb::Schema { file, triggers, apply } => schema(&file.config, triggers, apply),
     };
     match done {
@@ -168,6 +171,25 @@ fn strategy(verb: &StrategyVerb) -> Result<(), String> {
     for line in told.map_err(|error| error.to_string())? {
         println!("{line}");
     }
+    Ok(())
+}
+
+fn rollback(path: &Path, mapping: Option<&str>, force: bool) -> Result<(), String> {
+    let setup = Setup::load(path).map_err(|problems| problems.to_string())?;
+    if !force {
+        confirm(&[
+            "what is in the tables is put into Redis, and they are not looked at any more".into()
+        ])?;
+    }
+    let mapping = mapping.filter(|mapping| *mapping != "all");
+    let told = app::rollback::roll_back(&setup, mapping, &mut |line| eprintln!("{line}"));
+    for line in told.map_err(|error| error.to_string())? {
+        println!("{line}");
+    }
+    println!(
+        "The app may be pointed at Redis itself. Keys there that begin with \"respgres:\" are not read by any app, and \
+         may be deleted once all mappings are back."
+    );
     Ok(())
 }
 

@@ -6,6 +6,7 @@ pub mod infer;
 pub mod journal;
 pub mod phase;
 pub mod proxies;
+pub mod rollback;
 pub mod strategy;
 
 use std::path::Path;

@@ -63,6 +63,21 @@ pub enum Verb {
     /// By which strategy mappings go, for all proxies.
     #[command(subcommand)]
     Strategy(StrategyVerb),
+    /// Go back to Redis alone, while no respgres runs.
+    ///
+    /// The keys of the mappings are put into Redis, whole, and compared with their rows, byte for byte. Then the
+    /// mappings are redis_only, whatever the configuration file says, and the app may as well be pointed at Redis itself. The tables stay
+    /// as they are. What fails leaves a mapping as it was.
+    Rollback {
+        #[command(flatten)]
+        file: ConfigFile,
+        /// Only this mapping; without it, or with `all`, all of them.
+        #[arg(long, value_name = "NAME")]
+        mapping: Option<String>,
+        /// Do not ask.
+        #[arg(long)]
+        force: bool,
+    },
     /// Print the tables that the mappings want, as SQL.
     Schema {
         #[command(flatten)]

@@ -33,6 +33,7 @@ pub mod operation;
 pub mod queue;
 pub mod refusal;
 pub mod rescue;
+pub mod rollback;
 pub mod route;
 pub mod slow;
 mod split;

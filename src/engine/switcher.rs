@@ -60,8 +60,7 @@ pub enum NotSwitched {
     #[error("another strategy is just being changed; try again when that is done")]
     Busy,
     #[error(
-        "a mapping goes into redis_only only by its configuration file and a restart of all proxies: what \
-         Postgres has is not brought to Redis"
+        "a mapping goes into redis_only while no proxy runs: stop them, and say `respgres rollback`"
     )]
     IntoRedisOnly,
     #[error(
@@ -102,6 +101,15 @@ pub enum NotSwitched {
         have Redis"
     )]
     Outbox,
+    #[error("the proxy {0} is alive; stop all of them, and start them again when this is done")]
+    Alive(String),
+    #[error(
+        "the journal has changes that Postgres lacks; start a proxy until `respgres journal status` says that there \
+         are none"
+    )]
+    Unflushed,
+    #[error("Redis does not have what Postgres has of the key {0}: somebody has changed either")]
+    Different(String),
     #[error("Postgres: {0}")]
     Store(#[from] StoreError),
     #[error("Postgres, in the last step: {0}; `respgres strategy get` tells what holds")]
@@ -123,8 +131,8 @@ pub enum Switched {
 
 /// What the stores say of one proxy.
 #[derive(Debug, Default)]
-struct Seen {
-    is_alive: bool,
+pub(super) struct Seen {
+    pub(super) is_alive: bool,
     acknowledged: u64,
 }
 
@@ -186,14 +194,7 @@ impl Switcher<'_> {
         initial: Strategy,
         target: Strategy,
     ) -> Result<Switched, NotSwitched> {
-        let mut entry = self.entry(mapping).await?;
-        if entry.is_unset() || entry.strategy.is_empty() {
-            entry.strategy = initial.name().to_owned();
-        }
-        if entry.target.is_some() {
-            // Somebody has died over it.
-            entry = self.change(mapping, &entry, None).await?;
-        }
+        let entry = self.clean_entry(mapping, initial).await?;
         if entry.strategy == target.name() {
             return Ok(Switched::Already);
         }
@@ -228,12 +229,8 @@ impl Switcher<'_> {
             self.change(mapping, &barrier, None).await?;
             return Err(why);
         }
-        let settled = Entry { strategy: target.name().to_owned(), ..barrier };
         let phase = leaves_redis.then_some(Phase::DualWrite);
-        let settled = match self.change_with(mapping, &settled, None, phase).await {
-            Err(NotSwitched::Store(error)) => return Err(NotSwitched::InDoubt(error)),
-            settled => settled?,
-        };
+        let settled = self.settle(mapping, barrier, target, phase).await?;
         if let Err(error) = self.until_acknowledged(mapping, settled.version, self.limit).await {
             tracing::warn!(%error, "a strategy is changed, but not all proxies are known to go by it");
         }
@@ -247,6 +244,37 @@ impl Switcher<'_> {
         }
         tracing::info!(mapping = %mapping.name, to = target.name(), ?waited, "the strategy is changed for all proxies");
         Ok(Switched::Done { waited })
+    }
+
+    /// What holds for a mapping; if somebody has died over changing it, nobody changes it any more.
+    pub(super) async fn clean_entry(
+        &mut self,
+        mapping: &Mapping,
+        initial: Strategy,
+    ) -> Result<Entry, NotSwitched> {
+        let mut entry = self.entry(mapping).await?;
+        if entry.is_unset() || entry.strategy.is_empty() {
+            entry.strategy = initial.name().to_owned();
+        }
+        if entry.target.is_some() {
+            entry = self.change(mapping, &entry, None).await?;
+        }
+        Ok(entry)
+    }
+
+    /// The last version: all go by the target from now on.
+    pub(super) async fn settle(
+        &mut self,
+        mapping: &Mapping,
+        barrier: Entry,
+        target: Strategy,
+        phase: Option<Phase>,
+    ) -> Result<Entry, NotSwitched> {
+        let settled = Entry { strategy: target.name().to_owned(), ..barrier };
+        match self.change_with(mapping, &settled, None, phase).await {
+            Err(NotSwitched::Store(error)) => Err(NotSwitched::InDoubt(error)),
+            settled => settled,
+        }
     }
 
     /// With the barrier in place: until the strategy may be changed.
@@ -269,7 +297,7 @@ impl Switcher<'_> {
 
     /// Makes the entry's next version, in Postgres and then in Redis, of which it is not certain that it
     /// hears: the proxies tell it what it lacks.
-    async fn change(
+    pub(super) async fn change(
         &mut self,
         mapping: &Mapping,
         entry: &Entry,
@@ -298,7 +326,11 @@ impl Switcher<'_> {
         Ok(next)
     }
 
-    async fn announce(&mut self, mapping: &Mapping, entry: &Entry) -> Result<(), UpstreamError> {
+    pub(super) async fn announce(
+        &mut self,
+        mapping: &Mapping,
+        entry: &Entry,
+    ) -> Result<(), UpstreamError> {
         let told = (mapping.name.clone(), entry.version, entry.text());
         self.control.announce(&[told]).await
     }
@@ -326,7 +358,10 @@ impl Switcher<'_> {
         }
     }
 
-    async fn look(&mut self, mapping: &str) -> Result<BTreeMap<String, Seen>, NotSwitched> {
+    pub(super) async fn look(
+        &mut self,
+        mapping: &str,
+    ) -> Result<BTreeMap<String, Seen>, NotSwitched> {
         let mut all: BTreeMap<String, Seen> = BTreeMap::new();
         let mut see = |id: String, left_ms: i64, standing: &str| {
             let seen = all.entry(id).or_default();
@@ -418,7 +453,7 @@ impl Switcher<'_> {
 
     /// Drops the copies of a mapping's keys, and what stands beside them; not what only Redis has. Twice: what was set aside may have come
     /// back behind the walk.
-    async fn drop_copies(&mut self, mapping: &Mapping) -> Result<(), NotSwitched> {
+    pub(super) async fn drop_copies(&mut self, mapping: &Mapping) -> Result<(), NotSwitched> {
         for _ in 0..2 {
             let mut cursor = Bytes::from_static(b"0");
             loop {

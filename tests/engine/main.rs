@@ -22,6 +22,7 @@ mod panics;
 #[path = "../chaos/relay.rs"]
 mod relay;
 mod restart;
+mod rollback;
 mod split;
 #[path = "../stack/mod.rs"]
 mod stack;
