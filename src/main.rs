@@ -10,7 +10,7 @@ use respgres::cli::{
 };
 use respgres::infer::Sampling;
 use respgres::mapping::Phase;
-use respgres::{command, config, store};
+use respgres::{command, config, metrics, store};
 
 /// Runs the program; its exit code is 0, 1 when something went wrong, 2 for a bad command line.
 fn main() -> ExitCode {
@@ -27,6 +27,10 @@ fn main() -> ExitCode {
         }
         Verb::PrintCommands => {
             print!("{}", command::document());
+            Ok(())
+        }
+        Verb::PrintMetrics => {
+            print!("{}", metrics::document());
             Ok(())
         }
         Verb::Explain { file, key } => explain(&file.config, key),

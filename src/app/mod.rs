@@ -19,17 +19,21 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
+use crate::admin::{Admin, AdminError, Clients, View};
+use crate::command::COMMANDS;
 use crate::config::{
     self, Config, LogFormat, OnPostgresDown, Problem, Problems, RedisUrl, Strategy,
 };
 use crate::engine::dead_letters::NotRetried;
 use crate::engine::explain::{Explainer, Explanation};
 use crate::engine::fleet::Fleet;
+use crate::engine::operator::Operator;
 use crate::engine::tables::Tables;
 use crate::engine::{Engine, EngineSettings, Health};
 use crate::mapping::registry::{Plan, plan};
 use crate::mapping::shape::TableName;
 use crate::mapping::{KeyPattern, Layout, Mapping, Phase, Registry};
+use crate::metrics::Metrics;
 use crate::server::{Alarm, Roster, Server, ServerError, Shared, Users};
 use crate::store::{Phases, Session, StoreError};
 use crate::tasks::Tasks;
@@ -56,6 +60,8 @@ pub enum AppError {
     Io(#[from] std::io::Error),
     #[error(transparent)]
     Server(#[from] ServerError),
+    #[error(transparent)]
+    Admin(#[from] AdminError),
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error("the upstream's url: {0}")]
@@ -155,6 +161,8 @@ pub fn run(setup: Setup) -> Result<(), AppError> {
         let patience = Duration::from_millis(settings.control.connect_timeout_ms);
         let _ = tokio::time::timeout(patience, engine.settled()).await;
         let threads = event_loops(config.server.threads);
+        let operators = Tasks::new();
+        let admin = start_admin(&config.admin, setup.plans, &settings, &shared, &operators)?;
         let server = Server::start(&shared, &config.server.listen, threads, &loops)?;
         tracing::info!(address = %server.address, threads, mapped, "listening");
 
@@ -163,10 +171,14 @@ pub fn run(setup: Setup) -> Result<(), AppError> {
             _ = terminate.recv() => {}
         }
         tracing::info!("stopping");
+        operators.stop();
         loops.stop();
         // The workers go on meanwhile: clients still get their answers.
         if tokio::task::spawn_blocking(move || server.join()).await.is_err() {
             tracing::error!("the event loops could not be waited for");
+        }
+        if let Some(admin) = admin {
+            drop(tokio::task::spawn_blocking(move || admin.join()).await);
         }
         workers.stop();
         if tokio::time::timeout(FAREWELL, workers.ended()).await.is_err() {
@@ -176,6 +188,33 @@ pub fn run(setup: Setup) -> Result<(), AppError> {
         beats.ended().await;
         Ok(())
     })
+}
+
+/// The admin API, where the configuration has one.
+fn start_admin(
+    config: &config::Admin,
+    plans: Vec<Plan>,
+    settings: &EngineSettings,
+    shared: &Arc<Shared>,
+    tasks: &Tasks,
+) -> Result<Option<Admin>, AdminError> {
+    if config.listen.is_empty() {
+        return Ok(None);
+    }
+    let of_server = Arc::clone(shared);
+    let view = View {
+        operator: Operator::new(Arc::clone(&shared.engine), settings.clone()),
+        plans,
+        started: shared.started,
+        clients: Box::new(move || Clients {
+            connected: of_server.roster.len(),
+            output_bytes: of_server.roster.output_bytes(),
+        }),
+        token: config.token.clone(),
+    };
+    let admin = Admin::start(&config.listen, view, tasks)?;
+    tracing::info!(address = %admin.address, token = config.token.is_some(), "the admin API is there");
+    Ok(Some(admin))
 }
 
 /// Checks that the mappings fit the database.
@@ -247,6 +286,7 @@ fn engine_settings(setup: &Setup) -> Result<EngineSettings, AppError> {
         journal: journal.clone(),
         control,
         health: Arc::new(Health::new(Arc::new(Fleet::new(proxies.split)))),
+        metrics: Arc::new(Metrics::new(COMMANDS.len(), setup.plans.len())),
         redis_loss: proxies.redis_loss,
         lease_ms: defaults.lease_ms,
         cache_max_elements: defaults.cache_max_elements,

@@ -32,6 +32,8 @@ pub enum Verb {
     },
     /// Print, as a page of documentation, what becomes of each Redis command.
     PrintCommands,
+    /// Print, as a page of documentation, what is counted.
+    PrintMetrics,
     /// Tell of one key its mapping, the SQL that reads it, and what either store has of it.
     ///
     /// Of values only the sizes are told. Running proxies tell the same by `RESPGRES EXPLAIN key`.

@@ -39,6 +39,7 @@ use super::{BATCH_BYTES, EngineSettings, patience};
 use crate::command::{Listing, Need};
 use crate::config::{OnPostgresDown, Strategy};
 use crate::mapping::Mapping;
+use crate::metrics::{Counter, MappingCounts};
 use crate::protocol::Reply;
 use crate::store::{ReadRows, Reading, Session, StoreError, Want};
 use crate::tasks::Tasks;
@@ -487,6 +488,7 @@ impl MissReader {
         tracing::warn!(%error, "a read from Postgres failed");
         for group in part.groups {
             if matches!(error, StoreError::Timeout(_)) {
+                self.settings.metrics.slow_queries.add(1);
                 self.slow.strike(group.mapping.index, Instant::now());
             }
             self.give_up(&error, asked, group).await;
@@ -536,19 +538,33 @@ impl MissReader {
         let mut calls = Vec::new();
         let mut free = free.iter();
         for group in &part.groups {
+            let counts = self.settings.metrics.mapping(group.mapping.index);
+            let count = |counter: fn(&MappingCounts) -> &Counter, count: usize| {
+                if let Some(counts) = counts {
+                    counter(counts).add(count as u64);
+                }
+            };
+            count(|counts| &counts.misses, group.places.len());
             for &at in &group.places {
                 let Asked { key, residence: Residence::Fill(lease), stored, .. } = &asked[at]
                 else {
                     continue;
                 };
                 let is_free = free.next().is_some_and(|free| *free);
-                calls.push(match stored {
+                if !is_free {
+                    count(|counts| &counts.refused_fills, 1);
+                }
+                let call = match stored {
                     Some(Found::Record { record, now_ms }) if is_free => {
                         let most = self.settings.cache_max_elements;
                         fill(key, &group.mapping, lease, record.as_ref(), *now_ms, most)
                     }
                     _ => unlease(key, lease),
-                });
+                };
+                if call.script == Script::Fill {
+                    count(|counts| &counts.fills, 1);
+                }
+                calls.push(call);
             }
         }
         if !calls.is_empty() {

@@ -299,6 +299,7 @@ impl Writer {
             let was_connected = self.session.is_some();
             let failure = match self.transact_in_sight(operations, &spared, hurried).await {
                 Ok(written) => {
+                    self.settings.metrics.batches.observe(operations.len() as u64);
                     self.answer(operations, written).await;
                     self.clear_slow(operations);
                     return Ok(());
@@ -584,6 +585,7 @@ impl Writer {
             return;
         }
         if let (true, [at]) = (timed_out, &part.places[..]) {
+            self.settings.metrics.slow_queries.add(1);
             for key in &batch[*at].keys {
                 self.slow.strike(key.mapping.index, Instant::now());
             }

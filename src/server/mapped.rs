@@ -15,6 +15,7 @@ use super::expect::Unproven;
 use crate::command::{Command, Mapped};
 use crate::engine::route::{MappedRoute, Touch};
 use crate::engine::{Loan, Over, ReplyTo, Runner, Told};
+use crate::metrics;
 use crate::protocol::Reply;
 use crate::protocol::request::{Scanned, Scanner};
 use crate::upstream::lane::Delivered;
@@ -29,6 +30,7 @@ impl Talk {
     pub(super) fn mapped(&self, command: &'static Command, request: &Request<'_>) -> Flow {
         if self.client.session.borrow().pin.as_ref().is_some_and(|pin| pin.multi) {
             let flow = self.queue_mapped(command, request);
+            self.count_if_done(flow, metrics::Way::Pinned);
             self.client.show_standing();
             return flow;
         }
@@ -38,6 +40,7 @@ impl Talk {
                 return Flow::Wait;
             }
             if let Some(flow) = self.tell_first(command, request) {
+                self.count_if_done(flow, metrics::Way::Mapped);
                 return flow;
             }
         } else if !self.may_forward() {
@@ -45,10 +48,10 @@ impl Talk {
         }
         let engine = &self.event_loop.shared.engine;
         let touch = engine.touch(command, request.count(), |at| request.argument(at));
-        if let Touch::Asks(proof) = touch
+        if let Touch::Asks(proof, mapping) = touch
             && self.believes_redis()
         {
-            self.expect_asked(Ask { command, proof, version: client.version() }, request);
+            self.expect_asked(Ask { command, proof, mapping, version: client.version() }, request);
             self.append(request.bytes, 1, Delivered::OneByOne);
             return Flow::Done;
         }
@@ -101,10 +104,17 @@ impl Talk {
                 });
             }
             MappedRoute::Watch { keys, others } => {
-                return self.watch_mapped(request.argument(0), keys, &others);
+                let flow = self.watch_mapped(request.argument(0), keys, &others);
+                self.count_if_done(flow, metrics::Way::Pinned);
+                return flow;
             }
-            MappedRoute::Refuse(text) => self.refuse(&Reply::Error(text)),
+            MappedRoute::Refuse(text) => {
+                self.refuse(&Reply::Error(text));
+                self.count(metrics::Way::Refused);
+                return Flow::Done;
+            }
         }
+        self.count(metrics::Way::Mapped);
         Flow::Done
     }
 
@@ -131,6 +141,7 @@ impl Talk {
         };
         let reply_to = ReplyTo { version: ask.version, ..self.reply_to(slot) };
         let arguments = arguments_of(&request, &scanner);
+        self.event_loop.counts.request(ask.command.row(), metrics::Way::Mapped);
         self.event_loop.shared.engine.read_one(ask.command, arguments, reply_to);
     }
 

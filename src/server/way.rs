@@ -5,7 +5,7 @@ use super::asked::Ask;
 use super::client_command;
 use super::conversation::{Request, Talk};
 use super::info;
-use crate::command::{Command, Flags, Guarded, Keys, Mapped, Path, lookup};
+use crate::command::{COMMANDS, Command, Flags, Guarded, Keys, Mapped, Path, lookup};
 use crate::config::Flush;
 use crate::engine::route::Touch;
 use crate::protocol::Reply;
@@ -53,6 +53,7 @@ impl Talk {
         let may_be_mapped = engine.maps_database(database);
         let is_accounted = pin.is_none_or(|pin| pin.lane.is_accounted());
         let Some(command) = lookup(argument(0)) else {
+            self.row.set(COMMANDS.len());
             if is_http_probe(argument(0)) {
                 return Way::Apart(Apart::Close);
             }
@@ -62,7 +63,7 @@ impl Talk {
             if may_be_mapped && is_accounted {
                 match engine.touch_of_unknown(count, argument) {
                     Touch::Nothing => {}
-                    Touch::Asks(_) | Touch::Mapped => {
+                    Touch::Asks(..) | Touch::Mapped => {
                         let name = String::from_utf8_lossy(argument(0)).into_owned();
                         return tell(format!(
                             "ERR '{name}' is not a command that respgres knows, and it may touch a mapped key"
@@ -74,6 +75,7 @@ impl Talk {
             return if session.pin.is_some() { pinned_forward() } else { Way::Forward };
         };
         self.last.set(Some(command));
+        self.row.set(command.row());
         if command.has_subcommands() && count > 1 {
             self.client.entry.set_subcommand(argument(1));
         }
@@ -101,13 +103,13 @@ impl Talk {
             }
             match touch {
                 Touch::Nothing => {}
-                Touch::Asks(proof) if command.arity_ok(count) && session.pin.is_none() => {
-                    return Way::Ask(Ask { command, proof, version: session.version });
+                Touch::Asks(proof, mapping) if command.arity_ok(count) && session.pin.is_none() => {
+                    return Way::Ask(Ask { command, proof, mapping, version: session.version });
                 }
-                Touch::Asks(_) | Touch::Mapped if command.arity_ok(count) => {
+                Touch::Asks(..) | Touch::Mapped if command.arity_ok(count) => {
                     return Way::Apart(Apart::Mapped(command));
                 }
-                Touch::Asks(_) | Touch::Mapped => {
+                Touch::Asks(..) | Touch::Mapped => {
                     return Way::Apart(Apart::Tell(Reply::Error(command.arity_error())));
                 }
                 Touch::Reserved => return reserved(),
