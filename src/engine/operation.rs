@@ -101,7 +101,11 @@ impl Operation {
         if !self.answered.swap(true, Ordering::Relaxed) {
             self.count(None);
             let version = self.reply_to.version;
-            self.reply_to.put_off(Large { key: key.clone(), listing, version });
+            self.reply_to.put_off(Large {
+                key: MappedKey { pass: None, ..key.clone() },
+                listing,
+                version,
+            });
         }
     }
 

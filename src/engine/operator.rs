@@ -194,7 +194,7 @@ impl Operator {
             let keys = names.iter().filter_map(|name| self.engine.registry().mapped_key(name));
             let keys: Vec<MappedKey> = keys
                 .filter(|key| name.is_none_or(|name| name == key.mapping.name))
-                .filter(|key| key.mapping.strategy != Strategy::PostgresOnly)
+                .filter(|key| key.mapping.strategy() != Strategy::PostgresOnly)
                 .collect();
             if !keys.is_empty() {
                 let dropped =

@@ -33,6 +33,9 @@ use crate::upstream::{Lane, UpstreamError};
 /// Bytes that all connections of a loop are read through.
 const READ_BUFFER_BYTES: usize = 256 << 10;
 
+/// How long a conversation that waits for none of its own replies waits before it looks again.
+const MOMENT: Duration = Duration::from_millis(5);
+
 /// Private connections kept for the next client that needs one, per database and version.
 const KEPT_PRIVATE_LANES: usize = 16;
 
@@ -57,6 +60,10 @@ pub(super) struct EventLoop {
     pub(super) errands: Errands,
     pub(super) steps: Steps,
     pub(super) counts: Arc<LoopCounts>,
+    /// Clients whose conversations are to look again in a moment.
+    waiting: RefCell<Vec<Rc<Client>>>,
+    /// What comes over the lanes may be old, as others may have gone on without this proxy.
+    is_fenced: Cell<bool>,
 }
 
 /// Requests of one database and protocol version share a lane.
@@ -99,6 +106,8 @@ impl EventLoop {
             errands: Errands::default(),
             steps: Steps::default(),
             counts,
+            waiting: RefCell::default(),
+            is_fenced: Cell::new(false),
         })
     }
 
@@ -166,6 +175,27 @@ impl EventLoop {
     pub(super) fn writes_are_paused(&self) -> bool {
         let until_ms = self.shared.writes_paused_until_ms.load(Ordering::Relaxed);
         until_ms != 0 && until_ms > self.uptime_ms()
+    }
+
+    /// Makes a stalled conversation look again in a moment.
+    pub(super) fn wake_soon(&self, client: &Rc<Client>) {
+        if client.wakes_soon.replace(true) {
+            return;
+        }
+        let mut waiting = self.waiting.borrow_mut();
+        waiting.push(Rc::clone(client));
+        if waiting.len() == 1 {
+            let me = self.me();
+            self.tasks.spawn_local(async move {
+                tokio::time::sleep(MOMENT).await;
+                let waiting = me.waiting.take();
+                for client in waiting {
+                    client.wakes_soon.set(false);
+                    client.stalled.set(false);
+                    client.wake();
+                }
+            });
+        }
     }
 
     // --- clients ---
@@ -401,6 +431,10 @@ fn place_of(owner: Owner) -> usize {
 }
 
 impl Receiver for EventLoop {
+    fn bytes_came(&self) {
+        self.is_fenced.set(self.shared.engine.is_fenced());
+    }
+
     fn deliver(&self, owner: Owner, bytes: &[u8], ended: u32, more: bool) {
         if let Some(number) = errand_of(owner) {
             // Whole frames, one by one, as it is a private lane.
@@ -412,6 +446,9 @@ impl Receiver for EventLoop {
             return;
         }
         let Some(client) = self.client(owner) else { return };
+        if self.is_fenced.get() {
+            client.expected.borrow_mut().doubt();
+        }
         if let Some(look) = client.deliver(bytes, ended, more) {
             self.look(&client, look);
         }

@@ -7,6 +7,7 @@ use super::conversation::{Request, Talk};
 use super::info;
 use crate::command::{COMMANDS, Command, Flags, Guarded, Keys, Mapped, Path, lookup};
 use crate::config::Flush;
+use crate::engine::refusal::fenced;
 use crate::engine::route::Touch;
 use crate::protocol::Reply;
 use crate::protocol::request::is_http_probe;
@@ -99,12 +100,18 @@ impl Talk {
             let is_survey = matches!(command.path, Path::Keyspace | Path::Flush);
             if (is_survey || !matches!(touch, Touch::Nothing | Touch::Reserved)) && self.is_fenced()
             {
-                return fenced();
+                return Way::Apart(Apart::Tell(fenced()));
             }
             match touch {
                 Touch::Nothing => {}
-                Touch::Asks(proof, mapping) if command.arity_ok(count) && session.pin.is_none() => {
-                    return Way::Ask(Ask { command, proof, mapping, version: session.version });
+                Touch::Asks(proof, gate, mapping)
+                    if command.arity_ok(count) && session.pin.is_none() =>
+                {
+                    let version = session.version;
+                    return match gate.enter() {
+                        Some(pass) => Way::Ask(Ask { command, proof, mapping, version, pass }),
+                        None => Way::Apart(Apart::Mapped(command)),
+                    };
                 }
                 Touch::Asks(..) | Touch::Mapped if command.arity_ok(count) => {
                     return Way::Apart(Apart::Mapped(command));
@@ -244,14 +251,6 @@ fn unknown_command(request: &Request<'_>) -> String {
 
 fn no_auth() -> Way {
     tell("NOAUTH Authentication required.".to_owned())
-}
-
-fn fenced() -> Way {
-    tell(
-        "TRYAGAIN this respgres has not reached the others for some seconds, neither over Redis nor over \
-         Postgres; nothing was done"
-            .to_owned(),
-    )
 }
 
 fn reserved() -> Way {
