@@ -6,6 +6,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use crate::engine::operator::NotDone;
+use crate::engine::switcher::NotSwitched;
 
 /// An answer that says no: what is wrong, and the way out.
 #[derive(Debug)]
@@ -67,6 +68,19 @@ impl From<NotDone> for Refusal {
                 StatusCode::CONFLICT,
                 "change what Postgres objects to and retry it, or drop it; nothing was written",
             ),
+            NotDone::NotSwitched(mapping, error) => {
+                tracing::warn!(%error, mapping, "a strategy was not changed");
+                let status = match error {
+                    NotSwitched::Store(_) | NotSwitched::InDoubt(_) | NotSwitched::Upstream(_) => {
+                        StatusCode::SERVICE_UNAVAILABLE
+                    }
+                    _ => StatusCode::CONFLICT,
+                };
+                (
+                    status,
+                    "GET /admin/database/status tells the strategy of each mapping; the log has more",
+                )
+            }
             NotDone::Store(error) => {
                 tracing::info!(%error, "the admin API could not be served by Postgres");
                 (

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::View;
-use crate::config::Strategy;
+use crate::mapping::registry::Plan;
 
 /// What the answer begins with: whether all is well, for those who look at nothing else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,9 +116,11 @@ pub(super) fn journal(view: &View) -> Value {
 fn mappings(view: &View) -> Vec<Value> {
     let engine = view.operator.engine();
     let (degraded, aside) = (engine.degraded_mappings(), set_aside(view));
-    let mapping = |plan: &crate::mapping::registry::Plan| {
+    let mapping = |plan: &Plan| {
         let config = &plan.config;
-        let has_side = engine.registry().mappings().iter().any(|known| known.name == config.name);
+        let mut served = engine.registry().mappings().iter();
+        let served = served.find(|known| known.name == config.name);
+        let strategy = served.map_or(config.strategy, |mapping| mapping.strategy());
         let counts = engine.metrics().mapping(plan.index);
         let (hits, misses) =
             (engine.metrics().hits(plan.index), counts.map_or(0, |c| c.misses.get()));
@@ -127,8 +129,8 @@ fn mappings(view: &View) -> Vec<Value> {
             "key": config.key,
             "kind": config.kind.name(),
             "table": config.table,
-            "strategy": strategy(config.strategy),
-            "passes_through": !has_side,
+            "strategy": strategy.name(),
+            "passes_through": served.is_none(),
             "degraded": degraded.contains(&config.name),
             "set_aside": aside.contains(&config.name),
             "hits": hits,
@@ -142,14 +144,4 @@ fn mappings(view: &View) -> Vec<Value> {
 fn set_aside(view: &View) -> Vec<String> {
     let names = view.plans.iter().map(|plan| plan.config.name.clone());
     names.filter(|name| view.operator.is_set_aside(name)).collect()
-}
-
-fn strategy(strategy: Strategy) -> &'static str {
-    match strategy {
-        Strategy::DualWrite => "dual_write",
-        Strategy::CacheFirst => "cache_first",
-        Strategy::DatabaseFirst => "database_first",
-        Strategy::RedisOnly => "redis_only",
-        Strategy::PostgresOnly => "postgres_only",
-    }
 }

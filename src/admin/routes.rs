@@ -13,7 +13,9 @@ use serde_json::{Value, json};
 use super::reply::{Answer, Refusal, ok, told};
 use super::report::{self, Standing};
 use super::{Shared, gather, guard};
+use crate::config::Strategy;
 use crate::engine::dead_letters::lines;
+use crate::engine::switcher::Switched;
 use crate::store::DeadLetter;
 
 /// Dead letters that are told at once, where nothing else is asked for, and at most.
@@ -32,7 +34,9 @@ pub(super) fn router(view: Shared) -> Router {
         .route("/dead-letters", get(dead_letters))
         .route("/dead-letters/{id}/retry", post(retry_dead_letter))
         .route("/dead-letters/{id}/drop", post(drop_dead_letter))
-        .route("/cache/clear", post(clear_cache));
+        .route("/strategy/{strategy}", post(switch))
+        .route("/cache/clear", post(clear_cache))
+        .route("/reconnect", post(reconnect));
     Router::new()
         .route("/live", get(live))
         .route("/ready", get(ready))
@@ -147,17 +151,71 @@ fn letter_id(text: &str) -> Result<i64, Refusal> {
     })
 }
 
+// --- strategies ---
+
+/// By which names the path has them.
+const STRATEGIES: [(&str, Strategy); 5] = [
+    ("dual-write", Strategy::DualWrite),
+    ("cache-first", Strategy::CacheFirst),
+    ("database-first", Strategy::DatabaseFirst),
+    ("redis-only", Strategy::RedisOnly),
+    ("postgres-only", Strategy::PostgresOnly),
+];
+
+async fn switch(
+    State(view): State<Shared>,
+    Path(strategy): Path<String>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Answer {
+    let known = STRATEGIES.iter().find(|(name, _)| *name == strategy);
+    let Some((_, strategy)) = known else {
+        let names = STRATEGIES.map(|(name, _)| name).join(", ");
+        let status = StatusCode::NOT_FOUND;
+        return Err(Refusal::new(
+            status,
+            "there is no such strategy",
+            format!("there are {names}"),
+        ));
+    };
+    let Which { mapping } = read(&headers, &body)?;
+    let done = view.operator.switch(mapping.as_deref(), *strategy).await?;
+    let told = |(name, switched): (String, Switched)| {
+        let (changed, waited_ms) = match switched {
+            Switched::Already => (false, 0),
+            Switched::Done { waited } => (true, waited.as_millis()),
+        };
+        tracing::info!(
+            mapping = name,
+            strategy = strategy.name(),
+            changed,
+            "an operator has chosen a strategy"
+        );
+        json!({ "name": name, "changed": changed, "waited_ms": u64::try_from(waited_ms).unwrap_or(u64::MAX) })
+    };
+    let mappings: Vec<Value> = done.into_iter().map(told).collect();
+    ok(json!({ "strategy": strategy.name(), "mappings": mappings }))
+}
+
+// --- connections ---
+
+async fn reconnect(State(view): State<Shared>) -> Answer {
+    let (redis, postgres) = view.operator.reconnect().await;
+    tracing::info!(redis, postgres, "an operator has had connections taken anew");
+    ok(json!({ "redis": redis, "postgres": postgres }))
+}
+
 // --- the cache ---
 
-/// What POST cache/clear may say.
+/// Which mapping something is about; all, where nothing is said.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Clear {
+struct Which {
     mapping: Option<String>,
 }
 
 async fn clear_cache(State(view): State<Shared>, headers: HeaderMap, body: Bytes) -> Answer {
-    let Clear { mapping } = read(&headers, &body)?;
+    let Which { mapping } = read(&headers, &body)?;
     let cleared = view.operator.clear_cache(mapping.as_deref()).await?;
     tracing::info!(mapping, keys = cleared.keys, "an operator has had cached copies dropped");
     ok(json!({ "keys": cleared.keys, "pending": cleared.pending }))

@@ -1,6 +1,7 @@
 //! Start and stop: the configuration becomes stores, engine and server, and they end in the
 //! opposite order.
 
+pub mod admin;
 mod eviction;
 pub mod infer;
 pub mod journal;
@@ -63,6 +64,8 @@ pub enum AppError {
     Server(#[from] ServerError),
     #[error(transparent)]
     Admin(#[from] AdminError),
+    #[error("the admin API of a running respgres: {0}")]
+    NotTold(String),
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error("the upstream's url: {0}")]

@@ -67,6 +67,8 @@ pub struct MissReader {
     tables: Arc<Tables>,
     slow: Slow,
     session: Option<Session>,
+    /// How often it has taken new connections because an operator wanted it.
+    renewals: u64,
     control: Control,
     queue: Arc<Queue>,
     /// Keys that were too large to be filled, and since when. A matter of speed: to find out again means
@@ -116,6 +118,7 @@ impl MissReader {
             tables,
             slow: Slow::default(),
             session: None,
+            renewals: settings.health.renewals(),
             queue,
             large: HashMap::default(),
         }
@@ -129,6 +132,7 @@ impl MissReader {
                 operations = self.queue.take() => operations,
                 () = tasks.stopping() => break,
             };
+            self.renew().await;
             for batch in batches(&operations, usize::MAX, BATCH_BYTES) {
                 if rescue(self.read(batch)).await.is_err() {
                     self.session = None;
@@ -139,6 +143,18 @@ impl MissReader {
         }
         if let Some(session) = self.session.take() {
             session.close().await;
+        }
+    }
+
+    /// Takes new connections where an operator has wanted that since the last batch.
+    async fn renew(&mut self) {
+        let renewals = self.settings.health.renewals();
+        if self.renewals != renewals {
+            self.renewals = renewals;
+            self.control = Control::new(self.settings.control.clone());
+            if let Some(session) = self.session.take() {
+                session.close().await;
+            }
         }
     }
 

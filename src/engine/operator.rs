@@ -11,6 +11,7 @@ use tokio::time::timeout;
 
 use super::dead_letters::{self, NotRetried};
 use super::keeper::page;
+use super::switcher::{NotSwitched, Switched, Switcher, USUAL_LIMIT};
 use super::through::connected;
 use super::{Engine, EngineSettings};
 use crate::command::Needs;
@@ -68,6 +69,8 @@ pub enum NotDone {
     Busy,
     #[error("its change was not written: {0}")]
     NotRetried(NotRetried),
+    #[error("{0}: {told}", told = .1.told())]
+    NotSwitched(String, NotSwitched),
     #[error("Postgres does not do it now")]
     Store(#[from] StoreError),
     #[error("Redis does not do it now")]
@@ -164,6 +167,69 @@ impl Operator {
         let was_there =
             self.with_session(async |session| Ok(session.drop_dead_letter(id).await?)).await?;
         if was_there { Ok(()) } else { Err(NotDone::NoDeadLetter(id)) }
+    }
+
+    /// Has a mapping, or all that have a side in Postgres, go by another strategy, for all proxies; by mapping what came
+    /// of it. If this future is dropped, the change that is under way is called off.
+    ///
+    /// # Errors
+    /// Why one was not changed; those before it, in the order of the configuration, are.
+    pub async fn switch(
+        &self,
+        name: Option<&str>,
+        target: Strategy,
+    ) -> Result<Vec<(String, Switched)>, NotDone> {
+        let plans = &self.settings.plans;
+        if let Some(name) = name
+            && !plans.iter().any(|plan| plan.config.name == name)
+        {
+            return Err(NotDone::NoMapping(name.to_owned()));
+        }
+        let registry = self.engine.registry();
+        if registry.mappings().is_empty() {
+            return Err(NotDone::NoMappings);
+        }
+        // Of its own: it holds a lock for as long as it takes.
+        let mut session = None;
+        connected(&mut session, &self.settings).await?;
+        let mut session = session.ok_or(StoreError::Unreachable(String::new()))?;
+        let mut control = Control::new(self.settings.control.clone());
+        let mut done = Vec::new();
+        for plan in plans.iter().filter(|plan| name.is_none_or(|name| plan.config.name == name)) {
+            let own = &plan.config.name;
+            let mut mappings = registry.mappings().iter();
+            let Some(mapping) = mappings.find(|mapping| mapping.index == plan.index) else {
+                if name.is_some() {
+                    return Err(NotDone::NotSwitched(own.clone(), NotSwitched::RedisOnly));
+                }
+                continue;
+            };
+            let (session, control) = (&mut session, &mut control);
+            let mut switcher = Switcher { session, control, registry, limit: USUAL_LIMIT };
+            let switched = switcher.switch(mapping, plan.config.strategy, target).await;
+            let switched = switched.map_err(|error| NotDone::NotSwitched(own.clone(), error))?;
+            done.push((own.clone(), switched));
+        }
+        session.close().await;
+        Ok(done)
+    }
+
+    /// Looks at both stores anew, over new connections, and has the workers that serve clients take new ones for
+    /// their next batches; whether Redis and Postgres are there.
+    pub async fn reconnect(&self) -> (bool, Option<bool>) {
+        *self.asked.lock().await = (Control::new(self.settings.control.clone()), None);
+        let redis = self.redis_answers().await;
+        if !self.engine.has_mappings() {
+            return (redis, None);
+        }
+        let health = &self.engine.health;
+        health.renew();
+        if let Ok(mut place) = timeout(PATIENCE, self.session.lock()).await {
+            *place = None;
+        }
+        let is_lost = health.is_lost_now().await;
+        self.engine.trust.poke();
+        (redis, Some(!is_lost))
     }
 
     /// Drops the cached copies of a mapping's keys, or of all. By way of the outbox, as after a change by SQL: what

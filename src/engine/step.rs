@@ -131,11 +131,8 @@ impl Engine {
         let mapping = stepping.tables.get()?.current(&key.mapping)?;
         let is_fit = has_row(&mapping.layout, &key)
             && matches!(fits(how, arguments, &mapping), Way::Behind(_));
-        let telling = Telling {
-            how,
-            is_needy: kind_word(&mapping) == NEEDY,
-            mapping: mapping.index,
-        };
+        let telling =
+            Telling { how, is_needy: kind_word(&mapping) == NEEDY, mapping: mapping.index };
         is_fit.then_some((telling, pass))
     }
 

@@ -139,6 +139,7 @@ impl Talk {
         if since.elapsed() >= GATE_PATIENCE {
             client.at_gate_since.set(None);
             self.refuse(&gate_closed());
+            self.count(metrics::Way::Refused);
             return Flow::Done;
         }
         client.stalled.set(true);

@@ -93,3 +93,91 @@ async fn what_only_redis_has_is_not_dropped() {
     assert_eq!(client.say("HGET thing:9 size").await, Value::Bulk(b"9".to_vec()));
     house.stack.stop_expecting(&[]).await;
 }
+
+#[tokio::test]
+async fn a_strategy_is_changed_for_one_mapping_or_for_all() {
+    let house = House::build(MAPPINGS).await;
+    let mut client = house.stack.client().await;
+    client.say("HSET fast:1 size 1").await;
+    let only_things = r#"{"mapping": "things"}"#;
+    let answer = house.post_json("/admin/database/strategy/database-first", only_things).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let told = answer.json();
+    assert_eq!(
+        (&told["strategy"], &told["mappings"][0]["name"]),
+        (&json!("database_first"), &json!("things"))
+    );
+    assert_eq!(told["mappings"][0]["changed"], true);
+    assert_eq!(told["mappings"].as_array().unwrap().len(), 1, "{told}");
+    let (done, lines, error) = house.stack.run(&["strategy", "get"]);
+    assert!(done, "{error}");
+    assert_eq!(lines, "things: database_first, by order\nfast: cache_first\n");
+    let told = house.post("/admin/database/strategy/dual-write").await.json();
+    let changed: Vec<_> = (0..2).map(|at| told["mappings"][at]["changed"].clone()).collect();
+    assert_eq!(changed, [true, true], "{told}");
+    assert_eq!(house.stack.sql_i64("select size from fast where id = 1").await, 1);
+    let status = house.get("/admin/database/status").await.json();
+    assert_eq!(status["mappings"][1]["strategy"], "dual_write");
+    let told = house.post_json("/admin/database/strategy/dual-write", only_things).await.json();
+    assert_eq!(told["mappings"], json!([{ "name": "things", "changed": false, "waited_ms": 0 }]));
+    let answer = house.post("/admin/database/strategy/redis-only").await;
+    assert_eq!(answer.status, 409, "{answer:?}");
+    assert!(answer.json()["error"].as_str().unwrap().starts_with("things: "), "{answer:?}");
+    assert_eq!(house.post("/admin/database/strategy/dual_write").await.status, 404);
+    let none = house.post_json("/admin/database/strategy/dual-write", r#"{"mapping": "no"}"#).await;
+    assert_eq!(none.status, 404, "{none:?}");
+    assert_eq!(client.say("HGET fast:1 size").await, Value::Bulk(b"1".to_vec()));
+    house.stack.stop_expecting(&["a strategy was not changed"]).await;
+}
+
+#[tokio::test]
+async fn workers_take_new_connections_when_it_is_wanted() {
+    let house = House::build(MAPPINGS).await;
+    let mut client = house.stack.client().await;
+    client.say("HSET thing:1 size 1").await;
+    let begun = house.stack.sql_text("select clock_timestamp()").await;
+    let new = format!(
+        "select count(*) from pg_stat_activity where datname = current_database() \
+         and backend_start > '{begun}'"
+    );
+    let answer = house.post("/admin/database/reconnect").await;
+    assert_eq!((answer.status, answer.json()), (200, json!({ "redis": true, "postgres": true })));
+    // Who looks at Postgres has one already; a writer takes one when there is something to write.
+    let looking = house.stack.sql_i64(&new).await;
+    client.say("HSET thing:1 size 3").await;
+    assert_eq!(house.stack.sql_i64(&new).await, looking + 1);
+    assert_eq!(client.say("HGET thing:1 size").await, Value::Bulk(b"3".to_vec()));
+    house.stack.stop_expecting(&[]).await;
+}
+
+#[tokio::test]
+async fn the_command_line_asks_the_running_proxy() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let listen = format!("127.0.0.1:{port}");
+    let settings = [("RESPGRES__ADMIN__LISTEN", &*listen), ("RESPGRES__ADMIN__TOKEN", "t0ken")];
+    let house = House::with(MAPPINGS, &settings, None).await;
+    let mut client = house.stack.client().await;
+    client.say("HSET thing:1 size 1").await;
+    let (done, told, error) = house.stack.run(&["status"]);
+    assert!(done, "{error}");
+    for line in ["health.status: ok", "fleet.proxies: 1", "journal.entries: 0"] {
+        assert!(told.lines().any(|told| told == line), "{line} in {told}");
+    }
+    assert!(told.contains("mapping things: dual_write, 0 hits, "), "{told}");
+    let (done, told, error) = house.stack.run(&["status", "--json"]);
+    assert!(done, "{error}");
+    let told: serde_json::Value = serde_json::from_str(&told).unwrap();
+    assert_eq!(told["mappings"][1]["name"], "fast");
+    let (done, told, error) = house.stack.run(&["metrics"]);
+    assert!(
+        done && told.contains("respgres_commands_total{command=\"hset\",path=\"mapped\"} 1"),
+        "{told}{error}"
+    );
+    let mut stack = house.stack;
+    stack.proxy.kill();
+    let (done, _, error) = stack.run(&["status"]);
+    assert!(
+        !done && error.contains(&format!("the admin API of a running respgres: {listen}: ")),
+        "{error}"
+    );
+}
