@@ -12,7 +12,7 @@ use respgres::cli::{
 };
 use respgres::infer::Sampling;
 use respgres::mapping::Phase;
-use respgres::{command, config, store};
+use respgres::{command, config, metrics, store};
 
 /// Runs the program; its exit code is 0, 1 when something went wrong, 2 for a bad command line.
 fn main() -> ExitCode {
@@ -29,6 +29,12 @@ fn main() -> ExitCode {
         }
         Verb::PrintCommands => {
             print!("{}", command::document());
+            Ok(())
+        }
+        Verb::Status { file, json } => status(&file.config, json),
+        Verb::Metrics { file, watch } => tell_metrics(&file.config, watch),
+        Verb::PrintMetrics => {
+            print!("{}", metrics::document());
             Ok(())
         }
         Verb::Explain { file, key } => explain(&file.config, key),
@@ -71,6 +77,21 @@ fn explain(path: &Path, key: String) -> Result<(), String> {
         println!("{name:>10}: {text}");
     }
     Ok(())
+}
+
+fn status(path: &Path, as_json: bool) -> Result<(), String> {
+    let setup = Setup::load(path).map_err(|problems| problems.to_string())?;
+    let told = app::admin::status(&setup, as_json).map_err(|error| error.to_string())?;
+    println!("{told}");
+    Ok(())
+}
+
+fn tell_metrics(path: &Path, watch: bool) -> Result<(), String> {
+    let setup = Setup::load(path).map_err(|problems| problems.to_string())?;
+    let tell = |text: &str| println!("{text}");
+    let told =
+        if watch { app::admin::watch(&setup, tell) } else { app::admin::metrics(&setup, tell) };
+    told.map_err(|error| error.to_string())
 }
 
 fn infer(arguments: Infer) -> Result<(), String> {

@@ -32,6 +32,26 @@ pub enum Verb {
     },
     /// Print, as a page of documentation, what becomes of each Redis command.
     PrintCommands,
+    /// Tell how a running respgres and its stores are, by its admin API.
+    ///
+    /// Where that is, and the token, is read from the configuration.
+    Status {
+        #[command(flatten)]
+        file: ConfigFile,
+        /// As JSON, for programs.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Tell the metrics of a running respgres, by its admin API: docs/metrics.md.
+    Metrics {
+        #[command(flatten)]
+        file: ConfigFile,
+        /// Every second those numbers that have changed, and by how much, until Ctrl-C.
+        #[arg(long)]
+        watch: bool,
+    },
+    /// Print, as a page of documentation, what is counted.
+    PrintMetrics,
     /// Tell of one key its mapping, the SQL that reads it, and what either store has of it.
     ///
     /// Of values only the sizes are told. Running proxies tell the same by `RESPGRES EXPLAIN key`.

@@ -52,6 +52,8 @@ pub struct Health {
     is_strict: AtomicBool,
     /// How often Postgres was lost.
     losses: AtomicU64,
+    /// How often an operator wanted new connections.
+    renewals: AtomicU64,
     /// The most changes that Postgres lacked since the loss.
     most_changes: AtomicU64,
     inner: Mutex<Inner>,
@@ -98,6 +100,7 @@ impl Health {
             is_degraded: AtomicBool::new(false),
             is_strict: AtomicBool::new(false),
             losses: AtomicU64::new(0),
+            renewals: AtomicU64::new(0),
             most_changes: AtomicU64::new(0),
             inner: Mutex::new(Inner { cut: CancellationToken::new(), since: Instant::now() }),
             looks: watch::Sender::new((0, 0)),
@@ -164,6 +167,16 @@ impl Health {
 
     pub(super) fn losses(&self) -> u64 {
         self.losses.load(Ordering::Acquire)
+    }
+
+    /// Has workers take new connections for their next batches.
+    pub(super) fn renew(&self) {
+        self.renewals.fetch_add(1, Ordering::Release);
+    }
+
+    /// How often they were to.
+    pub(super) fn renewals(&self) -> u64 {
+        self.renewals.load(Ordering::Acquire)
     }
 
     pub fn report(&self) -> HealthReport {

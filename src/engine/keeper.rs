@@ -436,7 +436,7 @@ impl Keeper {
 // === what Redis says ===
 
 /// A page of SCAN: the next cursor, and names.
-fn page(reply: Frame) -> Result<(Bytes, Vec<Bytes>), UpstreamError> {
+pub(super) fn page(reply: Frame) -> Result<(Bytes, Vec<Bytes>), UpstreamError> {
     let Frame::Array(parts) = reply else { return Err(refused_or_odd(reply)) };
     let mut parts = parts.into_iter();
     let (Some(Frame::BulkString(cursor)), Some(Frame::Array(names))) = (parts.next(), parts.next())

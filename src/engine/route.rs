@@ -19,8 +19,8 @@ pub enum Touch {
     /// No key is mapped: the upstream answers.
     Nothing,
     /// Its one key is mapped, and Redis may answer it as it came: with a reply that proves that the key
-    /// was there.
-    Asks(Proof, &'static Gate),
+    /// was there. With its mapping's place in the configuration file.
+    Asks(Proof, &'static Gate, usize),
     /// At least one key is mapped.
     Mapped,
     /// A key is one of our own.
@@ -91,7 +91,7 @@ impl Engine {
                         )
                         && of.is_none_or(|of| of == mapping.holds()) =>
                 {
-                    Touch::Asks(proof, mapping.gate)
+                    Touch::Asks(proof, mapping.gate, mapping.index)
                 }
                 _ => Touch::Mapped,
             };
