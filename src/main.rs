@@ -3,10 +3,12 @@
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use respgres::app::{self, Setup};
 use respgres::cli::{
-    self, CheckConfig, ConfigFile, DeadLetterVerb, Infer, JournalVerb, PhaseVerb, ProxiesVerb, Verb,
+    self, CheckConfig, ConfigFile, DeadLetterVerb, Infer, JournalVerb, PhaseVerb, ProxiesVerb,
+    StrategyVerb, Verb,
 };
 use respgres::infer::Sampling;
 use respgres::mapping::Phase;
@@ -34,6 +36,7 @@ fn main() -> ExitCode {
         Verb::Journal(verb) => journal(&verb),
         Verb::Proxies(verb) => proxies(&verb),
         Verb::Phase(verb) => phase(&verb),
+        Verb::Strategy(verb) => strategy(&verb),
         Verb::Schema { file, triggers, apply } => schema(&file.config, triggers, apply),
     };
     match done {
@@ -145,6 +148,21 @@ fn phase(verb: &PhaseVerb) -> Result<(), String> {
                 confirm(&dangers.map_err(|error| error.to_string())?)?;
             }
             app::phase::set(&setup, phase, mapping)
+        }
+    };
+    for line in told.map_err(|error| error.to_string())? {
+        println!("{line}");
+    }
+    Ok(())
+}
+
+fn strategy(verb: &StrategyVerb) -> Result<(), String> {
+    let load = |file: &ConfigFile| Setup::load(&file.config).map_err(|all| all.to_string());
+    let told = match verb {
+        StrategyVerb::Get { file, mapping } => app::strategy::get(&load(file)?, mapping.as_deref()),
+        StrategyVerb::Set { file, strategy, mapping, timeout } => {
+            let limit = Duration::from_secs(*timeout);
+            app::strategy::set(&load(file)?, strategy, mapping.as_deref(), limit)
         }
     };
     for line in told.map_err(|error| error.to_string())? {

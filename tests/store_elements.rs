@@ -61,11 +61,11 @@ impl House {
             index: 0,
             name: plan.config.name.clone(),
             pattern: plan.pattern,
-            strategy: plan.config.strategy,
+            gate: respgres::mapping::Gate::new(plan.config.strategy),
             cache_ttl_ms: 1000,
             negative_ttl_ms: 1000,
             on_expire: OnExpire::Delete,
-            on_postgres_down: respgres::config::OnPostgresDown::RedisOnly,
+            on_postgres_down: Some(respgres::config::OnPostgresDown::RedisOnly),
             imports: false,
             layout,
         });
@@ -79,7 +79,7 @@ impl House {
     fn key(&self, number: usize) -> MappedKey {
         let key = Bytes::from(format!("key:{number}"));
         let captures = self.mapping.pattern.captures(&key).unwrap();
-        MappedKey { mapping: Arc::clone(&self.mapping), key, captures }
+        MappedKey { mapping: Arc::clone(&self.mapping), key, captures, pass: None }
     }
 
     fn kind(&self) -> ValueKind {

@@ -72,7 +72,7 @@ impl House {
     fn key(&self, number: u32) -> MappedKey {
         let key = Bytes::from(format!("thing:{}", id(number)));
         let captures = self.mapping.pattern.captures(&key).unwrap();
-        MappedKey { mapping: Arc::clone(&self.mapping), key, captures }
+        MappedKey { mapping: Arc::clone(&self.mapping), key, captures, pass: None }
     }
 
     async fn read(&mut self, number: u32) -> StoredRow {
@@ -176,11 +176,11 @@ async fn bind(session: &mut Session, plan: &Plan) -> Arc<Mapping> {
         index: plan.index,
         name: plan.config.name.clone(),
         pattern: plan.pattern.clone(),
-        strategy: plan.config.strategy,
+        gate: respgres::mapping::Gate::new(plan.config.strategy),
         cache_ttl_ms: 1000,
         negative_ttl_ms: 1000,
         on_expire: OnExpire::Delete,
-        on_postgres_down: respgres::config::OnPostgresDown::RedisOnly,
+        on_postgres_down: Some(respgres::config::OnPostgresDown::RedisOnly),
         imports: false,
         layout,
     })
@@ -564,7 +564,7 @@ async fn a_key_out_of_its_columns_range_is_absent_and_refused() {
         .map(|text| {
             let key = Bytes::from(text);
             let captures = house.mapping.pattern.captures(&key).unwrap();
-            MappedKey { mapping: Arc::clone(&house.mapping), key, captures }
+            MappedKey { mapping: Arc::clone(&house.mapping), key, captures, pass: None }
         })
         .into();
     house.execute("insert into things values (7, 'seven')").await;

@@ -6,6 +6,7 @@ pub mod infer;
 pub mod journal;
 pub mod phase;
 pub mod proxies;
+pub mod strategy;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -19,19 +20,19 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-use crate::config::{
-    self, Config, LogFormat, OnPostgresDown, Problem, Problems, RedisUrl, Strategy,
-};
+use crate::config::{self, Config, LogFormat, Problem, Problems, RedisUrl, Strategy};
 use crate::engine::dead_letters::NotRetried;
 use crate::engine::explain::{Explainer, Explanation};
 use crate::engine::fleet::Fleet;
+use crate::engine::switchboard;
+use crate::engine::switcher::NotSwitched;
 use crate::engine::tables::Tables;
 use crate::engine::{Engine, EngineSettings, Health};
 use crate::mapping::registry::{Plan, plan};
 use crate::mapping::shape::TableName;
-use crate::mapping::{KeyPattern, Layout, Mapping, Phase, Registry};
+use crate::mapping::{Gate, KeyPattern, Layout, Mapping, Phase, Registry};
 use crate::server::{Alarm, Roster, Server, ServerError, Shared, Users};
-use crate::store::{Phases, Session, StoreError};
+use crate::store::{Phases, Session, StoreError, application_name};
 use crate::tasks::Tasks;
 use crate::upstream::UpstreamError;
 use crate::upstream::control::{Control, ControlSettings, Frame};
@@ -68,9 +69,17 @@ pub enum AppError {
     )]
     Eviction(String),
     #[error("there is no mapping \"{0}\" that has a side in Postgres")]
-    NoMapping(String),
+    NoSuchRows(String),
     #[error("there is no dead letter {0}")]
     NoDeadLetter(i64),
+    #[error("there is no mapping {0:?}; there are: {1}")]
+    NoMapping(String, String),
+    #[error("{0}")]
+    NoStrategy(String),
+    #[error("mapping \"{0}\": {1}")]
+    InDoubt(String, Box<NotSwitched>),
+    #[error("mapping \"{0}\" is as it was: {1}")]
+    NotSwitched(String, Box<NotSwitched>),
     #[error("there is no proxy {0}")]
     NoProxy(String),
     #[error("the proxy {0} is alive; stop it instead")]
@@ -123,10 +132,11 @@ pub fn run(setup: Setup) -> Result<(), AppError> {
         let mut terminate = signal(SignalKind::terminate())?;
 
         let settings = engine_settings(&setup)?;
-        let (mappings, phases) = mappings(&setup, &settings.control).await?;
+        let (mappings, phases, entries) = mappings(&setup, &settings.control).await?;
         let mapped = mappings.len();
         let registry = Registry::new(mappings, redis_only(&setup.plans, &phases));
         let engine = Arc::new(Engine::new(registry, &settings));
+        engine.adopt(&entries);
         if engine.writes_behind() {
             let may_evict = eviction::check(&settings.control, engine.is_cache_first()).await?;
             if may_evict {
@@ -149,10 +159,11 @@ pub fn run(setup: Setup) -> Result<(), AppError> {
             redis_version,
         });
         let (beats, workers, loops) = (Tasks::new(), Tasks::new(), Tasks::new());
-        engine.start_beating(&settings, &beats);
+        let patience = Duration::from_millis(settings.control.connect_timeout_ms);
+        engine.start_beating(&settings, &beats)?;
+        let _ = tokio::time::timeout(patience, engine.registered()).await;
         engine.start(&settings, &workers)?;
         // Without Redis mapped keys are read from Postgres: that is no reason not to begin.
-        let patience = Duration::from_millis(settings.control.connect_timeout_ms);
         let _ = tokio::time::timeout(patience, engine.settled()).await;
         let threads = event_loops(config.server.threads);
         let server = Server::start(&shared, &config.server.listen, threads, &loops)?;
@@ -198,15 +209,18 @@ pub fn explain(setup: &Setup, key: String) -> Result<Explanation, AppError> {
         let settings = engine_settings(setup)?;
         let mut session = None;
         let (mut mappings, mut phases) = (Vec::new(), Phases::new());
+        let mut entries = Entries::new();
         if setup.needs_postgres() {
             let session = session.insert(Session::connect(&settings.postgres).await?);
-            // There are none before the first start.
+            // Where no proxy has ever been there is none of these.
             phases = session.phases().await.unwrap_or_default();
+            entries = session.mapping_entries().await.unwrap_or_default();
             mappings = bind(session, &setup.plans, &phases).await?;
         }
         let redis_only = redis_only(&setup.plans, &phases);
         let (registry, tables) =
             (Registry::new(mappings, redis_only), Tables::new(&settings.plans));
+        switchboard::adopt(&registry, &entries);
         let explainer = Explainer { settings: &settings, registry: &registry, tables: &tables };
         let mut control = Control::new(settings.control.clone());
         let told = explainer.explain(&Bytes::from(key), &mut session, &mut control).await;
@@ -242,11 +256,17 @@ fn engine_settings(setup: &Setup) -> Result<EngineSettings, AppError> {
         connect_timeout_ms: upstream.connect_timeout_ms,
         request_timeout_ms: upstream.request_timeout_ms,
     };
+    let fleet = Arc::new(Fleet::new(proxies.split));
+    // So that Postgres can tell the sessions of one proxy from those of others.
+    let joint = if postgres.url.contains('?') { '&' } else { '?' };
+    let name = application_name(fleet.id());
+    let url = format!("{}{joint}application_name={name}", postgres.url);
     Ok(EngineSettings {
-        postgres: postgres.clone(),
+        postgres: config::Postgres { url, ..postgres.clone() },
         journal: journal.clone(),
         control,
-        health: Arc::new(Health::new(Arc::new(Fleet::new(proxies.split)))),
+        health: Arc::new(Health::new(Arc::clone(&fleet))),
+        fleet,
         redis_loss: proxies.redis_loss,
         lease_ms: defaults.lease_ms,
         cache_max_elements: defaults.cache_max_elements,
@@ -255,13 +275,16 @@ fn engine_settings(setup: &Setup) -> Result<EngineSettings, AppError> {
     })
 }
 
-/// The mappings that have a side in Postgres, bound to their tables, and the phases of all.
+/// What operators have settled: mapping, and value as JSON.
+type Entries = Vec<(String, String)>;
+
+/// The mappings that have a side in Postgres, bound to their tables, and what is recorded of all.
 async fn mappings(
     setup: &Setup,
     control: &ControlSettings,
-) -> Result<(Vec<Arc<Mapping>>, Phases), AppError> {
+) -> Result<(Vec<Arc<Mapping>>, Phases, Entries), AppError> {
     if !setup.needs_postgres() {
-        return Ok((Vec::new(), Phases::new()));
+        return Ok((Vec::new(), Phases::new(), Entries::new()));
     }
     let mut session = Session::connect(&setup.config.postgres).await?;
     session.migrate().await?;
@@ -269,8 +292,9 @@ async fn mappings(
     bind(&mut session, &setup.plans, &Phases::new()).await?;
     let phases = phase::begin(&mut session, setup, control).await?;
     let mappings = bind(&mut session, &setup.plans, &phases).await?;
+    let entries = session.mapping_entries().await?;
     session.close().await;
-    Ok((mappings, phases))
+    Ok((mappings, phases, entries))
 }
 
 /// The patterns of the mappings that have none, or not yet.
@@ -302,14 +326,11 @@ async fn bind(
                 index: plan.index,
                 name: plan.config.name.clone(),
                 pattern: plan.pattern.clone(),
-                strategy: plan.config.strategy,
+                gate: Gate::new(plan.config.strategy),
                 cache_ttl_ms: milliseconds(plan.config.cache_ttl_ms),
                 negative_ttl_ms: milliseconds(plan.config.negative_ttl_ms),
                 on_expire: plan.config.on_expire,
-                on_postgres_down: plan
-                    .config
-                    .on_postgres_down
-                    .unwrap_or_else(|| OnPostgresDown::usual(plan.config.strategy)),
+                on_postgres_down: plan.config.on_postgres_down,
                 imports: phase.imports(),
                 layout,
             })),

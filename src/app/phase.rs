@@ -242,7 +242,7 @@ fn chosen<'s>(setup: &'s Setup, mapping: Option<&str>) -> Result<Vec<&'s str>, A
     let names = names(setup).filter(|name| mapping.is_none_or(|mapping| mapping == *name));
     let names: Vec<&str> = names.collect();
     match mapping {
-        Some(mapping) if names.is_empty() => Err(AppError::NoMapping(mapping.to_owned())),
+        Some(mapping) if names.is_empty() => Err(AppError::NoSuchRows(mapping.to_owned())),
         _ => Ok(names),
     }
 }

@@ -60,6 +60,9 @@ pub enum Verb {
     /// nothing but copies.
     #[command(subcommand)]
     Phase(PhaseVerb),
+    /// By which strategy mappings go, for all proxies.
+    #[command(subcommand)]
+    Strategy(StrategyVerb),
     /// Print the tables that the mappings want, as SQL.
     Schema {
         #[command(flatten)]
@@ -72,6 +75,34 @@ pub enum Verb {
         /// Run the SQL on the configured database, and respgres' own migrations.
         #[arg(long)]
         apply: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum StrategyVerb {
+    /// Tell by which strategy mappings go.
+    Get {
+        #[command(flatten)]
+        file: ConfigFile,
+        /// Only this one.
+        #[arg(long, value_name = "NAME")]
+        mapping: Option<String>,
+    },
+    /// Change the strategy of a mapping for all proxies at once, while clients go on.
+    ///
+    /// Clients of the mapping wait for some milliseconds. From then on what is said here holds, also over
+    /// restarts, and not the configuration file. What cannot be done in time is called off: all is as before.
+    Set {
+        #[command(flatten)]
+        file: ConfigFile,
+        /// dual_write, cache_first, database_first or postgres_only.
+        strategy: String,
+        /// Only this mapping; without it, all that have a table, one after the other.
+        #[arg(long, value_name = "NAME")]
+        mapping: Option<String>,
+        /// Seconds that clients may have to wait for each mapping; they are told -TRYAGAIN after five.
+        #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+        timeout: u64,
     },
 }
 

@@ -217,6 +217,38 @@ pub enum Strategy {
     PostgresOnly,
 }
 
+// === impl Strategy ===
+
+impl Strategy {
+    /// In the order of their declaration.
+    pub const ALL: [Self; 5] = [
+        Self::DualWrite,
+        Self::CacheFirst,
+        Self::DatabaseFirst,
+        Self::RedisOnly,
+        Self::PostgresOnly,
+    ];
+
+    /// As it is written in the file.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::DualWrite => "dual_write",
+            Self::CacheFirst => "cache_first",
+            Self::DatabaseFirst => "database_first",
+            Self::RedisOnly => "redis_only",
+            Self::PostgresOnly => "postgres_only",
+        }
+    }
+
+    /// The strategy of this name.
+    ///
+    /// # Errors
+    /// Which names there are.
+    pub fn parse(name: &str) -> Result<Self, String> {
+        words::strategy(name)
+    }
+}
+
 /// What becomes of the rows of a key that is past its expiry; for clients it is absent either way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnExpire {

@@ -21,14 +21,7 @@ fn word<T: Copy>(text: &str, what: &str, words: &[(&str, T)]) -> Result<T, Strin
 }
 
 pub(super) fn strategy(text: &str) -> Result<Strategy, String> {
-    #[rustfmt::skip]
-    let words = [
-        ("dual_write", Strategy::DualWrite),
-        ("cache_first", Strategy::CacheFirst),
-        ("database_first", Strategy::DatabaseFirst),
-        ("redis_only", Strategy::RedisOnly),
-        ("postgres_only", Strategy::PostgresOnly),
-    ];
+    let words = Strategy::ALL.map(|strategy| (strategy.name(), strategy));
     word(text, "strategy", &words)
 }
 

@@ -108,7 +108,7 @@ impl Asked<'_> {
         let by_redis = match self.residence {
             // Redis has what is newest.
             Residence::Ahead => true,
-            Residence::Told => self.key.mapping.strategy != Strategy::DatabaseFirst,
+            Residence::Told => self.key.mapping.strategy() != Strategy::DatabaseFirst,
             _ => false,
         };
         // All of it is wanted, and it is too much for one answer: Postgres is going to tell it piece by piece.

@@ -1,7 +1,8 @@
 //! The beat: this proxy says in both stores that it is alive, and hears who else is (see `fleet`).
 //!
-//! One task a store, so that one that hangs does not keep the beat from the other. Beats go on until all
-//! else that this proxy does has ended; then it takes itself out.
+//! One task a store, so that one that hangs does not keep the beat from the other, and both on a thread of
+//! their own, so that a proxy with much to do does not seem dead. Beats go on until all else that this proxy
+//! does has ended; then it takes itself out.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -9,6 +10,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::time::{sleep, timeout};
 
 use super::fleet::{Fleet, LATE, LEASE, Look, Place, Standing};
+use super::switchboard::{Entry, Settled, Switchboard};
+use super::switcher::{NotSwitched, call_off};
 use super::trust::Trust;
 use super::{EngineSettings, Health};
 use crate::store::{self, Session, StoreError};
@@ -19,11 +22,38 @@ use crate::upstream::{self, UpstreamError};
 /// How often.
 const BEAT: Duration = Duration::from_millis(500);
 
-/// The others are not told more often, though it is urgent.
+/// How soon, while somebody waits for what this proxy still has under way.
+const SOON: Duration = Duration::from_millis(10);
+
+/// The others are not told more often what has just been heard of them.
 const HASTE: Duration = Duration::from_millis(25);
 
 /// A store that has refused to hear of this proxy for so long is worth a warning.
 const LASTING: Duration = Duration::from_secs(5);
+
+/// Beats in both stores, until `tasks` are asked to stop.
+pub(super) fn start(
+    heart: &Heart,
+    settings: &EngineSettings,
+    tasks: &Tasks,
+) -> std::io::Result<()> {
+    let redis = RedisBeat::new(heart.clone(), settings);
+    let postgres = PostgresBeat::new(heart.clone(), settings);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (ended, has_ended) = tokio::sync::oneshot::channel();
+    let tasks_of_beats = tasks.clone();
+    std::thread::Builder::new().name("beats".to_owned()).spawn(move || {
+        runtime.block_on(async {
+            tokio::join!(redis.run(&tasks_of_beats), postgres.run(&tasks_of_beats))
+        });
+        let _ = ended.send(());
+    })?;
+    tasks.spawn(async move {
+        // It has also ended when the sender is gone.
+        let _ = has_ended.await;
+    });
+    Ok(())
+}
 
 /// What both beats share.
 #[derive(Clone, Debug)]
@@ -31,12 +61,13 @@ pub(super) struct Heart {
     pub(super) fleet: Arc<Fleet>,
     pub(super) trust: Arc<Trust>,
     pub(super) health: Arc<Health>,
+    pub(super) board: Arc<Switchboard>,
     started_at_ms: i64,
 }
 
 /// Beats in Redis.
 #[derive(Debug)]
-pub(super) struct RedisBeat {
+struct RedisBeat {
     heart: Heart,
     control: Control,
     clock: Option<Clock>,
@@ -44,7 +75,7 @@ pub(super) struct RedisBeat {
 
 /// Beats in Postgres.
 #[derive(Debug)]
-pub(super) struct PostgresBeat {
+struct PostgresBeat {
     heart: Heart,
     postgres: crate::config::Postgres,
     session: Option<Session>,
@@ -61,19 +92,38 @@ struct Clock {
 // === impl Heart ===
 
 impl Heart {
-    pub(super) fn new(fleet: Arc<Fleet>, trust: Arc<Trust>, health: Arc<Health>) -> Self {
+    pub(super) fn new(
+        fleet: Arc<Fleet>,
+        trust: Arc<Trust>,
+        health: Arc<Health>,
+        board: Arc<Switchboard>,
+    ) -> Self {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let started_at_ms = i64::try_from(now.as_millis()).unwrap_or(i64::MAX);
-        Self { fleet, trust, health, started_at_ms }
+        Self { fleet, trust, health, board, started_at_ms }
     }
 
-    fn standing(&self) -> String {
+    /// Until the next beat: it is soon where something is to be told, or waited for.
+    async fn pause(&self, settled: &Settled) {
+        let now = self.board.settle();
+        if now != *settled {
+            return;
+        }
+        let pause = if now.is_waiting { SOON } else { BEAT };
+        tokio::select! {
+            () = self.fleet.nudged() => {}
+            () = sleep(pause) => {}
+        }
+    }
+
+    fn standing(&self, settled: &Settled) -> String {
         let outage = self.trust.outage();
         let standing = Standing {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started_at_ms: self.started_at_ms,
             redis: self.trust.believes_any(),
             postgres: !self.health.is_lost(),
+            acknowledged: settled.acknowledged.clone(),
             outages: outage.number,
             is_past_redis: outage.lasts,
             knows: self.fleet.knows(|| {
@@ -98,12 +148,12 @@ impl Clock {
 // === impl RedisBeat ===
 
 impl RedisBeat {
-    pub(super) fn new(heart: Heart, settings: &EngineSettings) -> Self {
+    fn new(heart: Heart, settings: &EngineSettings) -> Self {
         Self { heart, control: Control::new(settings.control.clone()), clock: None }
     }
 
     /// Beats until it is asked to stop.
-    pub(super) async fn run(mut self, tasks: &Tasks) {
+    async fn run(mut self, tasks: &Tasks) {
         tokio::select! {
             () = self.keep_beating() => {}
             () = tasks.stopping() => {}
@@ -118,19 +168,22 @@ impl RedisBeat {
     async fn keep_beating(&mut self) {
         let mut refused = Refusals::default();
         loop {
-            let beat = timeout(LATE, self.beat()).await;
-            let result = beat.unwrap_or(Err(UpstreamError::Timeout(1000)));
+            let settled = self.heart.board.settle();
+            let beat = timeout(LATE, self.beat(&settled)).await;
+            let late = u64::try_from(LATE.as_millis()).unwrap_or(u64::MAX);
+            let result = beat.unwrap_or(Err(UpstreamError::Timeout(late)));
             if let Err(error) = &result {
                 self.clock = None;
                 refused.tell(matches!(error, UpstreamError::Refused(_)), error);
+                sleep(BEAT).await;
             } else {
                 refused = Refusals::default();
+                self.heart.pause(&settled).await;
             }
-            sleep(BEAT).await;
         }
     }
 
-    async fn beat(&mut self) -> Result<(), UpstreamError> {
+    async fn beat(&mut self, settled: &Settled) -> Result<(), UpstreamError> {
         if self.clock.is_none() {
             let asked_at = Instant::now();
             let now_ms = self.control.clock_ms().await?;
@@ -142,7 +195,7 @@ impl RedisBeat {
         let entry = upstream::proxies::ProxyEntry {
             id: fleet.id().to_owned(),
             lease_until_ms: clock.lease_from(sent_at),
-            standing: self.heart.standing(),
+            standing: self.heart.standing(settled),
         };
         fleet.tell_redis();
         let roll = self.control.beat(&entry, &fleet.dead()).await?;
@@ -162,8 +215,19 @@ impl RedisBeat {
                 proxies: proxies.collect(),
             },
         );
-        if is_renewed {
+        let newer = self.heart.board.newer_than(&roll.entries);
+        for (mapping, _, text) in roll.entries {
+            if let Some(entry) = Entry::parse(&text) {
+                self.heart.board.hear(&mapping, entry);
+            }
+        }
+        // Not before this proxy goes by what others may have settled without it.
+        if is_renewed && !self.heart.board.settle().is_behind {
             fleet.renew(Place::Redis, sent_at);
+        }
+        if !newer.is_empty() {
+            // Redis has lost it, or was not there.
+            self.control.announce(&newer).await?;
         }
         Ok(())
     }
@@ -172,12 +236,12 @@ impl RedisBeat {
 // === impl PostgresBeat ===
 
 impl PostgresBeat {
-    pub(super) fn new(heart: Heart, settings: &EngineSettings) -> Self {
+    fn new(heart: Heart, settings: &EngineSettings) -> Self {
         Self { heart, postgres: settings.postgres.clone(), session: None, clock: None }
     }
 
     /// Beats until it is asked to stop.
-    pub(super) async fn run(mut self, tasks: &Tasks) {
+    async fn run(mut self, tasks: &Tasks) {
         tokio::select! {
             () = self.keep_beating() => {}
             () = tasks.stopping() => {}
@@ -194,30 +258,29 @@ impl PostgresBeat {
     async fn keep_beating(&mut self) {
         let mut refused = Refusals::default();
         loop {
+            let settled = self.heart.board.settle();
             let late = || StoreError::Unreachable(format!("no answer within {LATE:?}"));
             let result = match self.heart.health.is_lost() {
                 true => Err(StoreError::Unreachable("it is known to be lost".into())),
-                false => timeout(LATE, self.beat()).await.unwrap_or_else(|_| Err(late())),
+                false => timeout(LATE, self.beat(&settled)).await.unwrap_or_else(|_| Err(late())),
             };
             if let Err(error) = &result {
                 (self.session, self.clock) = (None, None);
                 refused.tell(matches!(error, StoreError::Refused { .. }), error);
-            } else {
-                refused = Refusals::default();
-            }
-            if result.unwrap_or(false) {
-                sleep(HASTE).await;
+                sleep(BEAT).await;
                 continue;
             }
-            tokio::select! {
-                () = sleep(BEAT) => {}
-                () = self.heart.fleet.urgent() => sleep(HASTE).await,
+            refused = Refusals::default();
+            if result.unwrap_or(false) {
+                sleep(HASTE).await;
+            } else {
+                self.heart.pause(&settled).await;
             }
         }
     }
 
     /// Whether the others are to know at once what this one has just heard.
-    async fn beat(&mut self) -> Result<bool, StoreError> {
+    async fn beat(&mut self, settled: &Settled) -> Result<bool, StoreError> {
         if self.session.is_none() {
             self.session = Some(Session::connect(&self.postgres).await?);
         }
@@ -228,7 +291,7 @@ impl PostgresBeat {
         };
         let heart = &self.heart;
         let fleet = &heart.fleet;
-        let standing = heart.standing();
+        let standing = heart.standing(settled);
         let sent_at = Instant::now();
         let entry = store::ProxyEntry {
             id: fleet.id().to_owned(),
@@ -258,10 +321,22 @@ impl PostgresBeat {
                 proxies: proxies.collect(),
             },
         );
-        if is_renewed {
+        let mut entries = Vec::new();
+        for (mapping, text) in session.mapping_entries().await? {
+            if let Some(entry) = Entry::parse(&text) {
+                self.heart.board.hear(&mapping, entry.clone());
+                entries.push((mapping, entry));
+            }
+        }
+        if is_renewed && !self.heart.board.settle().is_behind {
             fleet.renew(Place::Postgres, sent_at);
         }
-        Ok(heart.standing() != standing)
+        let has_news = self.heart.standing(settled) != standing;
+        match call_off(session, &entries).await {
+            Err(NotSwitched::Store(error)) => Err(error),
+            // Others were faster.
+            _ => Ok(has_news),
+        }
     }
 }
 

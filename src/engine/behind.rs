@@ -30,8 +30,8 @@ use super::load::{Loader, NotLoaded};
 use super::operation::{Operation, batches};
 use super::patience;
 use super::refusal::{
-    Happened, journal_full, journal_not_open, needs_postgres, not_cached, not_yet_known, too_busy,
-    upstream_failed,
+    Happened, fenced, journal_full, journal_not_open, needs_postgres, not_cached, not_yet_known,
+    too_busy, upstream_failed,
 };
 use super::rescue::{answer_the_rest, rescue};
 use super::step::Stepping;
@@ -156,6 +156,11 @@ impl BehindWriter {
         let (mut why, mut away_since) = (too_busy(), None);
         let mut at = 0;
         while let Some(operation) = batch.get(at) {
+            if self.through.settings.fleet.is_fenced() {
+                operation.answer(&fenced());
+                at += 1;
+                continue;
+            }
             if operation.age() >= patience {
                 operation.answer(&why);
                 at += 1;
@@ -451,7 +456,7 @@ impl BehindWriter {
             }
         }
         let (call, keys) = self.call(run, ways);
-        let is_loose = keys.iter().any(|key| key.mapping.strategy != Strategy::CacheFirst);
+        let is_loose = keys.iter().any(|key| key.mapping.strategy() != Strategy::CacheFirst);
         let loose = is_loose.then(|| self.through.trust.journal.begin_loose_step());
         let health = &self.through.settings.health;
         if keys.iter().any(|key| health.is_apart(&key.mapping)) {
@@ -528,7 +533,7 @@ impl BehindWriter {
         let mut names = vec![Bytes::from_static(JOURNAL_STATE), Bytes::from_static(JOURNAL)];
         names.extend(keys.iter().flat_map(|key| [key.key.clone(), mark_of(&key.key)]));
         let most = self.through.settings.journal.max_changes;
-        let is_loose = keys.iter().any(|key| key.mapping.strategy != Strategy::CacheFirst);
+        let is_loose = keys.iter().any(|key| key.mapping.strategy() != Strategy::CacheFirst);
         let loose = word(if is_loose { "loose" } else { "" });
         let mut arguments = vec![Bytes::from(most.to_string()), loose];
         arguments.extend(keys.iter().map(|key| {

@@ -12,7 +12,7 @@ use super::through::connected;
 use crate::command::Needs;
 use crate::config::{Kind, Strategy};
 use crate::mapping::registry::Plan;
-use crate::mapping::{Layout, MappedKey, Mapping, Registry, overlap};
+use crate::mapping::{Gate, Layout, MappedKey, Mapping, Registry, overlap};
 use crate::store::{RowLock, Session, StoreError, Want, select_statement};
 use crate::upstream::control::{Control, Frame};
 use crate::upstream::scripts::{RESERVED_PREFIX, aside_of, mark_of};
@@ -53,7 +53,9 @@ impl Explainer<'_> {
             told.push(("near", self.near(key)));
             return told;
         };
-        told.extend(of_plan(plan, key));
+        let mut mappings = self.registry.mappings().iter();
+        let gate = mappings.find(|mapping| mapping.index == plan.index).map(|mapping| mapping.gate);
+        told.extend(of_plan(plan, gate, key));
         if plan.config.strategy == Strategy::RedisOnly {
             return told;
         }
@@ -147,24 +149,28 @@ fn mapping_of(plan: &Plan) -> String {
     format!("{} ({})", plan.config.name, plan.pattern.as_str())
 }
 
-fn of_plan(plan: &Plan, key: &[u8]) -> Explanation {
+fn of_plan(plan: &Plan, gate: Option<&Gate>, key: &[u8]) -> Explanation {
     let captures = plan.pattern.captures(key).unwrap_or_default();
     let names = plan.pattern.capture_names().iter().zip(plan.pattern.capture_kinds());
     let captures = names.zip(captures).map(|((name, kind), range)| {
         format!("{name} ({kind}) = {}", String::from_utf8_lossy(&key[range]))
     });
-    let strategy = match plan.config.strategy {
+    let mut strategy = match gate.map_or(plan.config.strategy, Gate::strategy) {
         Strategy::DualWrite => "dual_write: Postgres first, read from Redis, else from Postgres",
         Strategy::CacheFirst => "cache_first: Redis first, read from Redis, else from Postgres",
         Strategy::DatabaseFirst => "database_first: Postgres first, read from Postgres",
         Strategy::RedisOnly => "redis_only: the key lives in Redis alone",
         Strategy::PostgresOnly => "postgres_only: no copy in Redis",
-    };
+    }
+    .to_owned();
+    if gate.is_some_and(|gate| gate.version() > 0) {
+        strategy.push_str(" (by order, whatever the configuration file says)");
+    }
     vec![
         ("mapping", mapping_of(plan)),
         ("kind", plan.config.kind.name().to_owned()),
         ("table", plan.config.table.clone()),
-        ("strategy", strategy.to_owned()),
+        ("strategy", strategy),
         ("captures", captures.collect::<Vec<_>>().join(", ")),
     ]
 }

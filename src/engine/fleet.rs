@@ -12,7 +12,7 @@
 //!   has ended for sure.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -31,10 +31,13 @@ pub const LEASE: Duration = Duration::from_secs(3);
 const MARGIN: Duration = Duration::from_millis(200);
 
 /// A beat that takes longer is given up.
-pub(super) const LATE: Duration = Duration::from_secs(1);
+pub(super) const LATE: Duration = Duration::from_secs(2);
+
+/// How soon others are asked again.
+const AGAIN: Duration = Duration::from_millis(50);
 
 /// After an outage has begun it is waited for the others so long.
-const HEARING: Duration = Duration::from_secs(5);
+const HEARING: Duration = Duration::from_secs(6);
 
 /// A store in which proxies have their leases.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,13 +72,14 @@ pub struct Fleet {
     id: String,
     /// What moments are counted from.
     since: Instant,
+    /// This proxy has leases: one of the command line has none, and needs none.
+    beats: AtomicBool,
     /// Until when this proxy has its lease in either place; ms, 0 for never.
     own: [AtomicU64; 2],
     rolls: Mutex<[Roll; 2]>,
     told: Notify,
     split: Split,
-    /// The others are to know something soon.
-    urgent: Notify,
+    nudged: Notify,
 }
 
 /// What a store has said of the other proxies.
@@ -130,11 +134,12 @@ impl Fleet {
         Self {
             id: uuid::Uuid::new_v4().to_string(),
             since: Instant::now(),
+            beats: AtomicBool::new(false),
             own: [AtomicU64::new(0), AtomicU64::new(0)],
             rolls: Mutex::default(),
             told: Notify::new(),
             split: Split::new(split, probation),
-            urgent: Notify::new(),
+            nudged: Notify::new(),
         }
     }
 
@@ -150,7 +155,7 @@ impl Fleet {
 
     /// Whether this proxy is without a lease anywhere: the others may go on without it.
     pub fn is_fenced(&self) -> bool {
-        self.is_fenced_at(Instant::now())
+        self.beats.load(Ordering::Relaxed) && self.is_fenced_at(Instant::now())
     }
 
     fn is_fenced_at(&self, now: Instant) -> bool {
@@ -279,8 +284,8 @@ impl Fleet {
                 if may_pass() {
                     return;
                 }
-                self.urgent.notify_one();
-                drop(timeout(LATE, told).await);
+                self.nudge();
+                drop(timeout(AGAIN, told).await);
             }
         };
         may_pass() || timeout(left, waiting).await.is_ok() || may_pass()
@@ -297,11 +302,6 @@ impl Fleet {
     /// Whether there are others.
     pub(super) fn has_others(&self) -> bool {
         self.split.has_others()
-    }
-
-    /// Completes when the others are to know something at once.
-    pub(super) async fn urgent(&self) {
-        self.urgent.notified().await;
     }
 
     /// The outages that the others may be told that this proxy knows of.
@@ -332,6 +332,20 @@ impl Fleet {
     /// Redis is about to be told of this proxy.
     pub(super) fn tell_redis(&self) {
         self.split.tell_redis(self.moment(Instant::now()));
+    }
+
+    /// There is something that the other proxies are to know, or this one: it beats at once.
+    pub fn nudge(&self) {
+        self.nudged.notify_waiters();
+    }
+
+    pub(super) async fn nudged(&self) {
+        self.nudged.notified().await;
+    }
+
+    /// From now on this proxy needs a lease.
+    pub(super) fn begin(&self) {
+        self.beats.store(true, Ordering::Relaxed);
     }
 
     /// A beat that was sent after `sent_at` has arrived: this proxy has its lease.

@@ -67,8 +67,6 @@ pub(super) struct Flusher {
     control: Control,
     /// The last entry that Postgres has; known while the session has the lock.
     applied: Option<EntryId>,
-    /// Entries are to be expected.
-    waits: bool,
     /// There was more than went into the last batch.
     has_more: bool,
     /// Since when something is wrong, and whether a warning has said so.
@@ -125,9 +123,7 @@ impl Flusher {
         registry: Arc<Registry>,
         tables: Arc<Tables>,
     ) -> Self {
-        let is_behind = |mapping: &Arc<Mapping>| mapping.strategy == Strategy::CacheFirst;
         Self {
-            waits: registry.mappings().iter().any(is_behind),
             control: Control::new(settings.control.clone()),
             settings: settings.clone(),
             trust,
@@ -206,7 +202,10 @@ impl Flusher {
 
     /// Whether there is an entry; waits for one a while.
     async fn finds_entry(&mut self) -> Result<bool, UpstreamError> {
-        if self.waits || self.settings.health.is_degraded() {
+        let is_behind = |mapping: &Arc<Mapping>| mapping.strategy() == Strategy::CacheFirst;
+        // Then entries are to be expected.
+        let waits = self.registry.mappings().iter().any(is_behind);
+        if waits || self.settings.health.is_degraded() {
             let most_ms = self.settings.control.request_timeout_ms / 2;
             return self.control.wait_for_entry(WAIT_MS.min(most_ms.max(1))).await;
         }

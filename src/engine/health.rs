@@ -130,7 +130,7 @@ impl Health {
         if mapping.may_be_behind() && self.is_degraded() && !self.is_apart(mapping) {
             Strategy::CacheFirst
         } else {
-            mapping.strategy
+            mapping.strategy()
         }
     }
 
@@ -142,7 +142,7 @@ impl Health {
         let is_strict = self.is_strict.load(Ordering::Relaxed);
         Some(match is_strict || !mapping.may_be_behind() || self.is_apart(mapping) {
             true => OnPostgresDown::Reject,
-            false => mapping.on_postgres_down,
+            false => mapping.on_postgres_down(),
         })
     }
 
@@ -150,7 +150,7 @@ impl Health {
     /// believed then.
     pub(super) fn is_apart(&self, mapping: &Mapping) -> bool {
         // Keys of which Redis is told first nobody writes past it.
-        mapping.strategy != Strategy::CacheFirst && self.is_lost_apart()
+        mapping.strategy() != Strategy::CacheFirst && self.is_lost_apart()
     }
 
     /// The same for what is written through as a rule.

@@ -1,4 +1,4 @@
-//! Wakes the keeper when something has come into the outbox: within milliseconds, while without it the
+//! Wakes the keeper when something has come into the outbox, and the beat when a strategy is changed: within milliseconds, while without it the
 //! keeper looks now and then.
 
 use std::sync::Arc;
@@ -20,8 +20,12 @@ pub(super) async fn listen(settings: EngineSettings, trust: Arc<Trust>, tasks: T
             {
                 // What came before is not told any more.
                 trust.poke();
-                while listener.next().await.is_ok() {
-                    trust.poke();
+                while let Ok(is_outbox) = listener.next().await {
+                    if is_outbox {
+                        trust.poke();
+                    } else {
+                        settings.fleet.nudge();
+                    }
                 }
             }
             tokio::time::sleep(PAUSE).await;

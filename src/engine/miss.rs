@@ -26,8 +26,8 @@ use super::import::{Importer, Outcome};
 use super::operation::{Operation, batches, total};
 use super::queue::Queue;
 use super::refusal::{
-    not_cached, only_postgres_knows, read_apart, read_failed, read_may_be_ahead, read_too_busy,
-    read_too_slow, read_unseen, upstream_not_read,
+    fenced, not_cached, only_postgres_knows, read_apart, read_failed, read_may_be_ahead,
+    read_too_busy, read_too_slow, read_unseen, upstream_not_read,
 };
 use super::rescue::{answer_the_rest, rescue};
 use super::slow::{Slow, Verdict, hurry_ms};
@@ -149,6 +149,10 @@ impl MissReader {
         for operation in late {
             operation.answer(&read_too_busy());
         }
+        if self.settings.fleet.is_fenced() {
+            operations.iter().for_each(|operation| operation.answer(&fenced()));
+            return;
+        }
         let (mut asked, places) = keys_of(&operations);
         for part in asked.chunks_mut(BATCH_KEYS) {
             self.ask_redis(part).await;
@@ -157,6 +161,11 @@ impl MissReader {
             if self.import(part).await {
                 self.ask_postgres(part).await;
             }
+        }
+        if self.settings.fleet.is_fenced() {
+            // What was told may be old: this proxy may have stood still before it asked.
+            operations.iter().for_each(|operation| operation.answer(&fenced()));
+            return;
         }
         for (operation, places) in operations.iter().zip(&places) {
             if let Some(listing) = large_listing(operation, places, &asked) {
@@ -208,7 +217,7 @@ impl MissReader {
     /// Asks for the keys that have a side in Redis.
     async fn ask_redis(&mut self, asked: &mut [Asked<'_>]) {
         let has_side = |asked: &Asked<'_>| {
-            asked.key.mapping.strategy != Strategy::PostgresOnly
+            asked.key.mapping.strategy() != Strategy::PostgresOnly
                 && asked.needs.of_value()
                 && !self.settings.health.is_apart(&asked.key.mapping)
         };
@@ -295,7 +304,7 @@ impl MissReader {
             && (!health.fleet().may_pass_redis(&self.trust, true).await
                 || self.trust.journal.may_be_loose(health.losses()));
         for at in ahead {
-            let is_rule = asked[at].key.mapping.strategy == Strategy::CacheFirst;
+            let is_rule = asked[at].key.mapping.strategy() == Strategy::CacheFirst;
             let reply = match (is_out, is_rule) {
                 (true, false) if !may_be_loose => continue,
                 (true, false) => read_may_be_ahead(),

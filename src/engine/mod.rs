@@ -38,6 +38,8 @@ pub mod slow;
 mod split;
 pub mod step;
 pub mod stream;
+pub mod switchboard;
+pub mod switcher;
 pub mod tables;
 pub mod through;
 mod transaction;
@@ -55,11 +57,10 @@ use crate::tasks::Tasks;
 use crate::upstream::RunId;
 use crate::upstream::control::ControlSettings;
 
-use beat::{Heart, PostgresBeat, RedisBeat};
+use beat::Heart;
 pub use errand::{Errand, ErrandFailed, Over, Runner};
 use expirer::Expirer;
-use fleet::Fleet;
-pub use fleet::FleetReport;
+pub use fleet::{Fleet, FleetReport};
 use flusher::Flusher;
 use health::Watcher;
 pub use health::{Health, HealthReport};
@@ -76,6 +77,7 @@ pub use queue::Queue;
 use step::Stepping;
 pub use stream::{Large, Piece};
 use stream::{Streamer, Streaming};
+use switchboard::Switchboard;
 use tables::Tables;
 use trust::Trust;
 
@@ -95,6 +97,8 @@ pub struct EngineSettings {
     pub health: Arc<Health>,
     /// What a write that goes past Redis owes to those who reach it.
     pub redis_loss: config::RedisLoss,
+    /// Who else is there.
+    pub fleet: Arc<Fleet>,
     pub lease_ms: u64,
     /// A value with more elements, a row for each, is not cached.
     pub cache_max_elements: usize,
@@ -125,6 +129,7 @@ pub struct Engine {
     trust: Arc<Trust>,
     health: Arc<Health>,
     fleet: Arc<Fleet>,
+    board: Arc<Switchboard>,
     /// What looks at all keys, and what looks at some of them.
     surveys: [Arc<Queue<Survey>>; 2],
 }
@@ -136,6 +141,7 @@ impl Engine {
     /// that have a side in Postgres (all but `redis_only` ones).
     pub fn new(registry: Registry, settings: &EngineSettings) -> Self {
         let queues = |count: usize| (0..count.max(1)).map(|_| Arc::default()).collect();
+        let board = Arc::new(Switchboard::new(&registry));
         Self {
             registry: Arc::new(registry),
             database: settings.control.database,
@@ -149,7 +155,8 @@ impl Engine {
             loans: Arc::default(),
             trust: Arc::default(),
             health: Arc::clone(&settings.health),
-            fleet: Arc::clone(settings.health.fleet()),
+            fleet: Arc::clone(&settings.fleet),
+            board,
             surveys: Default::default(),
         }
     }
@@ -175,7 +182,7 @@ impl Engine {
             let tasks_of_worker = tasks.clone();
             tasks.spawn(async move { worker.run(&tasks_of_worker).await });
         }
-        if self.writes_behind() {
+        if self.has_mappings() {
             let settled = |queue: &Arc<Queue>| {
                 let (tables, queue) = (Arc::clone(&tables), Arc::clone(queue));
                 through::Writer::new(settings, self.trust(), tables, queue).never_past_redis()
@@ -208,7 +215,7 @@ impl Engine {
             let digester = digester.clone();
             let worker = Lender::new(settings, self.trust(), tables, registry, digester, queue);
             let tasks_of_worker = tasks.clone();
-            tasks.spawn(async move { worker.run(&tasks_of_worker).await });
+            tasks.spawn(async move { Box::pin(worker.run(&tasks_of_worker)).await });
         }
         if self.has_mappings() {
             let watcher = Watcher::new(Arc::clone(&self.health), &settings.postgres);
@@ -240,26 +247,39 @@ impl Engine {
 
     /// Has the other proxies know that this one is alive, until `tasks` are asked to stop: when all else has
     /// ended.
-    pub fn start_beating(&self, settings: &EngineSettings, tasks: &Tasks) {
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn start_beating(&self, settings: &EngineSettings, tasks: &Tasks) -> std::io::Result<()> {
         if !self.has_mappings() {
-            return;
+            return Ok(());
         }
-        let heart = Heart::new(Arc::clone(&self.fleet), self.trust(), Arc::clone(&self.health));
-        let (beat, tasks_of_beat) = (RedisBeat::new(heart.clone(), settings), tasks.clone());
-        tasks.spawn(async move { beat.run(&tasks_of_beat).await });
-        let (beat, tasks_of_beat) = (PostgresBeat::new(heart, settings), tasks.clone());
-        tasks.spawn(async move { beat.run(&tasks_of_beat).await });
+        self.fleet.begin();
+        let (fleet, health) = (Arc::clone(&self.fleet), Arc::clone(&self.health));
+        let heart = Heart::new(fleet, self.trust(), health, Arc::clone(&self.board));
+        beat::start(&heart, settings, tasks)
     }
 
     fn trust(&self) -> Arc<Trust> {
         Arc::clone(&self.trust)
     }
 
+    /// Goes by what operators have settled before this proxy began: mapping, and value as JSON.
+    pub fn adopt(&self, entries: &[(String, String)]) {
+        self.board.adopt(entries);
+    }
+
+    /// Completes once this proxy has a lease; at once where no key is mapped.
+    pub async fn registered(&self) {
+        if self.has_mappings() {
+            self.fleet.registered().await;
+        }
+    }
+
     /// Completes once what Redis says of mapped keys is believed; at once where none is mapped. May take for
     /// ever, where Redis or Postgres is out of reach.
     pub async fn settled(&self) {
         if self.has_mappings() {
-            self.fleet.registered().await;
             self.trust.settled().await;
         }
     }
@@ -340,7 +360,7 @@ impl Engine {
         if behind::may_be_behind(operation, &self.health) {
             return self.writers.len();
         }
-        if operation.keys.iter().any(|key| key.mapping.strategy == Strategy::CacheFirst) {
+        if operation.keys.iter().any(|key| key.mapping.strategy() == Strategy::CacheFirst) {
             return self.writers.len() + 1;
         }
         worker_of(&operation.keys[0], self.writers.len())
@@ -349,7 +369,7 @@ impl Engine {
     /// Whether Redis is told first of any key, as a rule.
     pub fn is_cache_first(&self) -> bool {
         let mut mappings = self.registry.mappings().iter();
-        mappings.any(|mapping| mapping.strategy == Strategy::CacheFirst)
+        mappings.any(|mapping| mapping.strategy() == Strategy::CacheFirst)
     }
 
     /// Whether Redis may be told first of any key.
@@ -381,7 +401,7 @@ impl Engine {
     /// Mappings whose writes Redis is told first, though that is not their strategy.
     pub fn degraded_mappings(&self) -> Vec<String> {
         let is_degraded = |mapping: &&Arc<crate::mapping::Mapping>| {
-            self.health.strategy_of(mapping) != mapping.strategy
+            self.health.strategy_of(mapping) != mapping.strategy()
         };
         let degraded = self.registry.mappings().iter().filter(is_degraded);
         degraded.map(|mapping| mapping.name.clone()).collect()

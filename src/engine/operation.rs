@@ -78,7 +78,11 @@ impl Operation {
         let Some(key) = self.keys.first() else { return };
         if !self.answered.swap(true, Ordering::Relaxed) {
             let version = self.reply_to.version;
-            self.reply_to.put_off(Large { key: key.clone(), listing, version });
+            self.reply_to.put_off(Large {
+                key: MappedKey { pass: None, ..key.clone() },
+                listing,
+                version,
+            });
         }
     }
 

@@ -1,6 +1,8 @@
 //! What a client is told when an operation on a mapped key fails. Never addresses, SQL or causes:
 //! those are in the log.
 
+use std::time::Duration;
+
 use crate::protocol::Reply;
 use crate::store::StoreError;
 
@@ -9,6 +11,26 @@ use crate::store::StoreError;
 pub enum Happened {
     No,
     Maybe,
+}
+
+/// How long an operation waits for a mapping whose strategy is just being changed.
+pub const GATE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The reply to one that has waited so long.
+pub fn gate_closed() -> Reply {
+    Reply::Error(
+        "TRYAGAIN the strategy of the key's mapping is just being changed; nothing was done"
+            .to_owned(),
+    )
+}
+
+/// What this proxy has to say while the others may have gone on without it.
+pub fn fenced() -> Reply {
+    Reply::Error(
+        "TRYAGAIN this respgres has not reached the others for some seconds, neither over Redis nor over \
+         Postgres; nothing was done"
+            .to_owned(),
+    )
 }
 
 /// The reply to a write that the store did not take.

@@ -8,7 +8,7 @@ use super::mailbox::ReplyTo;
 use super::operation::Operation;
 use crate::command::{Command, Mapped, Proof, Read, Write};
 use crate::config::Strategy;
-use crate::mapping::MappedKey;
+use crate::mapping::{Gate, MappedKey, Pass};
 use crate::protocol::Reply;
 use crate::upstream::scripts::RESERVED_PREFIX;
 use crate::value::ValueKind;
@@ -20,7 +20,7 @@ pub enum Touch {
     Nothing,
     /// Its one key is mapped, and Redis may answer it as it came: with a reply that proves that the key
     /// was there.
-    Asks(Proof),
+    Asks(Proof, &'static Gate),
     /// At least one key is mapped.
     Mapped,
     /// A key is one of our own.
@@ -86,12 +86,12 @@ impl Engine {
                 Mapped::Read(Read { proof, of, .. })
                     if proof != Proof::Never
                         && matches!(
-                            mapping.strategy,
+                            mapping.strategy(),
                             Strategy::DualWrite | Strategy::CacheFirst
                         )
                         && of.is_none_or(|of| of == mapping.holds()) =>
                 {
-                    Touch::Asks(proof)
+                    Touch::Asks(proof, mapping.gate)
                 }
                 _ => Touch::Mapped,
             };
@@ -150,11 +150,30 @@ impl Engine {
 }
 
 impl Engine {
+    /// Lets an operation in at the gates of all its keys' mappings; `false` when one of them is closed.
+    pub fn admit(keys: &mut [MappedKey]) -> bool {
+        for key in &mut *keys {
+            key.pass = key.mapping.gate.enter();
+        }
+        let is_in = keys.iter().all(|key| key.pass.is_some());
+        if !is_in {
+            keys.iter_mut().for_each(|key| key.pass = None);
+        }
+        is_in
+    }
+
     /// Hands over a read of one key that Redis could not answer for good (see [`Touch::Asks`]).
-    pub fn read_one(&self, command: &'static Command, arguments: Vec<Bytes>, reply_to: ReplyTo) {
+    pub fn read_one(
+        &self,
+        command: &'static Command,
+        arguments: Vec<Bytes>,
+        reply_to: ReplyTo,
+        pass: Pass,
+    ) {
         let key = arguments.get(1).and_then(|key| self.registry().mapped_key(key));
         match key {
-            Some(key) => {
+            Some(mut key) => {
+                key.pass = Some(pass);
                 self.read(Operation::new(command, arguments, vec![key], Vec::new(), reply_to));
             }
             // Cannot be: a key stays with its mapping.

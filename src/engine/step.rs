@@ -22,6 +22,7 @@ use super::fits::{How, NEEDY, Way, fits, kind_word};
 use super::tables::Tables;
 use crate::command::{Command, Mapped};
 use crate::config::Strategy;
+use crate::mapping::Pass;
 use crate::protocol::reply::{write_bulk, write_count, write_integer};
 use crate::protocol::scan::{ReplyScanner, Step as Scanned};
 use crate::store::has_row;
@@ -99,8 +100,9 @@ impl Stepping {
 
 impl Engine {
     /// How an event loop may tell Redis first of a request with one mapped key, over a connection to a run of
-    /// Redis that is believed; `None`: it is for a worker. `arguments`: with the name.
-    pub fn telling(&self, command: &Command, arguments: &[&[u8]]) -> Option<Telling> {
+    /// Redis that is believed, let in at the gate of the key's mapping; `None`: it is for a worker. `arguments`: with
+    /// the name.
+    pub fn telling(&self, command: &Command, arguments: &[&[u8]]) -> Option<(Telling, Pass)> {
         let how = How::of(command).filter(|how| !matches!(how, How::Keys | How::Drawn))?;
         let Mapped::Write(write) = command.mapped else { return None };
         let is_small = arguments.len() <= MOST_ARGUMENTS
@@ -110,7 +112,8 @@ impl Engine {
             return None;
         }
         let key = self.registry.mapped_key(&Bytes::copy_from_slice(arguments[1]))?;
-        let is_told_first = key.mapping.strategy == Strategy::CacheFirst
+        let pass = key.mapping.gate.enter()?;
+        let is_told_first = key.mapping.strategy() == Strategy::CacheFirst
             && self.health.strategy_of(&key.mapping) == Strategy::CacheFirst
             && !self.health.is_lost()
             // Redis may have such a key with an end of its own, and nobody else.
@@ -121,7 +124,7 @@ impl Engine {
         let mapping = stepping.tables.get()?.current(&key.mapping)?;
         let is_fit = has_row(&mapping.layout, &key)
             && matches!(fits(how, arguments, &mapping), Way::Behind(_));
-        is_fit.then(|| Telling { how, is_needy: kind_word(&mapping) == NEEDY })
+        is_fit.then(|| (Telling { how, is_needy: kind_word(&mapping) == NEEDY }, pass))
     }
 
     /// The request that runs a step; `None` while Redis may not know the script.

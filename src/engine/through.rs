@@ -27,7 +27,7 @@ use super::import::{self, Importer, Known, Outcome, may_be_any_original};
 use super::operation::{Operation, batches, total};
 use super::queue::Queue;
 use super::refusal::{
-    Happened, may_be_ahead, not_dropped, not_flushed, too_busy, too_slow, upstream_failed,
+    Happened, fenced, may_be_ahead, not_dropped, not_flushed, too_busy, too_slow, upstream_failed,
     write_apart, write_failed,
 };
 use super::rescue::{answer_the_rest, rescue};
@@ -151,6 +151,10 @@ impl Writer {
 
     /// Brings a batch to Postgres, and answers or hands over every operation of it.
     pub(super) async fn write(&mut self, batch: &[Operation]) {
+        if self.settings.fleet.is_fenced() {
+            batch.iter().for_each(|operation| operation.answer(&fenced()));
+            return;
+        }
         self.is_handing_over = false;
         self.write_in_turn(batch).await;
     }
@@ -390,7 +394,7 @@ impl Writer {
             && self.trust.is_out()
             && self.settings.health.fleet().has_others();
         let keys = operations.iter().flat_map(|operation| &operation.keys);
-        let leaves_copies = |key: &&MappedKey| key.mapping.strategy != Strategy::PostgresOnly;
+        let leaves_copies = |key: &&MappedKey| key.mapping.strategy() != Strategy::PostgresOnly;
         let keys: Vec<&MappedKey> =
             if is_strict { keys.filter(leaves_copies).collect() } else { Vec::new() };
         if keys.is_empty() {
@@ -648,6 +652,11 @@ pub(super) async fn connected<'s>(
     session: &'s mut Option<Session>,
     settings: &EngineSettings,
 ) -> Result<&'s mut Session, StoreError> {
+    if settings.fleet.is_fenced() {
+        return Err(StoreError::Unreachable(
+            "the others may have gone on without this proxy".into(),
+        ));
+    }
     if session.as_ref().is_none_or(Session::is_broken) {
         *session = None;
         let cut = settings.health.cut()?;
@@ -677,7 +686,7 @@ pub(super) fn set_aside() -> StoreError {
 /// Whether Redis may have copies of an operation's keys, or the keys themselves.
 fn needs_upstream(operation: &Operation) -> bool {
     let mut mappings = operation.keys.iter().map(|key| &key.mapping);
-    mappings.any(|mapping| mapping.strategy != Strategy::PostgresOnly || mapping.imports)
+    mappings.any(|mapping| mapping.strategy() != Strategy::PostgresOnly || mapping.imports)
 }
 
 /// Whether Redis may be told first of any of its keys.

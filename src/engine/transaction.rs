@@ -491,7 +491,7 @@ pub(super) async fn roll_back(session: &mut Session, failure: Failure) -> Failur
 
 /// Whether other readers may have, or get, a copy of this key that the write makes old.
 fn is_cached(touched: &Touched<'_>) -> bool {
-    touched.draft.is_changed() && touched.mapping.strategy != Strategy::PostgresOnly
+    touched.draft.is_changed() && touched.mapping.strategy() != Strategy::PostgresOnly
 }
 
 fn names(touched: &[Touched<'_>], begun: &[usize]) -> Vec<Bytes> {

@@ -3,6 +3,7 @@
 mod binding;
 pub mod codec;
 pub(crate) mod extra;
+pub mod gate;
 pub mod layout;
 pub mod overlap;
 pub mod pattern;
@@ -18,6 +19,7 @@ use bytes::Bytes;
 use crate::config::{Kind, OnExpire, OnPostgresDown, Strategy};
 use crate::value::ValueKind;
 
+pub use gate::{Gate, Pass};
 pub use layout::Layout;
 pub use pattern::KeyPattern;
 pub use phase::Phase;
@@ -31,11 +33,13 @@ pub struct Mapping {
     pub index: usize,
     pub name: String,
     pub pattern: KeyPattern,
-    pub strategy: Strategy,
+    /// By which strategy its keys are served now.
+    pub gate: &'static Gate,
     pub cache_ttl_ms: i64,
     pub negative_ttl_ms: i64,
     pub on_expire: OnExpire,
-    pub on_postgres_down: OnPostgresDown,
+    /// `None`: what is usual for its strategy.
+    pub on_postgres_down: Option<OnPostgresDown>,
     /// Redis may have keys that Postgres lacks: they are imported before anything is done with them.
     pub imports: bool,
     pub layout: Layout,
@@ -44,12 +48,22 @@ pub struct Mapping {
 // === impl Mapping ===
 
 impl Mapping {
+    /// By which strategy its keys are served now; may change while nobody is inside of its gate.
+    pub fn strategy(&self) -> Strategy {
+        self.gate.strategy()
+    }
+
+    /// What becomes of keys that Redis does not have, while Postgres is lost.
+    pub fn on_postgres_down(&self) -> OnPostgresDown {
+        self.on_postgres_down.unwrap_or_else(|| OnPostgresDown::usual(self.strategy()))
+    }
+
     /// Whether Redis may be told first of its keys: as a rule, or while Postgres is lost.
     pub fn may_be_behind(&self) -> bool {
-        match self.strategy {
+        match self.strategy() {
             Strategy::CacheFirst => true,
             Strategy::DualWrite | Strategy::DatabaseFirst => {
-                self.on_postgres_down != OnPostgresDown::Reject
+                self.on_postgres_down() != OnPostgresDown::Reject
             }
             Strategy::RedisOnly | Strategy::PostgresOnly => false,
         }
@@ -71,4 +85,6 @@ pub struct MappedKey {
     pub key: Bytes,
     /// Where the pattern's captures stand in `key`, in the pattern's order.
     pub captures: Vec<Range<usize>>,
+    /// Of an operation under way on it.
+    pub pass: Option<Pass>,
 }

@@ -173,7 +173,7 @@ impl Registry {
     pub fn mapped_key(&self, key: &Bytes) -> Option<MappedKey> {
         let mapping = self.find(key)?;
         let captures = mapping.pattern.captures(key)?;
-        Some(MappedKey { mapping: Arc::clone(mapping), key: key.clone(), captures })
+        Some(MappedKey { mapping: Arc::clone(mapping), key: key.clone(), captures, pass: None })
     }
 
     /// The key of a row with these values in its key columns, in the order of the captures; `None` when it

@@ -9,19 +9,21 @@ use bytes::{Buf, Bytes, BytesMut};
 
 use crate::command::{Command, Proof};
 use crate::engine::route::proves;
+use crate::mapping::Pass;
 use crate::protocol::Version;
 
 /// Room that is kept while nothing is asked, bytes.
 const KEPT_BYTES: usize = 512;
 
 /// One read under way.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) struct Ask {
     pub(super) command: &'static Command,
     /// What a final reply looks like.
     pub(super) proof: Proof,
     /// In which the reply is expected.
     pub(super) version: Version,
+    pub(super) pass: Pass,
 }
 
 /// The reads of one client that are under way, in their order.
@@ -56,6 +58,11 @@ impl Asks {
     pub(super) fn push(&mut self, ask: Ask, request: &[u8]) {
         self.asks.push_back((ask, request.len()));
         self.requests.extend_from_slice(request);
+    }
+
+    /// What comes in reply to these may be old.
+    pub(super) fn doubt(&mut self) {
+        self.asks.iter_mut().for_each(|(ask, _)| ask.proof = Proof::Never);
     }
 
     pub(super) fn first(&self) -> Option<&Ask> {
@@ -97,9 +104,12 @@ impl Asks {
 mod tests {
     use super::*;
     use crate::command::lookup;
+    use crate::config::Strategy;
+    use crate::mapping::Gate;
 
     fn ask(proof: Proof) -> Ask {
-        Ask { command: lookup(b"hget").unwrap(), proof, version: Version::Resp2 }
+        let pass = Gate::new(Strategy::DualWrite).enter().unwrap();
+        Ask { command: lookup(b"hget").unwrap(), proof, version: Version::Resp2, pass }
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Waker};
+use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::net::tcp::OwnedWriteHalf;
@@ -35,6 +36,10 @@ pub(super) struct Client {
     pub(super) session: RefCell<Session>,
     /// The conversation waits until nothing is under way.
     pub(super) stalled: Cell<bool>,
+    /// Since when the request at hand waits for its mapping, whose strategy is being changed.
+    pub(super) at_gate_since: Cell<Option<Instant>>,
+    /// It is to look again in a moment.
+    pub(super) wakes_soon: Cell<bool>,
     /// The conversation waits until its lane has room.
     pub(super) without_room: Cell<bool>,
     /// What is under way began with a script; what follows goes the same way, to stay in order.
@@ -121,6 +126,8 @@ impl Client {
             waker: RefCell::default(),
             session: RefCell::new(session),
             stalled: Cell::new(false),
+            at_gate_since: Cell::new(None),
+            wakes_soon: Cell::new(false),
             without_room: Cell::new(false),
             on_scripts_lane: Cell::new(false),
             writes: Cell::new(0),

@@ -32,6 +32,9 @@ use crate::upstream::{Lane, UpstreamError};
 /// Bytes that all connections of a loop are read through.
 const READ_BUFFER_BYTES: usize = 256 << 10;
 
+/// How long a conversation that waits for none of its own replies waits before it looks again.
+const MOMENT: Duration = Duration::from_millis(5);
+
 /// Private connections kept for the next client that needs one, per database and version.
 const KEPT_PRIVATE_LANES: usize = 16;
 
@@ -55,6 +58,10 @@ pub(super) struct EventLoop {
     private: RefCell<Vec<Weak<Lane<Self>>>>,
     pub(super) errands: Errands,
     pub(super) steps: Steps,
+    /// Clients whose conversations are to look again in a moment.
+    waiting: RefCell<Vec<Rc<Client>>>,
+    /// What comes over the lanes may be old, as others may have gone on without this proxy.
+    is_fenced: Cell<bool>,
 }
 
 /// Requests of one database and protocol version share a lane.
@@ -95,6 +102,8 @@ impl EventLoop {
             private: RefCell::default(),
             errands: Errands::default(),
             steps: Steps::default(),
+            waiting: RefCell::default(),
+            is_fenced: Cell::new(false),
         })
     }
 
@@ -162,6 +171,27 @@ impl EventLoop {
     pub(super) fn writes_are_paused(&self) -> bool {
         let until_ms = self.shared.writes_paused_until_ms.load(Ordering::Relaxed);
         until_ms != 0 && until_ms > self.uptime_ms()
+    }
+
+    /// Makes a stalled conversation look again in a moment.
+    pub(super) fn wake_soon(&self, client: &Rc<Client>) {
+        if client.wakes_soon.replace(true) {
+            return;
+        }
+        let mut waiting = self.waiting.borrow_mut();
+        waiting.push(Rc::clone(client));
+        if waiting.len() == 1 {
+            let me = self.me();
+            self.tasks.spawn_local(async move {
+                tokio::time::sleep(MOMENT).await;
+                let waiting = me.waiting.take();
+                for client in waiting {
+                    client.wakes_soon.set(false);
+                    client.stalled.set(false);
+                    client.wake();
+                }
+            });
+        }
     }
 
     // --- clients ---
@@ -395,6 +425,10 @@ fn place_of(owner: Owner) -> usize {
 }
 
 impl Receiver for EventLoop {
+    fn bytes_came(&self) {
+        self.is_fenced.set(self.shared.engine.is_fenced());
+    }
+
     fn deliver(&self, owner: Owner, bytes: &[u8], ended: u32, more: bool) {
         if let Some(number) = errand_of(owner) {
             // Whole frames, one by one, as it is a private lane.
@@ -406,6 +440,9 @@ impl Receiver for EventLoop {
             return;
         }
         let Some(client) = self.client(owner) else { return };
+        if self.is_fenced.get() {
+            client.expected.borrow_mut().doubt();
+        }
         if let Some(look) = client.deliver(bytes, ended, more) {
             self.look(&client, look);
         }

@@ -239,6 +239,11 @@ impl Expected {
         }
     }
 
+    /// What comes in reply to mapped reads may be old.
+    pub(super) fn doubt(&mut self) {
+        self.asks.doubt();
+    }
+
     /// A slot's reply is too large to be held.
     pub(super) fn put_off(&mut self, slot: u32, large: Box<Large>, out: &mut Vec<u8>) {
         let is_it = |element: &&mut Element| match element {
@@ -427,6 +432,8 @@ impl Expected {
 mod tests {
     use super::*;
     use crate::command::{Proof, lookup};
+    use crate::config::Strategy;
+    use crate::mapping::Gate;
     use crate::protocol::Version;
 
     fn deliver(expected: &mut Expected, bytes: &[u8], ended: u32, out: &mut Vec<u8>) {
@@ -497,6 +504,7 @@ mod tests {
             command: lookup(b"hget").expect("it is in the table"),
             proof: Proof::NonNil,
             version: Version::Resp2,
+            pass: Gate::new(Strategy::DualWrite).enter().expect("it is open"),
         };
         expected.ask(ask, request, false);
     }

@@ -6,6 +6,7 @@
 //!   So another client never sees a later command's effect without an earlier one's.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 
@@ -13,8 +14,9 @@ use super::asked::Ask;
 use super::conversation::{Flow, Request, Talk};
 use super::expect::Unproven;
 use crate::command::{Command, Mapped};
+use crate::engine::refusal::{GATE_PATIENCE, gate_closed};
 use crate::engine::route::{MappedRoute, Touch};
-use crate::engine::{Loan, Over, ReplyTo, Runner, Told};
+use crate::engine::{Engine, Loan, Over, ReplyTo, Runner, Told};
 use crate::protocol::Reply;
 use crate::protocol::request::{Scanned, Scanner};
 use crate::upstream::lane::Delivered;
@@ -45,10 +47,11 @@ impl Talk {
         }
         let engine = &self.event_loop.shared.engine;
         let touch = engine.touch(command, request.count(), |at| request.argument(at));
-        if let Touch::Asks(proof) = touch
+        if let Touch::Asks(proof, gate) = touch
             && self.believes_redis()
         {
-            self.expect_asked(Ask { command, proof, version: client.version() }, request);
+            let Some(pass) = gate.enter() else { return self.wait_at_gate() };
+            self.expect_asked(Ask { command, proof, version: client.version(), pass }, request);
             self.append(request.bytes, 1, Delivered::OneByOne);
             return Flow::Done;
         }
@@ -56,6 +59,10 @@ impl Talk {
         let arguments = arguments_of(&bytes, request.scanner);
         match engine.route_mapped(command, &bytes, arguments, self.reply_to(0)) {
             MappedRoute::Read(mut operation) => {
+                if !Engine::admit(&mut operation.keys) {
+                    return self.wait_at_gate();
+                }
+                client.at_gate_since.set(None);
                 if !operation.others.is_empty() {
                     // The keys that are not mapped are asked for over another connection: not
                     // before, and not while, the client's other requests change them.
@@ -70,6 +77,10 @@ impl Talk {
                 engine.read(*operation);
             }
             MappedRoute::Write(mut operation) => {
+                if !Engine::admit(&mut operation.keys) {
+                    return self.wait_at_gate();
+                }
+                client.at_gate_since.set(None);
                 let writer = engine.writer_of(&operation);
                 if client.writes.get() > 0 && client.writer.get() != writer && !self.drained() {
                     return Flow::Wait;
@@ -108,6 +119,22 @@ impl Talk {
         Flow::Done
     }
 
+    /// The strategy of a key's mapping is just being changed: the request is tried again until it may go on,
+    /// or has waited for too long.
+    pub(super) fn wait_at_gate(&self) -> Flow {
+        let client = &self.client;
+        let since = client.at_gate_since.get().unwrap_or_else(Instant::now);
+        client.at_gate_since.set(Some(since));
+        if since.elapsed() >= GATE_PATIENCE {
+            client.at_gate_since.set(None);
+            self.refuse(&gate_closed());
+            return Flow::Done;
+        }
+        client.stalled.set(true);
+        self.event_loop.wake_soon(client);
+        Flow::Wait
+    }
+
     // --- asking Redis ---
 
     /// Whether what Redis says now of mapped keys is believed.
@@ -117,6 +144,7 @@ impl Talk {
 
     /// Expects the reply to a read that is about to be appended.
     pub(super) fn expect_asked(&self, ask: Ask, request: &Request<'_>) {
+        self.client.at_gate_since.set(None);
         let muted = self.client.take_muted();
         self.client.expected.borrow_mut().ask(ask, request.bytes, muted);
     }
@@ -131,7 +159,7 @@ impl Talk {
         };
         let reply_to = ReplyTo { version: ask.version, ..self.reply_to(slot) };
         let arguments = arguments_of(&request, &scanner);
-        self.event_loop.shared.engine.read_one(ask.command, arguments, reply_to);
+        self.event_loop.shared.engine.read_one(ask.command, arguments, reply_to, ask.pass);
     }
 
     /// Where the reply to a request of this client's goes.

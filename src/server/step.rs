@@ -21,6 +21,7 @@ use crate::engine::ReplyTo;
 use crate::engine::refusal::{Happened, upstream_failed};
 use crate::engine::route::MappedRoute;
 use crate::engine::step::{Step, Stepped, Telling};
+use crate::mapping::Pass;
 use crate::protocol::request::{RequestLimits, Scanned, Scanner};
 use crate::protocol::{Reply, Version};
 use crate::upstream::UpstreamError;
@@ -62,9 +63,9 @@ struct Sent {
 }
 
 /// One operation of a step.
-#[derive(Clone, Copy)]
 struct Told {
     telling: Telling,
+    pass: Pass,
     command: &'static Command,
     owner: Owner,
     slot: u32,
@@ -91,7 +92,7 @@ impl Talk {
         }
         let engine = &self.event_loop.shared.engine;
         let arguments: Vec<&[u8]> = (0..request.count()).map(|at| request.argument(at)).collect();
-        let telling = engine.telling(command, &arguments)?;
+        let (telling, pass) = engine.telling(command, &arguments)?;
         if !self.event_loop.may_step() {
             return None;
         }
@@ -123,8 +124,10 @@ impl Talk {
         }
         gathering.step.add(telling, follows, &arguments);
         gathering.requests.extend_from_slice(request.bytes);
+        client.at_gate_since.set(None);
         gathering.told.push(Told {
             telling,
+            pass,
             command,
             owner: client.owner,
             slot,
@@ -242,13 +245,15 @@ impl EventLoop {
             debug_assert!(false, "it was a request when it came");
             return;
         };
-        let Told { owner, slot, version, .. } = *told;
+        let &Told { owner, slot, version, .. } = told;
         let mailbox = std::sync::Arc::clone(&self.mailbox);
         let reply_to = ReplyTo { mailbox, owner, slot, version };
         let engine = &self.shared.engine;
         let arguments = arguments_of(&request, &scanner);
         match engine.route_mapped(told.command, &request, arguments, reply_to.clone()) {
-            MappedRoute::Write(operation) => {
+            MappedRoute::Write(mut operation) => {
+                // Its one key was let in before.
+                operation.keys.iter_mut().for_each(|key| key.pass = Some(told.pass.clone()));
                 let worker = engine.writer_of(&operation);
                 engine.write(*operation, worker);
             }

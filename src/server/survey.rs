@@ -16,10 +16,13 @@ use crate::config;
 use crate::engine::{Ask, Survey};
 use crate::protocol::Reply;
 
-const HELP: [&str; 5] = [
+const HELP: [&str; 8] = [
     "RESPGRES <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
     "EXPLAIN <key>",
     "    Tell the mapping of a key, the SQL that reads it, and what either store has of it.",
+    "STRATEGY [<mapping> [<strategy>]]",
+    "    Tell by which strategy mappings go, or change it for all proxies at once, while clients go on.",
+    "    The latter takes upstream.admin_commands.",
     "HELP",
     "    Print this help.",
 ];
@@ -59,9 +62,25 @@ impl Talk {
         }
         let subcommand = request.argument(1);
         let is = |name: &str| subcommand.eq_ignore_ascii_case(name.as_bytes());
+        let text = |at: usize| String::from_utf8_lossy(request.argument(at)).into_owned();
         match request.count() {
             3 if is("explain") => {
                 self.ask(|| Ask::Explain(Bytes::copy_from_slice(request.argument(2))))
+            }
+            2 if is("strategy") => self.ask(|| Ask::Strategy { mapping: None, target: None }),
+            3 if is("strategy") => {
+                self.ask(|| Ask::Strategy { mapping: Some(text(2)), target: None })
+            }
+            4 if is("strategy") => {
+                if !self.event_loop.shared.upstream.admin_commands {
+                    self.refuse(&Reply::Error(
+                        "NOPERM RESPGRES STRATEGY changes what holds for all clients; see \
+                         upstream.admin_commands in the configuration, or `respgres strategy set`"
+                            .to_owned(),
+                    ));
+                    return Flow::Done;
+                }
+                self.ask(|| Ask::Strategy { mapping: Some(text(2)), target: Some(text(3)) })
             }
             2 if is("help") => {
                 self.client.answer(&Reply::Array(HELP.map(Reply::Status).to_vec()));
@@ -69,7 +88,7 @@ impl Talk {
             }
             _ => {
                 let subcommand = String::from_utf8_lossy(subcommand);
-                let known = ["explain", "help"].into_iter().find(|name| is(name));
+                let known = ["explain", "strategy", "help"].into_iter().find(|name| is(name));
                 self.refuse(&match known {
                     Some(name) => Reply::err(format!(
                         "wrong number of arguments for 'respgres|{name}' command"

@@ -7,6 +7,7 @@ use super::conversation::{Request, Talk};
 use super::info;
 use crate::command::{Command, Flags, Guarded, Keys, Mapped, Path, lookup};
 use crate::config::Flush;
+use crate::engine::refusal::fenced;
 use crate::engine::route::Touch;
 use crate::protocol::Reply;
 use crate::protocol::request::is_http_probe;
@@ -62,7 +63,7 @@ impl Talk {
             if may_be_mapped && is_accounted {
                 match engine.touch_of_unknown(count, argument) {
                     Touch::Nothing => {}
-                    Touch::Asks(_) | Touch::Mapped => {
+                    Touch::Asks(..) | Touch::Mapped => {
                         let name = String::from_utf8_lossy(argument(0)).into_owned();
                         return tell(format!(
                             "ERR '{name}' is not a command that respgres knows, and it may touch a mapped key"
@@ -97,17 +98,22 @@ impl Talk {
             let is_survey = matches!(command.path, Path::Keyspace | Path::Flush);
             if (is_survey || !matches!(touch, Touch::Nothing | Touch::Reserved)) && self.is_fenced()
             {
-                return fenced();
+                return Way::Apart(Apart::Tell(fenced()));
             }
             match touch {
                 Touch::Nothing => {}
-                Touch::Asks(proof) if command.arity_ok(count) && session.pin.is_none() => {
-                    return Way::Ask(Ask { command, proof, version: session.version });
+                Touch::Asks(proof, gate) if command.arity_ok(count) && session.pin.is_none() => {
+                    return match gate.enter() {
+                        Some(pass) => {
+                            Way::Ask(Ask { command, proof, version: session.version, pass })
+                        }
+                        None => Way::Apart(Apart::Mapped(command)),
+                    };
                 }
-                Touch::Asks(_) | Touch::Mapped if command.arity_ok(count) => {
+                Touch::Asks(..) | Touch::Mapped if command.arity_ok(count) => {
                     return Way::Apart(Apart::Mapped(command));
                 }
-                Touch::Asks(_) | Touch::Mapped => {
+                Touch::Asks(..) | Touch::Mapped => {
                     return Way::Apart(Apart::Tell(Reply::Error(command.arity_error())));
                 }
                 Touch::Reserved => return reserved(),
@@ -242,14 +248,6 @@ fn unknown_command(request: &Request<'_>) -> String {
 
 fn no_auth() -> Way {
     tell("NOAUTH Authentication required.".to_owned())
-}
-
-fn fenced() -> Way {
-    tell(
-        "TRYAGAIN this respgres has not reached the others for some seconds, neither over Redis nor over \
-         Postgres; nothing was done"
-            .to_owned(),
-    )
 }
 
 fn reserved() -> Way {

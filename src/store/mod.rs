@@ -7,6 +7,7 @@
 mod applied;
 pub mod catalog;
 mod column_sets;
+mod control;
 mod dead_letters;
 mod element_read;
 mod element_stream;
@@ -35,6 +36,7 @@ pub mod triggers;
 mod write;
 
 pub use applied::Applied;
+pub use control::application_name;
 pub use dead_letters::{DeadLetter, Letter};
 pub use element_read::{WHOLE_BYTES, Want};
 pub use element_stream::Elements;

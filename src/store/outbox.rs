@@ -9,6 +9,7 @@ use std::time::Duration;
 use sqlx::Row;
 use sqlx::postgres::{PgListener, PgPool, PgPoolOptions};
 
+use super::control::CONTROL_CHANNEL;
 use super::error::StoreError;
 use super::session::Session;
 use crate::config;
@@ -118,6 +119,28 @@ impl Session {
             .map_err(|error| self.failed(&error))
     }
 
+    /// The newest row of a mapping that is there, of those up to `until`.
+    ///
+    /// # Errors
+    /// Those of the statement, see [`StoreError`].
+    pub async fn newest_in_outbox(
+        &mut self,
+        mapping: &str,
+        until: Option<i64>,
+    ) -> Result<Option<i64>, StoreError> {
+        self.attempt(async |connection| {
+            sqlx::query_scalar(
+                "select max(id) from respgres.outbox
+                 where mapping = $1 and id <= coalesce($2::bigint, id)",
+            )
+            .bind(mapping)
+            .bind(until)
+            .fetch_one(connection)
+            .await
+        })
+        .await
+    }
+
     /// Takes keys out whose copies are gone; of mappings that import it is written down that Postgres has had
     /// them (see `moved`).
     ///
@@ -146,7 +169,7 @@ impl Session {
     }
 }
 
-/// A connection that is told when something has come into the outbox.
+/// A connection that is told when something has come into the outbox, or an entry of a mapping has changed.
 #[derive(Debug)]
 pub struct Listener {
     inner: PgListener,
@@ -168,7 +191,7 @@ impl Listener {
             let pool = options.max_lifetime(None).idle_timeout(None).connect(&postgres.url).await?;
             let mut listener = Self { inner: PgListener::connect_with(&pool).await?, pool };
             listener.inner.eager_reconnect(false);
-            listener.inner.listen(CHANNEL).await?;
+            listener.inner.listen_all([CHANNEL, CONTROL_CHANNEL]).await?;
             Ok(listener)
         };
         match tokio::time::timeout(limit, connecting).await {
@@ -177,13 +200,14 @@ impl Listener {
         }
     }
 
-    /// Completes when something has come.
+    /// Completes when something has come into the outbox, or else (`false`) when an entry of a mapping has
+    /// changed.
     ///
     /// # Errors
     /// `Unreachable` when the connection is lost: what came since is not known.
-    pub async fn next(&mut self) -> Result<(), StoreError> {
+    pub async fn next(&mut self) -> Result<bool, StoreError> {
         match self.inner.try_recv().await {
-            Ok(Some(_)) => Ok(()),
+            Ok(Some(told)) => Ok(told.channel() == CHANNEL),
             Ok(None) => Err(StoreError::Unreachable("the listener's connection was lost".into())),
             Err(error) => Err(StoreError::of(&error)),
         }

@@ -76,8 +76,10 @@ impl Session {
     /// `Unreachable`, also for a URL that is none and for refused credentials.
     pub async fn connect(postgres: &config::Postgres) -> Result<Self, StoreError> {
         let options = PgConnectOptions::from_str(&postgres.url)
-            .map_err(|error| StoreError::Unreachable(error.to_string()))?
-            .application_name("respgres")
+            .map_err(|error| StoreError::Unreachable(error.to_string()))?;
+        let name = options.get_application_name().unwrap_or("respgres").to_owned();
+        let options = options
+            .application_name(&name)
             .statement_cache_capacity(STATEMENT_CACHE)
             .disable_statement_logging();
         let limit = Duration::from_millis(postgres.connect_timeout_ms);

@@ -18,6 +18,8 @@ pub enum Work {
     Flush = 2,
     /// Deleting rows past their expiry.
     Expire = 3,
+    /// Changing the strategy of a mapping.
+    Switch = 4,
 }
 
 // === impl Session ===

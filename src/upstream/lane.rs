@@ -38,6 +38,8 @@ pub struct Owner(pub u64);
 
 /// Who gets the replies: an event loop.
 pub trait Receiver: 'static {
+    /// Bytes have come over a lane: they are handed on next.
+    fn bytes_came(&self);
     /// Bytes of replies to `owner`; `ended` whole replies end within them. `more`: the owner gets more at
     /// once, in another call.
     fn deliver(&self, owner: Owner, bytes: &[u8], ended: u32, more: bool);
@@ -540,6 +542,7 @@ impl<R: Receiver> Lane<R> {
                     let text = "closed by the upstream".into();
                     return Poll::Ready(UpstreamError::Lost(text));
                 }
+                self.receiver.bytes_came();
                 let handed_on = if self.is_private {
                     self.hand_on_frames(&mut scanner, &mut partial, bytes)
                 } else {

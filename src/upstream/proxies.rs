@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::control::{Control, Frame};
 use super::link::UpstreamError;
-use super::scripts::{Call, PROXIES, Script};
+use super::scripts::{Call, ENTRIES, PROXIES, Script};
 
 /// All proxies that are registered, and what time it was; milliseconds since the Unix epoch, by Redis'
 /// clock.
@@ -15,6 +15,8 @@ use super::scripts::{Call, PROXIES, Script};
 pub struct ProxyRoll {
     pub now_ms: i64,
     pub proxies: Vec<ProxyEntry>,
+    /// What holds for mappings: mapping, version, entry as JSON.
+    pub entries: Vec<(String, u64, String)>,
 }
 
 /// One registered proxy.
@@ -62,12 +64,13 @@ impl Control {
     ) -> Result<ProxyRoll, UpstreamError> {
         let own = [entry.id.clone(), entry.lease_until_ms.to_string(), entry.standing.clone()];
         let arguments = own.iter().chain(stale).cloned().map(Bytes::from).collect();
-        let call =
-            Call { script: Script::Beat, keys: vec![Bytes::from_static(PROXIES)], arguments };
+        let keys = [PROXIES, ENTRIES].map(Bytes::from_static).to_vec();
+        let call = Call { script: Script::Beat, keys, arguments };
         match self.call(&[call]).await?.pop() {
-            Some(Frame::Array(parts)) => match <[Frame; 2]>::try_from(parts) {
-                Ok([Frame::Integer(now_ms), Frame::Array(fields)]) => {
-                    Ok(ProxyRoll { now_ms, proxies: entries(fields)? })
+            Some(Frame::Array(parts)) => match <[Frame; 3]>::try_from(parts) {
+                Ok([Frame::Integer(now_ms), Frame::Array(proxies), Frame::Array(entries)]) => {
+                    let (proxies, entries) = (proxies_of(proxies)?, entries_of(entries)?);
+                    Ok(ProxyRoll { now_ms, proxies, entries })
                 }
                 _ => Err(odd()),
             },
@@ -84,9 +87,31 @@ impl Control {
         let now_ms = self.clock_ms().await?;
         let words = [Bytes::from_static(b"HGETALL"), Bytes::from_static(PROXIES)];
         match self.command(&words).await? {
-            Frame::Array(fields) => Ok(ProxyRoll { now_ms, proxies: entries(fields)? }),
+            Frame::Array(fields) => {
+                Ok(ProxyRoll { now_ms, proxies: proxies_of(fields)?, entries: Vec::new() })
+            }
             Frame::Error(text) => Err(UpstreamError::Refused(text.to_string())),
             _ => Err(odd()),
+        }
+    }
+
+    /// Tells what holds for mappings: mapping, version, entry as JSON. What is older than what is known there
+    /// changes nothing.
+    ///
+    /// # Errors
+    /// When the upstream is out of reach, or refuses.
+    pub async fn announce(
+        &mut self,
+        entries: &[(String, u64, String)],
+    ) -> Result<(), UpstreamError> {
+        let words = |(mapping, version, entry): &(String, u64, String)| {
+            [mapping.clone(), version.to_string(), entry.clone()].map(Bytes::from)
+        };
+        let arguments = entries.iter().flat_map(words).collect();
+        let keys = vec![Bytes::from_static(ENTRIES)];
+        match self.call(&[Call { script: Script::Announce, keys, arguments }]).await?.pop() {
+            Some(Frame::Error(text)) => Err(UpstreamError::Refused(text.to_string())),
+            _ => Ok(()),
         }
     }
 
@@ -109,21 +134,31 @@ impl Control {
     }
 }
 
-fn entries(fields: Vec<Frame>) -> Result<Vec<ProxyEntry>, UpstreamError> {
+fn proxies_of(fields: Vec<Frame>) -> Result<Vec<ProxyEntry>, UpstreamError> {
+    let proxy = |(id, lease_until_ms, standing)| ProxyEntry { id, lease_until_ms, standing };
+    Ok(numbered(fields)?.into_iter().map(proxy).collect())
+}
+
+fn entries_of(fields: Vec<Frame>) -> Result<Vec<(String, u64, String)>, UpstreamError> {
+    let entry = |(mapping, version, entry): (String, i64, String)| {
+        Ok((mapping, u64::try_from(version).map_err(|_| odd())?, entry))
+    };
+    numbered(fields)?.into_iter().map(entry).collect()
+}
+
+/// Fields of a hash whose values are a number and a text each.
+fn numbered(fields: Vec<Frame>) -> Result<Vec<(String, i64, String)>, UpstreamError> {
     let mut fields = fields.into_iter();
-    let mut entries = Vec::new();
-    while let (Some(Frame::BulkString(id)), Some(Frame::BulkString(text))) =
+    let mut told = Vec::new();
+    while let (Some(Frame::BulkString(name)), Some(Frame::BulkString(text))) =
         (fields.next(), fields.next())
     {
         let text = String::from_utf8_lossy(&text);
-        let (until, standing) = text.split_once(' ').ok_or_else(odd)?;
-        entries.push(ProxyEntry {
-            id: String::from_utf8_lossy(&id).into_owned(),
-            lease_until_ms: number(until.as_bytes())?,
-            standing: standing.to_owned(),
-        });
+        let (first, rest) = text.split_once(' ').ok_or_else(odd)?;
+        let name = String::from_utf8_lossy(&name).into_owned();
+        told.push((name, number(first.as_bytes())?, rest.to_owned()));
     }
-    Ok(entries)
+    Ok(told)
 }
 
 fn number(text: &[u8]) -> Result<i64, UpstreamError> {

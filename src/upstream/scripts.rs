@@ -20,6 +20,9 @@ pub const JOURNAL: &[u8] = b"respgres:journal";
 /// What is known of the journal: its epoch (see engine::keeper), and how many changes are in it.
 pub const JOURNAL_STATE: &[u8] = b"respgres:journal-state";
 
+/// What holds for mappings by order of an operator: see `lua/announce.lua`.
+pub const ENTRIES: &[u8] = b"respgres:entries";
+
 /// The proxies that are alive, by id: see `lua/beat.lua`.
 pub const PROXIES: &[u8] = b"respgres:proxies";
 
@@ -45,6 +48,7 @@ pub enum Script {
     Beat,
     Original,
     Adopt,
+    Announce,
 }
 
 /// One call of a script.
@@ -62,7 +66,7 @@ pub struct Token(Bytes);
 // === impl Script ===
 
 impl Script {
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Begin,
         Self::End,
         Self::Miss,
@@ -79,6 +83,7 @@ impl Script {
         Self::Beat,
         Self::Original,
         Self::Adopt,
+        Self::Announce,
     ];
 
     pub fn text(self) -> &'static str {
@@ -96,6 +101,7 @@ impl Script {
             Self::Step => include_str!("lua/step.lua"),
             Self::Clean => include_str!("lua/clean.lua"),
             Self::Empty => include_str!("lua/empty.lua"),
+            Self::Announce => include_str!("lua/announce.lua"),
             Self::Beat => include_str!("lua/beat.lua"),
             Self::Original => include_str!("lua/original.lua"),
             Self::Adopt => include_str!("lua/adopt.lua"),

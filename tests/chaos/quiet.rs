@@ -27,6 +27,10 @@ type Content = BTreeMap<String, String>;
 /// Waits until every proxy writes and reads keys of every strategy and form.
 pub(crate) async fn recovered(world: &World, names: &Names) -> Vec<String> {
     let mut violations = Vec::new();
+    let is_as_before = within(RECOVERY, async || world.switch(0, strategy::INITIAL).await).await;
+    if !is_as_before {
+        violations.push("strategies cannot be changed again".to_owned());
+    }
     for (side, address) in world.addresses().iter().enumerate() {
         let keys = u32::try_from(STRATEGIES.len() * 6).expect("a few");
         for key in (0..keys).step_by(2).map(|key| PROBE + key) {

@@ -35,6 +35,7 @@ pub(crate) enum Subject {
     Redis,
     Postgres,
     Link(Link),
+    Strategy,
 }
 
 /// What a Redis that was killed knows when it is back.
@@ -81,6 +82,8 @@ pub(crate) enum Fault {
     Held(Link, Direction, bool),
     HeldBothWays(Link, bool),
     Slow(Link, Duration),
+    /// Told by a proxy, mappings go by another strategy for a while: no fault, but none makes it wrong.
+    Switched(Side, &'static str),
 }
 
 /// A fault, its time from the start of the run, and how long it lasts.
@@ -118,6 +121,7 @@ const KINDS: &[Kind] = &[
     kind(3,  100,  500, |random| Fault::HalfClosed(link(random), direction(random))),
     kind(3,  300, 4000, |random| Fault::Held(link(random), direction(random), random.below(2) == 0)),
     kind(3,  300, 4000, |random| Fault::HeldBothWays(link(random), random.below(2) == 0)),
+    kind(4,  300, 3000, |random| Fault::Switched(side(random), random.pick(&TARGETS))),
     kind(3,  500, 3000, |random| Fault::Slow(link(random), ms(5 + random.below(100)))),
 ];
 
@@ -127,6 +131,9 @@ const fn kind(weight: usize, from: usize, to: usize, draw: fn(&mut Random) -> Fa
 
 /// Where something is written behind, respgres refuses those that evict what has no end.
 const POLICIES: [Policy; 3] = [Policy::NoEviction, Policy::VolatileLru, Policy::VolatileRandom];
+
+/// What `dual_write` mappings are changed to: strategies under which the same is promised.
+const TARGETS: [&str; 2] = ["database_first", "postgres_only"];
 
 /// All faults of a run of this length, by their time.
 pub(crate) fn draw(seed: u64, length: Duration) -> Vec<Event> {
@@ -216,6 +223,7 @@ impl Fault {
             | Self::Held(link, ..)
             | Self::HeldBothWays(link, _)
             | Self::Slow(link, _) => Subject::Link(link),
+            Self::Switched(..) => Subject::Strategy,
         }
     }
 
@@ -273,9 +281,9 @@ mod tests {
         let events: Vec<Event> = (1..=20).flat_map(|seed| draw(seed, LENGTH)).collect();
         let kinds: HashSet<Discriminant<Fault>> =
             events.iter().map(|event| discriminant(&event.fault)).collect();
-        assert_eq!(kinds.len(), 16);
+        assert_eq!(kinds.len(), 17);
         let subjects: HashSet<Subject> = events.iter().map(|event| event.fault.subject()).collect();
-        assert_eq!(subjects.len(), 2 + 2 + 6);
+        assert_eq!(subjects.len(), 2 + 2 + 6 + 1);
         assert!(events.len() > 400, "{}", events.len());
     }
 

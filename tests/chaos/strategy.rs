@@ -58,6 +58,11 @@ pub(crate) fn of(names: &Names, key: u32) -> &'static Strategy {
     &STRATEGIES[names.family(key)]
 }
 
+/// The mappings whose strategy is changed in a run; what it is in the end, too.
+pub(crate) const SWITCHED: [&str; 3] =
+    ["dual_write_rows", "dual_write_entries", "dual_write_members"];
+pub(crate) const INITIAL: &str = "dual_write";
+
 /// The mappings that have rows.
 pub(crate) fn mapping_names() -> Vec<String> {
     let have_rows = STRATEGIES.iter().filter(|strategy| strategy.has_rows);

@@ -21,6 +21,7 @@ use crate::strategy;
 const SETTINGS: &[(&str, &str)] = &[
     ("RESPGRES__SERVER__LISTEN", "127.0.0.1:0"),
     ("RESPGRES__SERVER__THREADS", "1"),
+    ("RESPGRES__UPSTREAM__ADMIN_COMMANDS", "true"),
     ("RESPGRES__UPSTREAM__CONNECT_TIMEOUT", "1s"),
     ("RESPGRES__UPSTREAM__REQUEST_TIMEOUT", "2s"),
     ("RESPGRES__UPSTREAM__SILENCE_TIMEOUT", "2s"),
@@ -30,6 +31,9 @@ const SETTINGS: &[(&str, &str)] = &[
     ("RESPGRES__DEFAULTS__NEGATIVE_TTL", "1s"),
     ("RESPGRES__LOG__LEVEL", "info,respgres::engine=debug"),
 ];
+
+/// A change of strategies that has not come about by then is given up.
+const SWITCHING: Duration = Duration::from_secs(15);
 
 /// Beside the tables of the mappings: which key was in the outbox when; and a disk that is full because we
 /// say so, where there is none that can be filled.
@@ -162,6 +166,22 @@ impl World {
         self.cluster.try_connect(&self.database).await
     }
 
+    /// Changes strategies; whether a proxy says that all of them are so now.
+    pub(crate) async fn switch(&self, side: Side, target: &str) -> bool {
+        let address = self.links[&Link::Clients(side)].address();
+        let switching = async {
+            let mut client = Client::try_connect_to(&address).await?;
+            for mapping in strategy::SWITCHED {
+                let told = client.try_command(&["RESPGRES", "STRATEGY", mapping, target]).await?;
+                if told.is_error() {
+                    return Ok(false);
+                }
+            }
+            Ok::<bool, std::io::Error>(true)
+        };
+        matches!(tokio::time::timeout(SWITCHING, switching).await, Ok(Ok(true)))
+    }
+
     /// Brings a fault, waits as long as it lasts, and mends it.
     pub(crate) async fn suffer(&self, event: &Event) {
         let lasts = event.lasts;
@@ -222,6 +242,12 @@ impl World {
                 self.links[&link].slow_down(delay);
                 sleep(lasts).await;
                 self.links[&link].heal();
+            }
+            Fault::Switched(side, target) => {
+                // Where something else is broken it may not be possible, or nobody may know whether it was.
+                self.switch(side, target).await;
+                sleep(lasts).await;
+                self.switch(side, strategy::INITIAL).await;
             }
             fault => {
                 let _turn = self.postgres.lock().await;

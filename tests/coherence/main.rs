@@ -13,6 +13,7 @@ mod reference;
 mod register;
 #[path = "../stack/mod.rs"]
 mod stack;
+mod switching;
 mod workload;
 
 use std::collections::BTreeMap;

@@ -196,6 +196,11 @@ async fn what_only_redis_has_is_read_and_not_written_without_postgres() {
     assert!(done, "{error}");
     house.stack.proxy.restart().await;
     house.client = house.stack.client().await;
+    wait_until("the proxy of before is known to be dead", async || {
+        let told = house.say("INFO respgres").await;
+        String::from_utf8_lossy(told.bytes().unwrap()).contains("respgres_proxies:1\r")
+    })
+    .await;
     for name in ["dual", "behind"] {
         house.stack.redis.say(&format!("HSET {name}:1 n 5 a old")).await;
         house.stack.redis.say(&format!("PEXPIREAT {name}:1 4102444800000")).await;

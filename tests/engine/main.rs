@@ -26,4 +26,5 @@ mod split;
 #[path = "../stack/mod.rs"]
 mod stack;
 mod steps;
+mod switch;
 mod tables;

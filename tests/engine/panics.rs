@@ -71,11 +71,11 @@ async fn house() -> House {
         index: 0,
         name: "things".into(),
         pattern: plans[0].pattern.clone(),
-        strategy: plans[0].config.strategy,
+        gate: respgres::mapping::Gate::new(plans[0].config.strategy),
         cache_ttl_ms: 60_000,
         negative_ttl_ms: 1000,
         on_expire: OnExpire::Delete,
-        on_postgres_down: OnPostgresDown::RedisOnly,
+        on_postgres_down: Some(OnPostgresDown::RedisOnly),
         imports: false,
         layout: Layout::bind(&plans[0], shape.as_ref()).unwrap(),
     };
@@ -85,11 +85,13 @@ async fn house() -> House {
         connect_timeout_ms: 1000,
         request_timeout_ms: 5000,
     };
+    let fleet = Arc::new(Fleet::new(config.proxies.split));
     let settings = EngineSettings {
         journal: config.journal.clone(),
         postgres: config.postgres,
         control,
-        health: Arc::new(Health::new(Arc::new(Fleet::new(config.proxies.split)))),
+        health: Arc::new(Health::new(Arc::clone(&fleet))),
+        fleet,
         redis_loss: config.proxies.redis_loss,
         lease_ms: 10_000,
         cache_max_elements: 10_000,

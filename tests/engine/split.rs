@@ -88,7 +88,7 @@ impl House {
             }
             wait_until("they know of each other for some time", async || {
                 side.told("proxies").await == "2"
-                    && side.told("uptime_in_seconds").await.parse::<u64>().unwrap() > 4
+                    && side.told("uptime_in_seconds").await.parse::<u64>().unwrap() > 5
             })
             .await;
         }

@@ -121,10 +121,13 @@ async fn keys_without_a_table_are_explained_too() {
         &stack,
         r"
         > RESPGRES HELP
-        *5
+        *8
           +RESPGRES <subcommand> [<arg> [value] [opt] ...]. Subcommands are:
           +EXPLAIN <key>
           +    Tell the mapping of a key, the SQL that reads it, and what either store has of it.
+          +STRATEGY [<mapping> [<strategy>]]
+          +    Tell by which strategy mappings go, or change it for all proxies at once, while clients go on.
+          +    The latter takes upstream.admin_commands.
           +HELP
           +    Print this help.
         > RESPGRES

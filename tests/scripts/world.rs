@@ -245,7 +245,8 @@ impl<'r> World<'r> {
             | Script::Clean
             | Script::Sweep
             | Script::Empty
-            | Script::Beat => &[],
+            | Script::Beat
+            | Script::Announce => &[],
             // See `import`.
             Script::Original | Script::Adopt => &[],
         };

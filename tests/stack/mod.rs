@@ -200,6 +200,11 @@ impl Stack {
         result.unwrap_or_else(|error| panic!("{statements}: {error}"));
     }
 
+    /// Another command of the program with this stack's configuration.
+    pub fn command(&self, arguments: &[&str]) -> std::process::Command {
+        respgres(arguments, &self.config, &self.environment)
+    }
+
     /// Runs another command of the program with this stack's configuration; gives exit success,
     /// standard output and standard error.
     pub fn run(&self, arguments: &[&str]) -> (bool, String, String) {

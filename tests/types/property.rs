@@ -236,11 +236,11 @@ impl House {
             index: 0,
             name: plan.config.name,
             pattern: plan.pattern,
-            strategy: plan.config.strategy,
+            gate: respgres::mapping::Gate::new(plan.config.strategy),
             cache_ttl_ms: 1000,
             negative_ttl_ms: 1000,
             on_expire: OnExpire::Delete,
-            on_postgres_down: config::OnPostgresDown::RedisOnly,
+            on_postgres_down: Some(config::OnPostgresDown::RedisOnly),
             imports: false,
             layout: layout.unwrap_or_else(|problems| panic!("{problems:?}")),
         })
@@ -342,7 +342,7 @@ impl House {
 fn key(mapping: &Arc<Mapping>, number: usize) -> MappedKey {
     let key = Bytes::from(format!("{}:{number}", mapping.name));
     let captures = mapping.pattern.captures(&key).unwrap();
-    MappedKey { mapping: Arc::clone(mapping), key, captures }
+    MappedKey { mapping: Arc::clone(mapping), key, captures, pass: None }
 }
 
 /// For messages: not a megabyte of it.

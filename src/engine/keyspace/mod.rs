@@ -14,6 +14,7 @@
 mod flush;
 mod original;
 mod scan;
+mod strategy;
 mod whole;
 
 use std::any::Any;
@@ -58,6 +59,8 @@ pub enum Ask {
     Empty(Vec<Bytes>),
     /// RESPGRES EXPLAIN: the key.
     Explain(Bytes),
+    /// RESPGRES STRATEGY: of which mapping; and what it is to be.
+    Strategy { mapping: Option<String>, target: Option<String> },
 }
 
 /// One client's question.
@@ -108,7 +111,7 @@ struct Page {
 impl Ask {
     /// Whether all keys are looked at in one go, which may take long.
     pub(super) fn is_long(&self) -> bool {
-        matches!(self, Self::Keys(_) | Self::Count)
+        matches!(self, Self::Keys(_) | Self::Count | Self::Strategy { target: Some(_), .. })
     }
 
     /// Whether it begins to list keys. A SCAN that goes on need not wait again: what was there when it began
@@ -117,7 +120,7 @@ impl Ask {
         match self {
             Self::Keys(_) | Self::Count | Self::Random => true,
             Self::Scan(arguments) => arguments.get(1).is_some_and(|cursor| &cursor[..] == b"0"),
-            Self::Flush(_) | Self::Empty(_) | Self::Explain(_) => false,
+            Self::Flush(_) | Self::Empty(_) | Self::Explain(_) | Self::Strategy { .. } => false,
         }
     }
 }
@@ -212,6 +215,10 @@ impl Surveyor {
             Ask::Random => self.random(survey).await,
             Ask::Flush(arguments) => self.flush(arguments).await,
             Ask::Empty(arguments) => self.empty(arguments).await,
+            Ask::Strategy { mapping, target: None } => self.strategies(mapping.as_deref()),
+            Ask::Strategy { mapping, target: Some(target) } => {
+                self.set_strategy(mapping.as_deref().unwrap_or_default(), target).await
+            }
             Ask::Explain(key) => {
                 let explainer = Explainer {
                     settings: &self.settings,

@@ -14,7 +14,7 @@ use crate::protocol::{Bulks, Reply};
 use crate::store::{KeyValues, TableSize};
 use crate::upstream::UpstreamError;
 use crate::upstream::control::Frame;
-use crate::upstream::scripts::{DRAWERS, JOURNAL, JOURNAL_STATE, PROXIES, drawer};
+use crate::upstream::scripts::{DRAWERS, ENTRIES, JOURNAL, JOURNAL_STATE, PROXIES, drawer};
 use crate::value::glob::Glob;
 
 /// Keys of a page that are read.
@@ -100,12 +100,16 @@ impl Surveyor {
     /// The keys that Redis has to list.
     async fn count_redis(&mut self, survey: &Survey) -> Result<u64, Reply> {
         let mut mappings = self.registry.mappings().iter();
-        let has_copies = |mapping: &Mapping| mapping.strategy != Strategy::PostgresOnly;
-        if !mappings.any(|mapping| has_copies(mapping) || mapping.imports) {
+        let never_has_copies = |mapping: &Arc<Mapping>| {
+            mapping.strategy() == Strategy::PostgresOnly
+                && mapping.gate.version() == 0
+                && !mapping.imports
+        };
+        if mappings.all(never_has_copies) {
             // There are no copies, and no marks: what is ours can be called by name.
             let mut exists = vec![Bytes::from_static(b"EXISTS")];
             exists.extend((0..DRAWERS).map(drawer));
-            exists.extend([JOURNAL, JOURNAL_STATE, PROXIES].map(Bytes::from_static));
+            exists.extend([JOURNAL, JOURNAL_STATE, PROXIES, ENTRIES].map(Bytes::from_static));
             let all = integer(&self.ask_redis(&words(["DBSIZE"])).await?);
             return Ok(all.saturating_sub(integer(&self.ask_redis(&exists).await?)));
         }

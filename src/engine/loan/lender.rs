@@ -17,8 +17,8 @@ use crate::engine::barrier::until_clean;
 use crate::engine::import::{self, Importer, Known};
 use crate::engine::queue::Queue;
 use crate::engine::refusal::{
-    Happened, not_flushed, read_failed, read_too_slow, too_busy, too_slow, upstream_failed,
-    upstream_not_read, write_failed,
+    GATE_PATIENCE, Happened, gate_closed, not_flushed, read_failed, read_too_slow, too_busy,
+    too_slow, upstream_failed, upstream_not_read, write_failed,
 };
 use crate::engine::rescue::rescue;
 use crate::engine::slow::{Slow, Verdict, hurry_ms};
@@ -27,7 +27,7 @@ use crate::engine::through::{connected, set_aside};
 use crate::engine::transaction::{Failure, Touched};
 use crate::engine::trust::Trust;
 use crate::engine::{EngineSettings, patience};
-use crate::mapping::{MappedKey, Registry};
+use crate::mapping::{MappedKey, Pass, Registry};
 use crate::protocol::Reply;
 use crate::store::{RowLock, Session, StoreError};
 use crate::tasks::Tasks;
@@ -108,6 +108,11 @@ impl Lender {
         }
         match job {
             Job::Loan(loan) => {
+                // Held until it is done.
+                let Some(_passes) = admitted(loan).await else {
+                    job.told().answer(&gate_closed());
+                    return;
+                };
                 let answer = match self.persist(loan).await {
                     Ok(answer) => answer,
                     Err(failure) => Answer::Reply(self.reply_to(&failure, loan)),
@@ -360,6 +365,19 @@ impl Lender {
 
 fn reply_to_failed_import(failure: &Failure, keys: &[MappedKey]) -> Reply {
     import::reply_to(failure, keys.first().map_or("", |key| key.mapping.name.as_str()))
+}
+
+/// Lets a loan in at the gates of its keys' mappings; `None` when one of them stays closed.
+async fn admitted(loan: &Loan) -> Option<Vec<Pass>> {
+    let since = Instant::now();
+    loop {
+        let keys = loan.requests.iter().flat_map(|request| &request.keys);
+        let passes: Option<Vec<Pass>> = keys.map(|key| key.mapping.gate.enter()).collect();
+        if passes.is_some() || since.elapsed() >= GATE_PATIENCE {
+            return passes;
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
 }
 
 fn is_for_later(error: &str) -> bool {

@@ -175,10 +175,10 @@ impl Lender {
         let is_begun = |&at: &usize| {
             let mapping = &keys.touched[at].mapping;
             mapping.may_be_behind()
-                || (at < keys.lent && mapping.strategy != Strategy::PostgresOnly)
+                || (at < keys.lent && mapping.strategy() != Strategy::PostgresOnly)
         };
         let places: Vec<usize> = (0..keys.touched.len()).filter(is_begun).collect();
-        let is_behind = |touched: &Touched<'_>| touched.mapping.strategy == Strategy::CacheFirst;
+        let is_behind = |touched: &Touched<'_>| touched.mapping.strategy() == Strategy::CacheFirst;
         let may_be = |touched: &Touched<'_>| touched.mapping.may_be_behind();
         let losses = self.settings.health.losses();
         let is_ahead = keys.touched.iter().any(is_behind)

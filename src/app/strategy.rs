@@ -1,0 +1,104 @@
+//! What the command line tells of strategies, and changes.
+
+use std::time::Duration;
+
+use super::{AppError, Setup, bind, engine_settings, redis_only, worker_runtime};
+use crate::config::Strategy;
+use crate::engine::switchboard::Entry;
+use crate::engine::switcher::{NotSwitched, Switched, Switcher};
+use crate::mapping::Registry;
+use crate::mapping::registry::Plan;
+use crate::store::Session;
+use crate::upstream::Control;
+
+/// By which strategy mappings go, one a line.
+///
+/// # Errors
+/// When there is no such mapping, or Postgres does not tell.
+pub fn get(setup: &Setup, mapping: Option<&str>) -> Result<Vec<String>, AppError> {
+    worker_runtime()?.block_on(async {
+        let plans = named(setup, mapping)?;
+        let mut entries = Vec::new();
+        if setup.needs_postgres() {
+            let mut session = Session::connect(&setup.config.postgres).await?;
+            session.migrate().await?;
+            entries = session.mapping_entries().await?;
+            session.close().await;
+        }
+        let line = |plan: &&Plan| {
+            let name = &plan.config.name;
+            let entry = entries.iter().find(|(mapping, _)| mapping == name);
+            let entry = entry.and_then(|(_, text)| Entry::parse(text)).unwrap_or_default();
+            match &entry.target {
+                _ if entry.is_unset() => format!("{name}: {}", plan.config.strategy.name()),
+                None => format!("{name}: {}, by order", entry.strategy),
+                Some(target) => format!("{name}: {}, being changed to {target}", entry.strategy),
+            }
+        };
+        Ok(plans.iter().map(line).collect())
+    })
+}
+
+/// Changes the strategy of a mapping, or of all.
+///
+/// # Errors
+/// Why it is as it was. Of several mappings those before the one that is named are changed.
+pub fn set(
+    setup: &Setup,
+    strategy: &str,
+    mapping: Option<&str>,
+    limit: Duration,
+) -> Result<Vec<String>, AppError> {
+    let target = Strategy::parse(strategy).map_err(AppError::NoStrategy)?;
+    worker_runtime()?.block_on(async {
+        let plans = named(setup, mapping)?;
+        let settings = engine_settings(setup)?;
+        let mut session = Session::connect(&setup.config.postgres).await?;
+        session.migrate().await?;
+        let phases = session.phases().await?;
+        let mappings = bind(&mut session, &setup.plans, &phases).await?;
+        let registry = Registry::new(mappings.clone(), redis_only(&setup.plans, &phases));
+        let mut control = Control::new(settings.control);
+        let mut lines = Vec::new();
+        for plan in plans {
+            let name = &plan.config.name;
+            let failed = |error| match error {
+                NotSwitched::InDoubt(_) => AppError::InDoubt(name.clone(), Box::new(error)),
+                error => AppError::NotSwitched(name.clone(), Box::new(error)),
+            };
+            let Some(mapping) = mappings.iter().find(|mapping| mapping.index == plan.index) else {
+                if mapping.is_some() {
+                    return Err(failed(NotSwitched::RedisOnly));
+                }
+                continue;
+            };
+            let mut switcher = Switcher {
+                session: &mut session,
+                control: &mut control,
+                registry: &registry,
+                limit,
+            };
+            let done = switcher.switch(mapping, plan.config.strategy, target).await;
+            lines.push(match done.map_err(failed)? {
+                Switched::Already => format!("{name}: is {strategy} already"),
+                Switched::Done { waited } => {
+                    format!("{name}: {strategy}; clients waited for {} ms", waited.as_millis())
+                }
+            });
+        }
+        session.close().await;
+        Ok(lines)
+    })
+}
+
+/// The mapping of this name, or all.
+fn named<'a>(setup: &'a Setup, mapping: Option<&str>) -> Result<Vec<&'a Plan>, AppError> {
+    let plans = setup.plans.iter();
+    let named: Vec<&Plan> =
+        plans.filter(|plan| mapping.is_none_or(|name| plan.config.name == name)).collect();
+    if let (Some(name), true) = (mapping, named.is_empty()) {
+        let names: Vec<&str> = setup.plans.iter().map(|plan| &*plan.config.name).collect();
+        return Err(AppError::NoMapping(name.to_owned(), names.join(", ")));
+    }
+    Ok(named)
+}

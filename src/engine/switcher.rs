@@ -1,0 +1,434 @@
+//! The switcher: changes the strategy of a mapping for all proxies at once, while clients go on.
+//!
+//! It is a barrier. The entry of the mapping (`respgres.control`, and a copy in Redis) says that its strategy is
+//! being changed; each proxy lets nobody in any more and acknowledges when nobody is inside; then Postgres is
+//! given what the journal still has; then the entry says the new strategy, and all go on by it. What cannot
+//! be brought about in time is called off, and all go on as before.
+//!
+//! Invariants
+//! - One switcher at a time: it holds an advisory lock, and makes the entry's changes over the session that
+//!   holds it. If it dies, the next proxy that beats gets the lock and calls its work off.
+//! - The barrier stands in both stores before anybody is taken for dead: who beats later hears of it first.
+//! - Proxies are taken for dead when their leases in both stores have ended, by the stores' clocks. Their sessions
+//!   are ended before the change is settled.
+//! - What was written past Redis has left it before the strategy is another.
+//! - While a mapping is `postgres_only` nobody makes copies; those from before are gone before it leaves that
+//!   strategy.
+
+use std::collections::{BTreeMap, HashSet};
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde_json::json;
+use thiserror::Error;
+use tokio::time::{Instant, sleep};
+
+use super::fleet::Standing;
+use super::switchboard::Entry;
+use crate::config::Strategy;
+use crate::mapping::{Mapping, Registry};
+use crate::store::sole::Work;
+use crate::store::{Session, StoreError};
+use crate::upstream::UpstreamError;
+use crate::upstream::control::{Control, Frame};
+use crate::upstream::scripts::{Call, Script, aside_of, mark_of, owner_of};
+
+/// How long a change may take with clients waiting, where nobody says another time.
+pub const USUAL_LIMIT: Duration = Duration::from_secs(10);
+
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// Keys that Redis is asked for at once.
+const SCAN_COUNT: &str = "1000";
+
+/// Changes the strategy of one mapping, over connections that are used for nothing else meanwhile.
+pub struct Switcher<'a> {
+    pub session: &'a mut Session,
+    pub control: &'a mut Control,
+    pub registry: &'a Registry,
+    pub limit: Duration,
+}
+
+/// Why a strategy was not changed.
+#[derive(Debug, Error)]
+pub enum NotSwitched {
+    #[error("another strategy is just being changed; try again when that is done")]
+    Busy,
+    #[error(
+        "a mapping goes into or out of redis_only only by its configuration file and a restart of all \
+         proxies: what one side has is not brought to the other"
+    )]
+    RedisOnly,
+    #[error(
+        "the upstream Redis evicts any key when its memory is full (maxmemory-policy {0}), also \
+        what `cache_first` has written and Postgres does not have yet; use noeviction or volatile-lru"
+    )]
+    Eviction(String),
+    #[error(
+        "{0} did not let go of the mapping in time; `respgres proxies list` tells who is there"
+    )]
+    Proxies(String),
+    #[error(
+        "Postgres did not get in time what the journal has; try again when `respgres journal status` \
+        says that it is short, or give it more time"
+    )]
+    Journal,
+    #[error(
+        "what was written past Redis was not dropped from it in time; try again when all proxies \
+        have Redis"
+    )]
+    Outbox,
+    #[error("Postgres: {0}")]
+    Store(#[from] StoreError),
+    #[error("Postgres, in the last step: {0}; `respgres strategy get` tells what holds")]
+    InDoubt(StoreError),
+    #[error("the upstream Redis: {0}")]
+    Upstream(#[from] UpstreamError),
+    #[error("somebody else has changed the entry of the mapping meanwhile")]
+    Raced,
+}
+
+/// What came of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Switched {
+    /// It has been so already.
+    Already,
+    /// How long clients had to wait.
+    Done { waited: Duration },
+}
+
+/// What the stores say of one proxy.
+#[derive(Debug, Default)]
+struct Seen {
+    is_alive: bool,
+    acknowledged: u64,
+}
+
+// === impl NotSwitched ===
+
+impl NotSwitched {
+    /// What a client is told: without causes.
+    pub fn told(&self) -> String {
+        let why = match self {
+            Self::InDoubt(_) => {
+                return "the connection to Postgres was lost; RESPGRES STRATEGY tells what holds"
+                    .into();
+            }
+            Self::Store(_) => "Postgres does not answer as it should".to_owned(),
+            Self::Upstream(_) => "the upstream Redis does not answer as it should".to_owned(),
+            Self::Proxies(_) => "not all proxies let go of the mapping in time".to_owned(),
+            other => other.to_string(),
+        };
+        format!("{why}; the strategy is as it was")
+    }
+}
+
+// === impl Switcher ===
+
+impl Switcher<'_> {
+    /// What holds for a mapping.
+    ///
+    /// # Errors
+    /// When Postgres does not tell.
+    pub async fn entry(&mut self, mapping: &Mapping) -> Result<Entry, StoreError> {
+        let entries = self.session.mapping_entries().await?;
+        let entry = entries.iter().find(|(name, _)| *name == mapping.name);
+        Ok(entry.and_then(|(_, text)| Entry::parse(text)).unwrap_or_default())
+    }
+
+    /// Changes the strategy of a mapping. `initial` is what the file says.
+    ///
+    /// # Errors
+    /// Why it was not changed: all goes on as before.
+    pub async fn switch(
+        &mut self,
+        mapping: &Mapping,
+        initial: Strategy,
+        target: Strategy,
+    ) -> Result<Switched, NotSwitched> {
+        if target == Strategy::RedisOnly || initial == Strategy::RedisOnly {
+            return Err(NotSwitched::RedisOnly);
+        }
+        if !self.session.take_on(Work::Switch).await? {
+            return Err(NotSwitched::Busy);
+        }
+        let done = self.switch_alone(mapping, initial, target).await;
+        if let Err(error) = self.session.lay_down(Work::Switch).await {
+            tracing::debug!(%error, "the right to change strategies goes with its session");
+        }
+        done
+    }
+
+    async fn switch_alone(
+        &mut self,
+        mapping: &Mapping,
+        initial: Strategy,
+        target: Strategy,
+    ) -> Result<Switched, NotSwitched> {
+        let mut entry = self.entry(mapping).await?;
+        if entry.is_unset() || entry.strategy.is_empty() {
+            entry.strategy = initial.name().to_owned();
+        }
+        if entry.target.is_some() {
+            // Somebody has died over it.
+            entry = self.change(mapping, &entry, None).await?;
+        }
+        if entry.strategy == target.name() {
+            return Ok(Switched::Already);
+        }
+        // Both stores are there.
+        self.control.clock_ms().await?;
+        if target == Strategy::CacheFirst {
+            self.check_eviction().await?;
+        }
+        if entry.strategy == Strategy::PostgresOnly.name() {
+            // Nobody makes copies now.
+            self.drop_copies(mapping).await?;
+        }
+        let began = Instant::now();
+        let barrier = self.change(mapping, &entry, Some(target)).await?;
+        let ready = self.get_ready(mapping, &barrier, began + self.limit).await;
+        if let Err(why) = ready {
+            self.change(mapping, &barrier, None).await?;
+            return Err(why);
+        }
+        let settled = Entry { strategy: target.name().to_owned(), ..barrier };
+        let settled = match self.change(mapping, &settled, None).await {
+            Err(NotSwitched::Store(error)) => return Err(NotSwitched::InDoubt(error)),
+            settled => settled?,
+        };
+        if let Err(error) = self.until_acknowledged(mapping, settled.version, self.limit).await {
+            tracing::warn!(%error, "a strategy is changed, but not all proxies are known to go by it");
+        }
+        let waited = began.elapsed();
+        if target == Strategy::PostgresOnly
+            && let Err(error) = self.drop_copies(mapping).await
+        {
+            tracing::warn!(%error, "copies of a mapping that has none any more were not dropped");
+        }
+        tracing::info!(mapping = %mapping.name, to = target.name(), ?waited, "the strategy is changed for all proxies");
+        Ok(Switched::Done { waited })
+    }
+
+    /// With the barrier in place: until the strategy may be changed.
+    async fn get_ready(
+        &mut self,
+        mapping: &Mapping,
+        barrier: &Entry,
+        deadline: Instant,
+    ) -> Result<(), NotSwitched> {
+        self.announce(mapping, barrier).await?;
+        let left = deadline.saturating_duration_since(Instant::now());
+        let dead = self.until_acknowledged(mapping, barrier.version, left).await?;
+        for proxy in dead {
+            let ended = self.session.end_sessions_of(&proxy).await?;
+            tracing::info!(proxy, ended, "a strategy is changed without a proxy that is dead");
+        }
+        self.until_flushed(deadline).await?;
+        self.until_copies_are_true(mapping, deadline).await
+    }
+
+    /// Makes the entry's next version, in Postgres and then in Redis, of which it is not certain that it
+    /// hears: the proxies tell it what it lacks.
+    async fn change(
+        &mut self,
+        mapping: &Mapping,
+        entry: &Entry,
+        target: Option<Strategy>,
+    ) -> Result<Entry, NotSwitched> {
+        let next = Entry {
+            version: entry.version + 1,
+            strategy: entry.strategy.clone(),
+            target: target.map(|target| target.name().to_owned()),
+        };
+        put(self.session, &mapping.name, &next).await?;
+        if let Err(error) = self.announce(mapping, &next).await {
+            tracing::debug!(%error, "Redis was not told of a strategy");
+        }
+        Ok(next)
+    }
+
+    async fn announce(&mut self, mapping: &Mapping, entry: &Entry) -> Result<(), UpstreamError> {
+        let told = (mapping.name.clone(), entry.version, entry.text());
+        self.control.announce(&[told]).await
+    }
+
+    /// Waits until each proxy that is alive goes by a version of the entry; tells who is dead.
+    async fn until_acknowledged(
+        &mut self,
+        mapping: &Mapping,
+        version: u64,
+        limit: Duration,
+    ) -> Result<Vec<String>, NotSwitched> {
+        let deadline = Instant::now() + limit;
+        loop {
+            let seen = self.look(&mapping.name).await?;
+            let waits = |seen: &Seen| seen.is_alive && seen.acknowledged < version;
+            let late = seen.iter().find(|(_, seen)| waits(seen));
+            let Some((id, _)) = late else {
+                let dead = seen.into_iter().filter(|(_, seen)| !seen.is_alive);
+                return Ok(dead.map(|(id, _)| id).collect());
+            };
+            if Instant::now() >= deadline {
+                return Err(NotSwitched::Proxies(id.clone()));
+            }
+            sleep(PAUSE).await;
+        }
+    }
+
+    async fn look(&mut self, mapping: &str) -> Result<BTreeMap<String, Seen>, NotSwitched> {
+        let mut all: BTreeMap<String, Seen> = BTreeMap::new();
+        let mut see = |id: String, left_ms: i64, standing: &str| {
+            let seen = all.entry(id).or_default();
+            let standing: Standing = serde_json::from_str(standing).unwrap_or_default();
+            let version = standing.acknowledged.get(mapping).copied().unwrap_or(0);
+            seen.is_alive |= left_ms >= 0;
+            seen.acknowledged = seen.acknowledged.max(version);
+        };
+        let roll = self.session.proxies().await?;
+        for proxy in roll.proxies {
+            see(proxy.id, proxy.lease_until_ms - roll.now_ms, &proxy.standing);
+        }
+        let roll = self.control.proxies().await?;
+        for proxy in roll.proxies {
+            see(proxy.id, proxy.lease_until_ms - roll.now_ms, &proxy.standing);
+        }
+        Ok(all)
+    }
+
+    /// Waits until Postgres has what the journal has now.
+    async fn until_flushed(&mut self, deadline: Instant) -> Result<(), NotSwitched> {
+        let mut until = None;
+        while let Some((first, last)) = self.control.ends_of_journal().await?
+            && first <= *until.get_or_insert(last)
+        {
+            if Instant::now() >= deadline {
+                return Err(NotSwitched::Journal);
+            }
+            sleep(PAUSE).await;
+        }
+        Ok(())
+    }
+
+    /// Waits until the copies of what was written past Redis are gone: a strategy that writes to Redis first would
+    /// go on from what is old.
+    async fn until_copies_are_true(
+        &mut self,
+        mapping: &Mapping,
+        deadline: Instant,
+    ) -> Result<(), NotSwitched> {
+        let mut until = self.session.newest_in_outbox(&mapping.name, None).await?;
+        while until.is_some() {
+            if Instant::now() >= deadline {
+                return Err(NotSwitched::Outbox);
+            }
+            sleep(PAUSE).await;
+            until = self.session.newest_in_outbox(&mapping.name, until).await?;
+        }
+        Ok(())
+    }
+
+    async fn check_eviction(&mut self) -> Result<(), NotSwitched> {
+        let words =
+            ["CONFIG", "GET", "maxmemory-policy"].map(|word| Bytes::from_static(word.as_bytes()));
+        // Where respgres' user may not ask, the operator has to know.
+        let Frame::Array(told) = self.control.command(&words).await? else { return Ok(()) };
+        match told.into_iter().nth(1) {
+            Some(Frame::BulkString(policy)) if policy.starts_with(b"allkeys") => {
+                Err(NotSwitched::Eviction(String::from_utf8_lossy(&policy).into_owned()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Drops the copies of a mapping's keys, and what stands beside them. Twice: what was set aside may have come
+    /// back behind the walk.
+    async fn drop_copies(&mut self, mapping: &Mapping) -> Result<(), NotSwitched> {
+        for _ in 0..2 {
+            let mut cursor = Bytes::from_static(b"0");
+            loop {
+                let count = Bytes::from_static(SCAN_COUNT.as_bytes());
+                let [scan, count_word] =
+                    [Bytes::from_static(b"SCAN"), Bytes::from_static(b"COUNT")];
+                let reply = self.control.command(&[scan, cursor, count_word, count]).await?;
+                let (next, names) = page(reply)?;
+                let owners = names.into_iter().map(|name| owner_of(&name).unwrap_or(name));
+                let of_mapping = |key: &Bytes| {
+                    self.registry.find(key).is_some_and(|found| found.index == mapping.index)
+                };
+                let keys: HashSet<Bytes, ahash::RandomState> = owners.filter(of_mapping).collect();
+                if !keys.is_empty() {
+                    let keys =
+                        keys.iter().flat_map(|key| [key.clone(), mark_of(key), aside_of(key)]);
+                    let keys = keys.collect();
+                    let call = Call { script: Script::Inval, keys, arguments: Vec::new() };
+                    if let Some(Frame::Error(text)) = self.control.call(&[call]).await?.pop() {
+                        return Err(UpstreamError::Refused(text.to_string()).into());
+                    }
+                }
+                if &next[..] == b"0" {
+                    break;
+                }
+                cursor = next;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Calls off what a switcher has left behind that has died; to be called where it may have.
+pub(super) async fn call_off(
+    session: &mut Session,
+    entries: &[(String, Entry)],
+) -> Result<(), NotSwitched> {
+    if entries.iter().all(|(_, entry)| entry.target.is_none()) {
+        return Ok(());
+    }
+    if !session.take_on(Work::Switch).await? {
+        return Ok(());
+    }
+    // Now nobody else changes them.
+    let mut done = Ok(());
+    for (mapping, text) in session.mapping_entries().await? {
+        let Some(entry) = Entry::parse(&text).filter(|entry| entry.target.is_some()) else {
+            continue;
+        };
+        tracing::info!(mapping, "a change of its strategy that nobody carries on is called off");
+        let next = Entry { version: entry.version + 1, target: None, ..entry };
+        done = done.and(put(session, &mapping, &next).await);
+    }
+    session.lay_down(Work::Switch).await?;
+    done
+}
+
+/// Makes an entry's next version.
+async fn put(session: &mut Session, mapping: &str, entry: &Entry) -> Result<(), NotSwitched> {
+    let members = json!({
+        "version": entry.version, "strategy": entry.strategy, "target": entry.target
+    });
+    let before = entry.version - 1;
+    match session.change_mapping_entry(mapping, before, &members.to_string()).await? {
+        true => Ok(()),
+        false => Err(NotSwitched::Raced),
+    }
+}
+
+/// A page of SCAN: the next cursor, and names.
+fn page(reply: Frame) -> Result<(Bytes, Vec<Bytes>), UpstreamError> {
+    let odd = || UpstreamError::Protocol("an odd answer to SCAN".into());
+    let parts = match reply {
+        Frame::Array(parts) => parts,
+        Frame::Error(text) => return Err(UpstreamError::Refused(text.to_string())),
+        _ => return Err(odd()),
+    };
+    let mut parts = parts.into_iter();
+    let (Some(Frame::BulkString(cursor)), Some(Frame::Array(names))) = (parts.next(), parts.next())
+    else {
+        return Err(odd());
+    };
+    let name = |frame| match frame {
+        Frame::BulkString(name) => Ok(name),
+        _ => Err(odd()),
+    };
+    Ok((cursor, names.into_iter().map(name).collect::<Result<_, _>>()?))
+}
