@@ -1,6 +1,6 @@
 # What there is to do with a checkout. See README.md.
 
-.PHONY: help run test fuzz bench bench-mapped bench-behind soak check-model check-coherence check-outage check-outbox check-scan chaos conformance conformance-mapped client-suites
+.PHONY: help run test fuzz bench bench-mapped bench-behind soak check-model check-coherence check-outage check-outbox check-scan chaos check-compose check-service check-monitoring conformance conformance-mapped client-suites
 
 help:
 	@echo 'make run              respgres over a Redis and a Postgres of its own, to try it out'
@@ -16,6 +16,10 @@ help:
 	@echo 'make check-outage     a minute without Postgres, then one without Redis, under load'
 	@echo 'make check-outbox     how soon clients see 1,000 changes that others made by SQL'
 	@echo 'make check-scan       SCAN while 8 clients write, 60 s for each residence; looks for keys left out'
+	@echo 'make .env             secrets for docker-compose.yml'
+	@echo 'make check-compose    docker-compose.yml, and with hadolint the Dockerfile'
+	@echo 'make check-service    the unit for systemd'
+	@echo 'make check-monitoring  each alert fires and does not fire where it should; the queries of the dashboard'
 	@echo 'make conformance      Redis'"'"' own test suite, beside plain Redis'
 	@echo 'make conformance-mapped  its files on hashes and sets, with these in Postgres, under each strategy'
 	@echo 'make client-suites    test suites of client libraries, beside plain Redis'
@@ -80,6 +84,20 @@ check-scan:
 	@scripts/tools
 	RESPGRES_SCAN_SECONDS=$${RESPGRES_SCAN_SECONDS:-60} \
 	    cargo test --release --locked --test keyspace guarantee -- --nocapture --test-threads 1
+
+# Only where there is none.
+.env:
+	@umask 077 && secrets=$$(scripts/secrets) && printf '%s\n' "$$secrets" >.env
+	@echo 'made .env'
+
+check-compose:
+	@scripts/check-compose
+
+check-service:
+	@scripts/check-service
+
+check-monitoring:
+	@scripts/check-monitoring
 
 conformance:
 	@scripts/conformance
