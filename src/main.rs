@@ -8,6 +8,7 @@ use respgres::app::{self, Setup};
 use respgres::cli::{
     self, CheckConfig, ConfigFile, DeadLetterVerb, Infer, JournalVerb, PhaseVerb, ProxiesVerb, Verb,
 };
+use respgres::engine::moving::Speed;
 use respgres::infer::Sampling;
 use respgres::mapping::Phase;
 use respgres::{command, config, store};
@@ -34,6 +35,13 @@ fn main() -> ExitCode {
         Verb::Journal(verb) => journal(&verb),
         Verb::Proxies(verb) => proxies(&verb),
         Verb::Phase(verb) => phase(&verb),
+        Verb::Backfill { file, mapping, speed } => {
+            let speed = speed_of(&speed);
+            moved(&file, |setup| {
+                let mapping = mapping.as_deref();
+                app::moving::backfill(setup, mapping, speed).map_err(|error| error.to_string())
+            })
+        }
         Verb::Schema { file, triggers, apply } => schema(&file.config, triggers, apply),
     };
     match done {
@@ -151,6 +159,21 @@ fn phase(verb: &PhaseVerb) -> Result<(), String> {
         println!("{line}");
     }
     Ok(())
+}
+
+fn speed_of(speed: &cli::Speed) -> Speed {
+    Speed { keys_per_second: speed.rate, parallel: speed.parallel.into() }
+}
+
+/// Runs a job, and tells what it has come to.
+fn moved(
+    file: &ConfigFile,
+    job: impl FnOnce(&Setup) -> Result<app::moving::Report, String>,
+) -> Result<(), String> {
+    let setup = Setup::load(&file.config).map_err(|problems| problems.to_string())?;
+    let report = job(&setup)?;
+    println!("{}", report.lines.join("\n"));
+    if report.is_clean { Ok(()) } else { Err("not all keys are as they are to be".to_owned()) }
 }
 
 /// Asks whether to go on all the same.

@@ -60,6 +60,20 @@ pub enum Verb {
     /// nothing but copies.
     #[command(subcommand)]
     Phase(PhaseVerb),
+    /// Bring all keys that only Redis has to Postgres, while clients go on.
+    ///
+    /// Each key is imported as the first write to it would do. A running respgres is needed, and the phase of the
+    /// mappings: it is `backfill` from then on, and `verify` when every key has been brought over. May be ended at any time (Ctrl-C, or kill) and
+    /// begun again. The exit code is 1 if a table has refused keys: they are told, and stay in Redis.
+    Backfill {
+        #[command(flatten)]
+        file: ConfigFile,
+        /// Only of this mapping.
+        #[arg(long, value_name = "NAME")]
+        mapping: Option<String>,
+        #[command(flatten)]
+        speed: Speed,
+    },
     /// Print the tables that the mappings want, as SQL.
     Schema {
         #[command(flatten)]
@@ -175,6 +189,16 @@ pub struct CheckConfig {
     /// Only the file, without looking into the database.
     #[arg(long)]
     pub offline: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Speed {
+    /// Most keys in a second; 0 for as many as it can.
+    #[arg(long, value_name = "KEYS/S", default_value_t = 0)]
+    pub rate: u32,
+    /// Connections to each store.
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub parallel: u16,
 }
 
 #[derive(Debug, Args)]
