@@ -4,11 +4,12 @@
 use std::path::Path;
 use std::process::ExitCode;
 
+use respgres::app::moving::Comparison;
 use respgres::app::{self, Setup};
 use respgres::cli::{
     self, CheckConfig, ConfigFile, DeadLetterVerb, Infer, JournalVerb, PhaseVerb, ProxiesVerb, Verb,
 };
-use respgres::engine::moving::Speed;
+use respgres::engine::moving::{Repair, Speed};
 use respgres::infer::Sampling;
 use respgres::mapping::Phase;
 use respgres::{command, config, store};
@@ -40,6 +41,19 @@ fn main() -> ExitCode {
             moved(&file, |setup| {
                 let mapping = mapping.as_deref();
                 app::moving::backfill(setup, mapping, speed).map_err(|error| error.to_string())
+            })
+        }
+        Verb::Verify(arguments) => verify(&arguments),
+        Verb::Sync { file, from, to, mapping, speed } => {
+            let speed = speed_of(&speed);
+            let mapping = mapping.as_deref();
+            moved(&file, |setup| {
+                let done = match (&from[..], &to[..]) {
+                    ("redis", "postgres") => app::moving::backfill(setup, mapping, speed),
+                    ("postgres", "redis") => app::moving::warm(setup, mapping, speed),
+                    _ => return Err(format!("both sides are {from}")),
+                };
+                done.map_err(|error| error.to_string())
             })
         }
         Verb::Schema { file, triggers, apply } => schema(&file.config, triggers, apply),
@@ -163,6 +177,22 @@ fn phase(verb: &PhaseVerb) -> Result<(), String> {
 
 fn speed_of(speed: &cli::Speed) -> Speed {
     Speed { keys_per_second: speed.rate, parallel: speed.parallel.into() }
+}
+
+fn verify(arguments: &cli::Verify) -> Result<(), String> {
+    let comparison = Comparison {
+        sample: arguments.sample,
+        is_complete: arguments.complete,
+        repair: arguments.repair.as_deref().map(|side| match side {
+            "redis" => Repair::Redis,
+            _ => Repair::Postgres,
+        }),
+        json: arguments.json,
+    };
+    let (mapping, speed) = (arguments.mapping.as_deref(), speed_of(&arguments.speed));
+    moved(&arguments.file, |setup| {
+        app::moving::verify(setup, mapping, speed, comparison).map_err(|error| error.to_string())
+    })
 }
 
 /// Runs a job, and tells what it has come to.

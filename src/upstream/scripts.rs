@@ -45,6 +45,7 @@ pub enum Script {
     Beat,
     Original,
     Adopt,
+    Look,
 }
 
 /// One call of a script.
@@ -62,7 +63,7 @@ pub struct Token(Bytes);
 // === impl Script ===
 
 impl Script {
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Begin,
         Self::End,
         Self::Miss,
@@ -79,6 +80,7 @@ impl Script {
         Self::Beat,
         Self::Original,
         Self::Adopt,
+        Self::Look,
     ];
 
     pub fn text(self) -> &'static str {
@@ -99,6 +101,7 @@ impl Script {
             Self::Beat => include_str!("lua/beat.lua"),
             Self::Original => include_str!("lua/original.lua"),
             Self::Adopt => include_str!("lua/adopt.lua"),
+            Self::Look => include_str!("lua/look.lua"),
         }
     }
 }

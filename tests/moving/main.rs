@@ -1,4 +1,4 @@
-//! Data on the move between real stores, while clients go on: `respgres backfill`.
+//! Data on the move between real stores, while clients go on: `respgres backfill`, `verify` and `sync`.
 #![allow(clippy::unwrap_used, reason = "a test ends where something fails")]
 // A test's own modules have nobody else to be private from.
 #![allow(unreachable_pub)]
@@ -6,6 +6,7 @@
 mod backfill;
 #[path = "../stack/mod.rs"]
 mod stack;
+mod verify;
 
 use stack::{Client, Stack, Value};
 

@@ -247,7 +247,7 @@ impl<'r> World<'r> {
             | Script::Empty
             | Script::Beat => &[],
             // See `import`.
-            Script::Original | Script::Adopt => &[],
+            Script::Original | Script::Adopt | Script::Look => &[],
         };
         let keys: Vec<Vec<u8>> = message
             .keys

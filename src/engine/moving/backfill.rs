@@ -129,7 +129,7 @@ async fn alone(hand: &mut Hand, key: &MappedKey, counters: &Counters) -> Result<
         match hand.importer().import(key).await {
             Ok(Outcome::Imported) => counters.add(&counters.written, 1),
             Ok(Outcome::NoOriginal) => {}
-            Ok(Outcome::Refused { reply, .. }) => counters.note(key, text_of(reply)),
+            Ok(Outcome::Refused { reply, .. }) => counters.note(key, text_of(reply), ""),
             Err(Failure::Dirty) if tries < BUSY_TRIES => {
                 tries += 1;
                 hand.ground.trust.journal.want();
@@ -137,7 +137,7 @@ async fn alone(hand: &mut Hand, key: &MappedKey, counters: &Counters) -> Result<
                 continue;
             }
             Err(Failure::Dirty) => {
-                counters.note(key, "somebody was at it all the time; begin again".to_owned());
+                counters.note(key, "somebody was at it all the time; begin again".to_owned(), "");
             }
             Err(failure) => return Err(failure.into()),
         }

@@ -8,11 +8,14 @@
 //! `start` gives a handle, by which the job can be watched and cancelled.
 
 mod backfill;
+mod compare;
 mod crew;
 mod pace;
 mod progress;
 mod together;
+mod verify;
 mod walk;
+mod warm;
 
 use std::sync::Arc;
 
@@ -33,11 +36,16 @@ use crate::upstream::control::Control;
 pub use backfill::Backfill;
 use progress::Counters;
 pub use progress::{Finding, Progress};
+pub use verify::{Repair, Verify};
+pub use warm::Warm;
+use warm::Warming;
 
 /// What is to be done.
 #[derive(Clone, Debug)]
 pub enum Job {
     Backfill(Backfill),
+    Verify(Verify),
+    Warm(Warm),
 }
 
 /// How fast, and over how many connections to each store.
@@ -53,7 +61,7 @@ pub struct Speed {
 pub struct Ground {
     settings: EngineSettings,
     registry: Registry,
-    tables: Tables,
+    tables: Arc<Tables>,
     trust: Arc<Trust>,
 }
 
@@ -91,6 +99,8 @@ struct Hand {
     ground: Arc<Ground>,
     session: Option<Session>,
     control: Control,
+    /// For jobs that fill.
+    warming: Option<Warming>,
 }
 
 /// Begins a job on the current runtime.
@@ -101,6 +111,8 @@ pub fn start(job: Job, ground: Arc<Ground>) -> Running {
     tasks.spawn(async move {
         let done = match job {
             Job::Backfill(backfill) => backfill.run(ground, &counters_of_job, &tasks_of_job).await,
+            Job::Verify(verify) => verify.run(ground, &counters_of_job, &tasks_of_job).await,
+            Job::Warm(warm) => warm.run(ground, &counters_of_job, &tasks_of_job).await,
         };
         // Whoever started it may have gone.
         let _ = tell.send(done);
@@ -144,7 +156,7 @@ impl Ground {
     /// When it has not, or a store is out of reach.
     pub async fn open(settings: &EngineSettings, registry: Registry) -> Result<Self, MovingError> {
         let ground = Self {
-            tables: Tables::new(&settings.plans),
+            tables: Arc::new(Tables::new(&settings.plans)),
             settings: settings.clone(),
             registry,
             trust: Arc::default(),
@@ -174,7 +186,7 @@ impl Ground {
 impl Hand {
     fn new(ground: &Arc<Ground>) -> Self {
         let control = Control::new(ground.settings.control.clone());
-        Self { ground: Arc::clone(ground), session: None, control }
+        Self { ground: Arc::clone(ground), session: None, control, warming: None }
     }
 
     async fn session(&mut self) -> Result<&mut Session, StoreError> {
@@ -182,7 +194,7 @@ impl Hand {
     }
 
     fn importer(&mut self) -> Importer<'_> {
-        let Self { ground, session, control } = self;
+        let Self { ground, session, control, .. } = self;
         let Ground { settings, tables, trust, .. } = &**ground;
         Importer { settings, trust, tables, session, control }
     }

@@ -100,22 +100,20 @@ impl Counters {
         counter.fetch_add(count as u64, Ordering::Relaxed);
     }
 
-    /// Notes what is wrong with a key; a key counts once.
-    pub(super) fn note(&self, key: &MappedKey, what: String) {
+    /// Notes what is wrong with a key, and what there is to say of this one; a key counts once.
+    pub(super) fn note(&self, key: &MappedKey, what: String, detail: &str) {
         let mut findings = self.findings.lock().unwrap_or_else(PoisonError::into_inner);
         if findings.known.len() < REMEMBERED && !findings.known.insert(key.lock()) {
             return;
         }
         findings.count += 1;
-        let reason = (key.mapping.name.clone(), what);
-        if findings.by_reason.len() >= REASONS && !findings.by_reason.contains_key(&reason) {
-            return;
-        }
-        let (count, examples) = findings.by_reason.entry(reason).or_default();
-        *count += 1;
-        if examples.len() < NAMED {
-            examples.push(key.key.escape_ascii().to_string());
-        }
+        findings.tell(key, what, detail);
+    }
+
+    /// Notes one more thing of a key that counts already.
+    pub(super) fn note_more(&self, key: &MappedKey, what: String, detail: &str) {
+        let mut findings = self.findings.lock().unwrap_or_else(PoisonError::into_inner);
+        findings.tell(key, what, detail);
     }
 
     pub(super) fn progress(&self) -> Progress {
@@ -144,5 +142,26 @@ impl Counters {
         let mut all: Vec<Finding> = findings.by_reason.iter().map(finding).collect();
         all.sort_by_key(|finding| std::cmp::Reverse(finding.keys));
         all
+    }
+}
+
+// === impl Findings ===
+
+impl Findings {
+    fn tell(&mut self, key: &MappedKey, what: String, detail: &str) {
+        let reason = (key.mapping.name.clone(), what);
+        if self.by_reason.len() >= REASONS && !self.by_reason.contains_key(&reason) {
+            return;
+        }
+        let (count, examples) = self.by_reason.entry(reason).or_default();
+        *count += 1;
+        if examples.len() < NAMED {
+            let key = key.key.escape_ascii();
+            examples.push(if detail.is_empty() {
+                key.to_string()
+            } else {
+                format!("{key}: {detail}")
+            });
+        }
     }
 }
