@@ -5,11 +5,13 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use respgres::app::moving::Comparison;
 use respgres::app::{self, Setup};
 use respgres::cli::{
     self, CheckConfig, ConfigFile, DeadLetterVerb, Infer, JournalVerb, PhaseVerb, ProxiesVerb,
     StrategyVerb, Verb,
 };
+use respgres::engine::moving::{Repair, Speed};
 use respgres::infer::Sampling;
 use respgres::mapping::Phase;
 use respgres::{command, config, metrics, store};
@@ -43,6 +45,26 @@ fn main() -> ExitCode {
         Verb::Proxies(verb) => proxies(&verb),
         Verb::Phase(verb) => phase(&verb),
         Verb::Strategy(verb) => strategy(&verb),
+        Verb::Backfill { file, mapping, speed } => {
+            let speed = speed_of(&speed);
+            moved(&file, |setup| {
+                let mapping = mapping.as_deref();
+                app::moving::backfill(setup, mapping, speed).map_err(|error| error.to_string())
+            })
+        }
+        Verb::Verify(arguments) => verify(&arguments),
+        Verb::Sync { file, from, to, mapping, speed } => {
+            let speed = speed_of(&speed);
+            let mapping = mapping.as_deref();
+            moved(&file, |setup| {
+                let done = match (&from[..], &to[..]) {
+                    ("redis", "postgres") => app::moving::backfill(setup, mapping, speed),
+                    ("postgres", "redis") => app::moving::warm(setup, mapping, speed),
+                    _ => return Err(format!("both sides are {from}")),
+                };
+                done.map_err(|error| error.to_string())
+            })
+        }
         Verb::Schema { file, triggers, apply } => schema(&file.config, triggers, apply),
     };
     match done {
@@ -190,6 +212,37 @@ fn strategy(verb: &StrategyVerb) -> Result<(), String> {
         println!("{line}");
     }
     Ok(())
+}
+
+fn speed_of(speed: &cli::Speed) -> Speed {
+    Speed { keys_per_second: speed.rate, parallel: speed.parallel.into() }
+}
+
+fn verify(arguments: &cli::Verify) -> Result<(), String> {
+    let comparison = Comparison {
+        sample: arguments.sample,
+        is_complete: arguments.complete,
+        repair: arguments.repair.as_deref().map(|side| match side {
+            "redis" => Repair::Redis,
+            _ => Repair::Postgres,
+        }),
+        json: arguments.json,
+    };
+    let (mapping, speed) = (arguments.mapping.as_deref(), speed_of(&arguments.speed));
+    moved(&arguments.file, |setup| {
+        app::moving::verify(setup, mapping, speed, comparison).map_err(|error| error.to_string())
+    })
+}
+
+/// Runs a job, and tells what it has come to.
+fn moved(
+    file: &ConfigFile,
+    job: impl FnOnce(&Setup) -> Result<app::moving::Report, String>,
+) -> Result<(), String> {
+    let setup = Setup::load(&file.config).map_err(|problems| problems.to_string())?;
+    let report = job(&setup)?;
+    println!("{}", report.lines.join("\n"));
+    if report.is_clean { Ok(()) } else { Err("not all keys are as they are to be".to_owned()) }
 }
 
 /// Asks whether to go on all the same.

@@ -5,6 +5,7 @@ pub mod admin;
 mod eviction;
 pub mod infer;
 pub mod journal;
+pub mod moving;
 pub mod phase;
 pub mod proxies;
 pub mod strategy;
@@ -95,6 +96,12 @@ pub enum AppError {
     IsAlive(String),
     #[error("it was not written: {0}")]
     NotRetried(#[from] NotRetried),
+    #[error(
+        "\"{0}\" lives in Redis alone: record its phase first (respgres phase set dual_write) and start all respgres anew"
+    )]
+    NotMoving(String),
+    #[error(transparent)]
+    Moving(#[from] crate::engine::moving::MovingError),
     #[error("the log filter: {0}")]
     Log(String),
     #[error("the mappings do not fit the database:{}", list(.0))]

@@ -238,7 +238,10 @@ fn names(setup: &Setup) -> impl Iterator<Item = &str> {
     plans.map(|plan| plan.config.name.as_str())
 }
 
-fn chosen<'s>(setup: &'s Setup, mapping: Option<&str>) -> Result<Vec<&'s str>, AppError> {
+pub(super) fn chosen<'s>(
+    setup: &'s Setup,
+    mapping: Option<&str>,
+) -> Result<Vec<&'s str>, AppError> {
     let names = names(setup).filter(|name| mapping.is_none_or(|mapping| mapping == *name));
     let names: Vec<&str> = names.collect();
     match mapping {

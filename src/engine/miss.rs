@@ -36,9 +36,9 @@ use super::through::{connected, set_aside};
 use super::transaction::Failure;
 use super::trust::Trust;
 use super::{BATCH_BYTES, EngineSettings, patience};
-use crate::command::{Listing, Need};
+use crate::command::{Listing, Need, Needs};
 use crate::config::{OnPostgresDown, Strategy};
-use crate::mapping::Mapping;
+use crate::mapping::{MappedKey, Mapping};
 use crate::metrics::{Counter, MappingCounts};
 use crate::protocol::Reply;
 use crate::store::{ReadRows, Reading, Session, StoreError, Want};
@@ -192,6 +192,33 @@ impl MissReader {
             let reply = self.reply(operation, places, &asked).await;
             operation.answer(&reply);
         }
+    }
+
+    /// Fills keys that Redis does not have, as if somebody had asked for them; how many were. `None`:
+    /// a store cannot be asked now.
+    pub(super) async fn warm(&mut self, keys: &[MappedKey]) -> Option<usize> {
+        let asked = |key| Asked {
+            key,
+            needs: Needs { existence: true, ..Needs::default() },
+            residence: Residence::Unknown,
+            cached: None,
+            stored: None,
+        };
+        let mut asked: Vec<Asked<'_>> = keys.iter().map(asked).collect();
+        self.ask_redis(&mut asked).await;
+        if asked.iter().any(|asked| matches!(asked.residence, Residence::Unknown)) {
+            return None;
+        }
+        self.ask_postgres(&mut asked).await;
+        let is_filled = |asked: &&Asked<'_>| {
+            let is_there = matches!(asked.stored, Some(Found::Record { record: Some(_), .. }));
+            is_there && matches!(asked.residence, Residence::Fill(_))
+        };
+        let filled = asked.iter().filter(is_filled).count();
+        let failed = |asked: &Asked<'_>| matches!(asked.stored, Some(Found::Error(_)));
+        // Until Redis has taken in what was posted.
+        self.control.command(&[Bytes::from_static(b"PING")]).await.ok()?;
+        (!asked.iter().any(failed)).then_some(filled)
     }
 
     async fn reply(

@@ -29,6 +29,7 @@ mod load;
 pub mod loan;
 pub mod mailbox;
 pub mod miss;
+pub mod moving;
 pub mod operation;
 pub mod operator;
 pub mod queue;

@@ -117,6 +117,20 @@ impl Session {
         Ok(OutboxState { rows: rows.unsigned_abs(), lag_seconds })
     }
 
+    /// Whether a key is there.
+    ///
+    /// # Errors
+    /// Those of the statement, see [`StoreError`].
+    pub async fn is_key_in_outbox(&mut self, key: &[u8]) -> Result<bool, StoreError> {
+        self.attempt(async |connection| {
+            sqlx::query_scalar("select exists (select from respgres.outbox where key = $1)")
+                .bind(key)
+                .fetch_one(connection)
+                .await
+        })
+        .await
+    }
+
     /// The oldest keys that are there.
     ///
     /// # Errors
