@@ -153,7 +153,7 @@ pub fn run(setup: Setup) -> Result<(), AppError> {
         let registry = Registry::new(mappings, redis_only(&setup.plans, &phases));
         let engine = Arc::new(Engine::new(registry, &settings));
         engine.adopt(&entries);
-        if engine.writes_behind() {
+        if engine.may_ever_write_behind() {
             let may_evict = eviction::check(&settings.control, engine.is_cache_first()).await?;
             if may_evict {
                 engine.never_degrade();

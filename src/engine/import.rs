@@ -25,6 +25,7 @@ use super::through::{RACES, connected, set_aside};
 use super::transaction::{Copies, Failure, Touched};
 use super::trust::Trust;
 use crate::command::Needs;
+use crate::config::Strategy;
 use crate::mapping::layout::Unencodable;
 use crate::mapping::{MappedKey, Mapping};
 use crate::protocol::Reply;
@@ -508,7 +509,12 @@ pub(super) fn take_in(record: &mut Record, values: Vec<Frame>) -> Result<(), Ups
     Ok(())
 }
 
+/// Makes a copy of what was the original; where there are none it goes, now that Postgres has it.
 pub(super) fn adopt(key: &MappedKey, mapping: &Mapping) -> Call {
+    if mapping.strategy() == Strategy::PostgresOnly {
+        let keys = vec![key.key.clone(), mark_of(&key.key), aside_of(&key.key)];
+        return Call { script: Script::Inval, keys, arguments: Vec::new() };
+    }
     let keys = vec![key.key.clone(), mark_of(&key.key)];
     Call { script: Script::Adopt, keys, arguments: vec![decimal(mapping.cache_ttl_ms)] }
 }

@@ -181,11 +181,13 @@ impl Keeper {
             return self.come_back().await;
         }
         self.trust.journal.end_look(look, journal.is_loose);
-        self.settings.health.tell_journal(journal.changes, journal.lag_ms);
         let session = connected(&mut self.session, &self.settings).await?;
         let count = session.count_dead_letters().await?;
         self.trust.journal.tell_dead_letters(count);
-        self.work_off_the_outbox().await
+        self.work_off_the_outbox().await?;
+        // What others wrote past Redis has left it.
+        self.settings.health.tell_journal(journal.changes, journal.lag_ms);
+        Ok(())
     }
 
     /// Makes Redis believable again.

@@ -386,6 +386,11 @@ impl Engine {
         self.registry.mappings().iter().any(|mapping| mapping.may_be_behind())
     }
 
+    /// Whether that may become so by a change of strategies.
+    pub fn may_ever_write_behind(&self) -> bool {
+        self.registry.mappings().iter().any(|mapping| mapping.may_ever_be_behind())
+    }
+
     /// Whether Redis may have changes that Postgres lacks.
     pub fn may_be_ahead(&self) -> bool {
         let is_loose = self.trust.journal.may_be_loose(self.health.losses());

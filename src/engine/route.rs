@@ -7,7 +7,6 @@ use super::loan::Lent;
 use super::mailbox::ReplyTo;
 use super::operation::Operation;
 use crate::command::{Command, Mapped, Proof, Read, Write};
-use crate::config::Strategy;
 use crate::mapping::{Gate, MappedKey, Pass};
 use crate::protocol::Reply;
 use crate::upstream::scripts::RESERVED_PREFIX;
@@ -85,10 +84,7 @@ impl Engine {
             *touch = match command.mapped {
                 Mapped::Read(Read { proof, of, .. })
                     if proof != Proof::Never
-                        && matches!(
-                            mapping.strategy(),
-                            Strategy::DualWrite | Strategy::CacheFirst
-                        )
+                        && mapping.gate.reads_redis()
                         && of.is_none_or(|of| of == mapping.holds()) =>
                 {
                     Touch::Asks(proof, mapping.gate, mapping.index)

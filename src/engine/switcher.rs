@@ -60,6 +60,11 @@ pub enum NotSwitched {
     )]
     RedisOnly,
     #[error(
+        "the mapping has not migrated, and in postgres_only what Redis alone has would not be kept; bring its \
+         keys over first (`respgres backfill`, `respgres phase set migrated`)"
+    )]
+    Imports,
+    #[error(
         "the upstream Redis evicts any key when its memory is full (maxmemory-policy {0}), also \
         what `cache_first` has written and Postgres does not have yet; use noeviction or volatile-lru"
     )]
@@ -175,6 +180,10 @@ impl Switcher<'_> {
         }
         if entry.strategy == target.name() {
             return Ok(Switched::Already);
+        }
+        let postgres_only = Strategy::PostgresOnly;
+        if mapping.imports && [&entry.strategy[..], target.name()].contains(&postgres_only.name()) {
+            return Err(NotSwitched::Imports);
         }
         // Both stores are there.
         self.control.clock_ms().await?;
@@ -343,6 +352,28 @@ impl Switcher<'_> {
 
     /// Drops the copies of a mapping's keys, and what stands beside them. Twice: what was set aside may have come
     /// back behind the walk.
+    /// Which of these are copies, or have marks alone: a value without an end is none, and may be nowhere else.
+    async fn copies_of(
+        &mut self,
+        keys: HashSet<Bytes, ahash::RandomState>,
+    ) -> Result<Vec<Bytes>, NotSwitched> {
+        let keys: Vec<Bytes> = keys.into_iter().collect();
+        let asked: Vec<[Bytes; 2]> =
+            keys.iter().map(|key| [Bytes::from_static(b"PTTL"), key.clone()]).collect();
+        let asked: Vec<&[Bytes]> = asked.iter().map(|words| &words[..]).collect();
+        let told = if keys.is_empty() { Vec::new() } else { self.control.commands(&asked).await? };
+        let mut copies = Vec::new();
+        for (key, told) in keys.into_iter().zip(told) {
+            match told {
+                Frame::Integer(-1) => {}
+                Frame::Integer(_) => copies.push(key),
+                Frame::Error(text) => return Err(UpstreamError::Refused(text.to_string()).into()),
+                _ => return Err(UpstreamError::Protocol("an odd answer to PTTL".into()).into()),
+            }
+        }
+        Ok(copies)
+    }
+
     async fn drop_copies(&mut self, mapping: &Mapping) -> Result<(), NotSwitched> {
         for _ in 0..2 {
             let mut cursor = Bytes::from_static(b"0");
@@ -357,6 +388,7 @@ impl Switcher<'_> {
                     self.registry.find(key).is_some_and(|found| found.index == mapping.index)
                 };
                 let keys: HashSet<Bytes, ahash::RandomState> = owners.filter(of_mapping).collect();
+                let keys = self.copies_of(keys).await?;
                 if !keys.is_empty() {
                     let keys =
                         keys.iter().flat_map(|key| [key.clone(), mark_of(key), aside_of(key)]);

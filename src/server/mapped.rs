@@ -53,7 +53,8 @@ impl Talk {
         if let Touch::Asks(proof, gate, mapping) = touch
             && self.believes_redis()
         {
-            let Some(pass) = gate.enter() else { return self.wait_at_gate() };
+            let pass = gate.enter().filter(|_| gate.reads_redis());
+            let Some(pass) = pass else { return self.wait_at_gate() };
             let version = client.version();
             self.expect_asked(Ask { command, proof, mapping, version, pass }, request);
             self.append(request.bytes, 1, Delivered::OneByOne);

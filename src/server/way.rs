@@ -109,8 +109,11 @@ impl Talk {
                 {
                     let version = session.version;
                     return match gate.enter() {
-                        Some(pass) => Way::Ask(Ask { command, proof, mapping, version, pass }),
-                        None => Way::Apart(Apart::Mapped(command)),
+                        Some(pass) if gate.reads_redis() => {
+                            Way::Ask(Ask { command, proof, mapping, version, pass })
+                        }
+                        // Its strategy was changed just now.
+                        Some(_) | None => Way::Apart(Apart::Mapped(command)),
                     };
                 }
                 Touch::Asks(..) | Touch::Mapped if command.arity_ok(count) => {
