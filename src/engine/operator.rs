@@ -10,7 +10,6 @@ use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use super::dead_letters::{self, NotRetried};
-use super::keeper::page;
 use super::switcher::{NotSwitched, Switched, Switcher, USUAL_LIMIT};
 use super::through::connected;
 use super::{Engine, EngineSettings};
@@ -20,7 +19,7 @@ use crate::mapping::{MappedKey, Mapping};
 use crate::store::outbox::OutboxState;
 use crate::store::{DeadLetter, RowLock, Session, StoreError, Want};
 use crate::upstream::UpstreamError;
-use crate::upstream::control::{Control, Frame};
+use crate::upstream::control::{Control, Frame, scan_page};
 
 /// How long the word of Redis, that it is there, is taken for true.
 const FRESH: Duration = Duration::from_millis(250);
@@ -256,7 +255,7 @@ impl Operator {
                 Bytes::from_static(b"COUNT"),
                 Bytes::from_static(SCAN_COUNT.as_bytes()),
             ];
-            let (next, names) = page(control.command(&words).await?)?;
+            let (next, names) = scan_page(control.command(&words).await?)?;
             let keys = names.iter().filter_map(|name| self.engine.registry().mapped_key(name));
             let keys: Vec<MappedKey> = keys
                 .filter(|key| name.is_none_or(|name| name == key.mapping.name))

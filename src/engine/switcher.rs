@@ -30,7 +30,7 @@ use crate::mapping::{Mapping, Registry};
 use crate::store::sole::Work;
 use crate::store::{Session, StoreError};
 use crate::upstream::UpstreamError;
-use crate::upstream::control::{Control, Frame};
+use crate::upstream::control::{Control, Frame, scan_page};
 use crate::upstream::scripts::{Call, Script, aside_of, mark_of, owner_of};
 
 /// How long a change may take with clients waiting, where nobody says another time.
@@ -382,7 +382,7 @@ impl Switcher<'_> {
                 let [scan, count_word] =
                     [Bytes::from_static(b"SCAN"), Bytes::from_static(b"COUNT")];
                 let reply = self.control.command(&[scan, cursor, count_word, count]).await?;
-                let (next, names) = page(reply)?;
+                let (next, names) = scan_page(reply)?;
                 let owners = names.into_iter().map(|name| owner_of(&name).unwrap_or(name));
                 let of_mapping = |key: &Bytes| {
                     self.registry.find(key).is_some_and(|found| found.index == mapping.index)
@@ -443,24 +443,4 @@ async fn put(session: &mut Session, mapping: &str, entry: &Entry) -> Result<(), 
         true => Ok(()),
         false => Err(NotSwitched::Raced),
     }
-}
-
-/// A page of SCAN: the next cursor, and names.
-fn page(reply: Frame) -> Result<(Bytes, Vec<Bytes>), UpstreamError> {
-    let odd = || UpstreamError::Protocol("an odd answer to SCAN".into());
-    let parts = match reply {
-        Frame::Array(parts) => parts,
-        Frame::Error(text) => return Err(UpstreamError::Refused(text.to_string())),
-        _ => return Err(odd()),
-    };
-    let mut parts = parts.into_iter();
-    let (Some(Frame::BulkString(cursor)), Some(Frame::Array(names))) = (parts.next(), parts.next())
-    else {
-        return Err(odd());
-    };
-    let name = |frame| match frame {
-        Frame::BulkString(name) => Ok(name),
-        _ => Err(odd()),
-    };
-    Ok((cursor, names.into_iter().map(name).collect::<Result<_, _>>()?))
 }

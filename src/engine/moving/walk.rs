@@ -13,8 +13,7 @@ use super::{Ground, MovingError};
 use crate::mapping::{MappedKey, Mapping};
 use crate::store::Session;
 use crate::tasks::Tasks;
-use crate::upstream::UpstreamError;
-use crate::upstream::control::{Control, Frame};
+use crate::upstream::control::{Control, Frame, scan_page};
 
 /// Names that Redis is asked for at once.
 const SCAN_COUNT: &str = "1000";
@@ -48,7 +47,7 @@ pub(super) async fn walk_through_redis(
         if tasks.is_stopping() {
             return Err(MovingError::Cancelled);
         }
-        let (next, mut names) = page(control.command(&scan(cursor)).await?)?;
+        let (next, mut names) = scan_page(control.command(&scan(cursor)).await?)?;
         counters.add(&counters.walked, names.len());
         names.sort_unstable();
         names.dedup();
@@ -96,24 +95,6 @@ pub(super) async fn give(
 fn scan(cursor: Bytes) -> [Bytes; 4] {
     let word = |word: &'static str| Bytes::from_static(word.as_bytes());
     [word("SCAN"), cursor, word("COUNT"), word(SCAN_COUNT)]
-}
-
-/// A page of SCAN: the next cursor, and names.
-fn page(told: Frame) -> Result<(Bytes, Vec<Bytes>), UpstreamError> {
-    let odd = || UpstreamError::Protocol("an odd answer to SCAN".into());
-    let parts = match told {
-        Frame::Array(parts) => parts,
-        Frame::Error(text) => return Err(UpstreamError::Refused(text.to_string())),
-        _ => return Err(odd()),
-    };
-    let mut parts = parts.into_iter();
-    match (parts.next(), parts.next()) {
-        (Some(Frame::BulkString(cursor)), Some(Frame::Array(names))) => {
-            let name = |frame| if let Frame::BulkString(name) = frame { Some(name) } else { None };
-            Ok((cursor, names.into_iter().filter_map(name).collect()))
-        }
-        _ => Err(odd()),
-    }
 }
 
 /// Gives so many keys of the mappings away that Redis chooses by chance, or fewer where there are hardly any.
