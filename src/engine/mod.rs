@@ -391,15 +391,10 @@ impl Engine {
         self.registry.mappings().iter().any(|mapping| mapping.may_ever_be_behind())
     }
 
-    /// Whether Redis may have changes that Postgres lacks.
-    pub fn may_be_ahead(&self) -> bool {
-        let is_loose = self.trust.journal.may_be_loose(self.health.losses());
-        self.is_cache_first() || (self.writes_behind() && is_loose)
-    }
-
-    /// Whether Redis may have what Postgres lacks: changes, or keys of a mapping that has not migrated.
+    /// Whether Redis may have what Postgres lacks: changes, of this proxy or of another one that has just lost
+    /// Postgres, or keys of a mapping that has not migrated.
     pub fn needs_what_redis_has(&self) -> bool {
-        self.may_be_ahead() || self.registry.mappings().iter().any(|mapping| mapping.imports)
+        self.writes_behind() || self.registry.mappings().iter().any(|mapping| mapping.imports)
     }
 
     /// Has Redis never be told first of what is written through as a rule.
