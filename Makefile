@@ -1,6 +1,6 @@
 # What there is to do with a checkout. See README.md.
 
-.PHONY: help run test fuzz bench bench-mapped bench-behind soak check-model check-coherence check-outage check-outbox check-scan chaos conformance conformance-mapped client-suites
+.PHONY: help run test fuzz bench bench-mapped bench-behind bench-moving soak check-model check-coherence check-outage check-outbox check-scan chaos check-compose check-service check-monitoring conformance conformance-mapped client-suites
 
 help:
 	@echo 'make run              respgres over a Redis and a Postgres of its own, to try it out'
@@ -9,6 +9,7 @@ help:
 	@echo 'make bench            pass-through beside direct Redis and other proxies; writes docs/performance.md'
 	@echo 'make bench-mapped     mapped keys beside SQL statements and Redis; writes docs/performance-mapped.md'
 	@echo 'make bench-behind     what is written behind, and the flusher; writes docs/performance-behind.md'
+	@echo 'make bench-moving     backfill and verify of 1 million keys, and what clients feel of it'
 	@echo 'make soak             30 minutes of clients that come, go and die; looks for leaks'
 	@echo 'make check-model      the cache protocol as a model: every order of its steps, with faults'
 	@echo 'make check-coherence  two proxies, 200 clients, 60 s, twice; looks for stale reads'
@@ -16,6 +17,10 @@ help:
 	@echo 'make check-outage     a minute without Postgres, then one without Redis, under load'
 	@echo 'make check-outbox     how soon clients see 1,000 changes that others made by SQL'
 	@echo 'make check-scan       SCAN while 8 clients write, 60 s for each residence; looks for keys left out'
+	@echo 'make .env             secrets for docker-compose.yml'
+	@echo 'make check-compose    docker-compose.yml, and with hadolint the Dockerfile'
+	@echo 'make check-service    the unit for systemd'
+	@echo 'make check-monitoring  each alert fires and does not fire where it should; the queries of the dashboard'
 	@echo 'make conformance      Redis'"'"' own test suite, beside plain Redis'
 	@echo 'make conformance-mapped  its files on hashes and sets, with these in Postgres, under each strategy'
 	@echo 'make client-suites    test suites of client libraries, beside plain Redis'
@@ -41,6 +46,9 @@ bench-mapped:
 bench-behind:
 	@scripts/tools
 	cargo bench --locked --bench mapped -- --behind --write docs/performance-behind.md
+
+bench-moving:
+	@scripts/bench-moving
 
 soak:
 	@scripts/tools
@@ -80,6 +88,20 @@ check-scan:
 	@scripts/tools
 	RESPGRES_SCAN_SECONDS=$${RESPGRES_SCAN_SECONDS:-60} \
 	    cargo test --release --locked --test keyspace guarantee -- --nocapture --test-threads 1
+
+# Only where there is none.
+.env:
+	@umask 077 && secrets=$$(scripts/secrets) && printf '%s\n' "$$secrets" >.env
+	@echo 'made .env'
+
+check-compose:
+	@scripts/check-compose
+
+check-service:
+	@scripts/check-service
+
+check-monitoring:
+	@scripts/check-monitoring
 
 conformance:
 	@scripts/conformance

@@ -63,7 +63,7 @@ STRATEGY=''
 DATABASES=0
 start_respgres() {
     local port=$1 redis_port=$2 log=$3 database=respgres_$((++DATABASES))
-    local settings=("RESPGRES__SERVER__LISTEN=127.0.0.1:$port" RESPGRES__SERVER__THREADS=1
+    local settings=("RESPGRES__SERVER__LISTEN=127.0.0.1:$port" RESPGRES__SERVER__THREADS=1 RESPGRES__ADMIN__LISTEN=
         RESPGRES__UPSTREAM__ADMIN_COMMANDS=true
         "RESPGRES__UPSTREAM__URL=redis://127.0.0.1:$redis_port")
     [[ -z $STRATEGY ]] || settings+=("RESPGRES__DEFAULTS__STRATEGY=$STRATEGY")

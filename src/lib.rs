@@ -3,6 +3,7 @@
 //! The modules are stacked in floors; a module imports from floors below its own only. See
 //! ARCHITECTURE.md.
 
+pub mod admin;
 pub mod app;
 pub mod cli;
 pub mod command;
@@ -10,6 +11,7 @@ pub mod config;
 pub mod engine;
 pub mod infer;
 pub mod mapping;
+pub mod metrics;
 pub mod protocol;
 pub mod server;
 pub mod store;

@@ -5,14 +5,16 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use respgres::app::moving::Comparison;
 use respgres::app::{self, Setup};
 use respgres::cli::{
     self, CheckConfig, ConfigFile, DeadLetterVerb, Infer, JournalVerb, PhaseVerb, ProxiesVerb,
     StrategyVerb, Verb,
 };
+use respgres::engine::moving::{Repair, Speed};
 use respgres::infer::Sampling;
 use respgres::mapping::Phase;
-use respgres::{command, config, store};
+use respgres::{command, config, metrics, store};
 
 /// Runs the program; its exit code is 0, 1 when something went wrong, 2 for a bad command line.
 fn main() -> ExitCode {
@@ -31,6 +33,12 @@ fn main() -> ExitCode {
             print!("{}", command::document());
             Ok(())
         }
+        Verb::Status { file, json } => status(&file.config, json),
+        Verb::Metrics { file, watch } => tell_metrics(&file.config, watch),
+        Verb::PrintMetrics => {
+            print!("{}", metrics::document());
+            Ok(())
+        }
         Verb::Explain { file, key } => explain(&file.config, key),
         Verb::Infer(arguments) => infer(arguments),
         Verb::Journal(verb) => journal(&verb),
@@ -39,6 +47,26 @@ fn main() -> ExitCode {
         Verb::Strategy(verb) => strategy(&verb),
         Verb::Rollback { file, mapping, force } => {
             rollback(&file.config, mapping.as_deref(), force)
+        }
+        Verb::Backfill { file, mapping, speed } => {
+            let speed = speed_of(&speed);
+            moved(&file, |setup| {
+                let mapping = mapping.as_deref();
+                app::moving::backfill(setup, mapping, speed).map_err(|error| error.to_string())
+            })
+        }
+        Verb::Verify(arguments) => verify(&arguments),
+        Verb::Sync { file, from, to, mapping, speed } => {
+            let speed = speed_of(&speed);
+            let mapping = mapping.as_deref();
+            moved(&file, |setup| {
+                let done = match (&from[..], &to[..]) {
+                    ("redis", "postgres") => app::moving::backfill(setup, mapping, speed),
+                    ("postgres", "redis") => app::moving::warm(setup, mapping, speed),
+                    _ => return Err(format!("both sides are {from}")),
+                };
+                done.map_err(|error| error.to_string())
+            })
         }
         Verb::Schema { file, triggers, apply } => schema(&file.config, triggers, apply),
     };
@@ -74,6 +102,21 @@ fn explain(path: &Path, key: String) -> Result<(), String> {
         println!("{name:>10}: {text}");
     }
     Ok(())
+}
+
+fn status(path: &Path, as_json: bool) -> Result<(), String> {
+    let setup = Setup::load(path).map_err(|problems| problems.to_string())?;
+    let told = app::admin::status(&setup, as_json).map_err(|error| error.to_string())?;
+    println!("{told}");
+    Ok(())
+}
+
+fn tell_metrics(path: &Path, watch: bool) -> Result<(), String> {
+    let setup = Setup::load(path).map_err(|problems| problems.to_string())?;
+    let tell = |text: &str| println!("{text}");
+    let told =
+        if watch { app::admin::watch(&setup, tell) } else { app::admin::metrics(&setup, tell) };
+    told.map_err(|error| error.to_string())
 }
 
 fn infer(arguments: Infer) -> Result<(), String> {
@@ -191,6 +234,37 @@ fn rollback(path: &Path, mapping: Option<&str>, force: bool) -> Result<(), Strin
          may be deleted once all mappings are back."
     );
     Ok(())
+}
+
+fn speed_of(speed: &cli::Speed) -> Speed {
+    Speed { keys_per_second: speed.rate, parallel: speed.parallel.into() }
+}
+
+fn verify(arguments: &cli::Verify) -> Result<(), String> {
+    let comparison = Comparison {
+        sample: arguments.sample,
+        is_complete: arguments.complete,
+        repair: arguments.repair.as_deref().map(|side| match side {
+            "redis" => Repair::Redis,
+            _ => Repair::Postgres,
+        }),
+        json: arguments.json,
+    };
+    let (mapping, speed) = (arguments.mapping.as_deref(), speed_of(&arguments.speed));
+    moved(&arguments.file, |setup| {
+        app::moving::verify(setup, mapping, speed, comparison).map_err(|error| error.to_string())
+    })
+}
+
+/// Runs a job, and tells what it has come to.
+fn moved(
+    file: &ConfigFile,
+    job: impl FnOnce(&Setup) -> Result<app::moving::Report, String>,
+) -> Result<(), String> {
+    let setup = Setup::load(&file.config).map_err(|problems| problems.to_string())?;
+    let report = job(&setup)?;
+    println!("{}", report.lines.join("\n"));
+    if report.is_clean { Ok(()) } else { Err("not all keys are as they are to be".to_owned()) }
 }
 
 /// Asks whether to go on all the same.

@@ -83,7 +83,7 @@ impl Target {
 async fn start_respgres(surroundings: &Surroundings<'_>) -> Result<(u16, Process), Failure> {
     let port = process::free_port()?;
     let text = format!(
-        "[server]\nlisten = \"127.0.0.1:{port}\"\nthreads = {}\n\n\
+        "[admin]\nlisten = \"\"\n\n[server]\nlisten = \"127.0.0.1:{port}\"\nthreads = {}\n\n\
          [upstream]\nurl = \"redis://127.0.0.1:{}\"\n",
         surroundings.threads, surroundings.redis_port
     );

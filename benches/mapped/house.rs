@@ -38,7 +38,7 @@ impl House {
         let (relay_redis, relay_redis_port) = process::start_redis(relay_directory).await?;
         let port = process::free_port()?;
         let config = format!(
-            "[server]\nlisten = \"127.0.0.1:{port}\"\n\n\
+            "[admin]\nlisten = \"\"\n\n[server]\nlisten = \"127.0.0.1:{port}\"\n\n\
              [upstream]\nurl = \"redis://127.0.0.1:{redis_port}\"\n\n\
              [postgres]\nurl = \"{}\"\n\n{}\n{}{}{}",
             cluster.url(),

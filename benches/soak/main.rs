@@ -75,7 +75,7 @@ async fn soak(options: &Options) -> Result<(), Failure> {
     let port = process::free_port()?;
     // What is looked for are leaks: a machine that is busy with other things is no reason to end.
     let configuration = format!(
-        "[server]\nlisten = \"127.0.0.1:{port}\"\nthreads = 1\n\n\
+        "[admin]\nlisten = \"\"\n\n[server]\nlisten = \"127.0.0.1:{port}\"\nthreads = 1\n\n\
          [upstream]\nurl = \"redis://127.0.0.1:{redis_port}\"\nconnect_timeout = \"15s\"\n"
     );
     let respgres =

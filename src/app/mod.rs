@@ -1,9 +1,11 @@
 //! Start and stop: the configuration becomes stores, engine and server, and they end in the
 //! opposite order.
 
+pub mod admin;
 mod eviction;
 pub mod infer;
 pub mod journal;
+pub mod moving;
 pub mod phase;
 pub mod proxies;
 pub mod rollback;
@@ -21,10 +23,13 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
+use crate::admin::{Admin, AdminError, Clients, View};
+use crate::command::COMMANDS;
 use crate::config::{self, Config, LogFormat, Problem, Problems, RedisUrl, Strategy};
 use crate::engine::dead_letters::NotRetried;
 use crate::engine::explain::{Explainer, Explanation};
 use crate::engine::fleet::Fleet;
+use crate::engine::operator::Operator;
 use crate::engine::switchboard::{self, Entry};
 use crate::engine::switcher::NotSwitched;
 use crate::engine::tables::Tables;
@@ -32,6 +37,7 @@ use crate::engine::{Engine, EngineSettings, Health};
 use crate::mapping::registry::{Plan, plan};
 use crate::mapping::shape::TableName;
 use crate::mapping::{Gate, KeyPattern, Layout, Mapping, Phase, Registry};
+use crate::metrics::Metrics;
 use crate::server::{Alarm, Roster, Server, ServerError, Shared, Users};
 use crate::store::{Phases, Session, StoreError, application_name};
 use crate::tasks::Tasks;
@@ -58,6 +64,10 @@ pub enum AppError {
     Io(#[from] std::io::Error),
     #[error(transparent)]
     Server(#[from] ServerError),
+    #[error(transparent)]
+    Admin(#[from] AdminError),
+    #[error("the admin API of a running respgres: {0}")]
+    NotTold(String),
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error("the upstream's url: {0}")]
@@ -87,6 +97,13 @@ pub enum AppError {
     IsAlive(String),
     #[error("it was not written: {0}")]
     NotRetried(#[from] NotRetried),
+    #[error(
+        "\"{0}\" lives in Redis alone: record its phase first (respgres phase set dual_write) and start all respgres anew; or, \
+         where that was an order, give it another strategy (respgres strategy set)"
+    )]
+    NotMoving(String),
+    #[error(transparent)]
+    Moving(#[from] crate::engine::moving::MovingError),
     #[error("the log filter: {0}")]
     Log(String),
     #[error("the mappings do not fit the database:{}", list(.0))]
@@ -138,7 +155,7 @@ pub fn run(setup: Setup) -> Result<(), AppError> {
         let mapped = registry.mappings().count();
         let engine = Arc::new(Engine::new(registry, &settings));
         engine.adopt(&entries);
-        if engine.writes_behind() {
+        if engine.may_ever_write_behind() {
             let may_evict = eviction::check(&settings.control, engine.is_cache_first()).await?;
             if may_evict {
                 engine.never_degrade();
@@ -167,6 +184,8 @@ pub fn run(setup: Setup) -> Result<(), AppError> {
         // Without Redis mapped keys are read from Postgres: that is no reason not to begin.
         let _ = tokio::time::timeout(patience, engine.settled()).await;
         let threads = event_loops(config.server.threads);
+        let operators = Tasks::new();
+        let admin = start_admin(&config.admin, setup.plans, &settings, &shared, &operators)?;
         let server = Server::start(&shared, &config.server.listen, threads, &loops)?;
         tracing::info!(address = %server.address, threads, mapped, "listening");
 
@@ -175,10 +194,14 @@ pub fn run(setup: Setup) -> Result<(), AppError> {
             _ = terminate.recv() => {}
         }
         tracing::info!("stopping");
+        operators.stop();
         loops.stop();
         // The workers go on meanwhile: clients still get their answers.
         if tokio::task::spawn_blocking(move || server.join()).await.is_err() {
             tracing::error!("the event loops could not be waited for");
+        }
+        if let Some(admin) = admin {
+            drop(tokio::task::spawn_blocking(move || admin.join()).await);
         }
         workers.stop();
         if tokio::time::timeout(FAREWELL, workers.ended()).await.is_err() {
@@ -188,6 +211,33 @@ pub fn run(setup: Setup) -> Result<(), AppError> {
         beats.ended().await;
         Ok(())
     })
+}
+
+/// The admin API, where the configuration has one.
+fn start_admin(
+    config: &config::Admin,
+    plans: Vec<Plan>,
+    settings: &EngineSettings,
+    shared: &Arc<Shared>,
+    tasks: &Tasks,
+) -> Result<Option<Admin>, AdminError> {
+    if config.listen.is_empty() {
+        return Ok(None);
+    }
+    let of_server = Arc::clone(shared);
+    let view = View {
+        operator: Operator::new(Arc::clone(&shared.engine), settings.clone()),
+        plans,
+        started: shared.started,
+        clients: Box::new(move || Clients {
+            connected: of_server.roster.len(),
+            output_bytes: of_server.roster.output_bytes(),
+        }),
+        token: config.token.clone(),
+    };
+    let admin = Admin::start(&config.listen, view, tasks)?;
+    tracing::info!(address = %admin.address, token = config.token.is_some(), "the admin API is there");
+    Ok(Some(admin))
 }
 
 /// Checks that the mappings fit the database.
@@ -264,6 +314,7 @@ fn engine_settings(setup: &Setup) -> Result<EngineSettings, AppError> {
         journal: journal.clone(),
         control,
         health: Arc::new(Health::new(Arc::clone(&fleet))),
+        metrics: Arc::new(Metrics::new(COMMANDS.len(), setup.plans.len())),
         fleet,
         redis_loss: proxies.redis_loss,
         lease_ms: defaults.lease_ms,

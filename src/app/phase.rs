@@ -14,7 +14,7 @@ use crate::mapping::registry::Plan;
 use crate::mapping::{MappedKey, Phase};
 use crate::store::{Phases, RowLock, Session, Want};
 use crate::upstream::UpstreamError;
-use crate::upstream::control::{Control, ControlSettings, Frame};
+use crate::upstream::control::{Control, ControlSettings, scan_page};
 
 /// Keys of Redis that are looked at at once.
 const SCAN_COUNT: &str = "1000";
@@ -66,7 +66,7 @@ async fn in_redis<'p>(plans: &[&'p Plan], settings: &ControlSettings) -> Vec<&'p
     let looking = async {
         let (mut found, mut cursor) = (Vec::new(), Bytes::from_static(b"0"));
         loop {
-            let (next, names) = page(control.command(&scan(cursor)).await?)?;
+            let (next, names) = scan_page(control.command(&scan(cursor)).await?)?;
             for plan in plans {
                 let name = plan.config.name.as_str();
                 if !found.contains(&name) && names.iter().any(|key| plan.pattern.matches(key)) {
@@ -188,7 +188,7 @@ async fn originals(setup: &Setup, session: &mut Session) -> Result<Vec<MappedKey
     let mut originals = Vec::new();
     let mut cursor = Bytes::from_static(b"0");
     loop {
-        let (next, names) = page(control.command(&scan(cursor)).await?)?;
+        let (next, names) = scan_page(control.command(&scan(cursor)).await?)?;
         let mut keys: Vec<MappedKey> =
             names.iter().filter_map(|name| registry.mapped_key(name)).collect();
         keys.sort_by(|one, other| {
@@ -216,24 +216,6 @@ async fn originals(setup: &Setup, session: &mut Session) -> Result<Vec<MappedKey
     }
 }
 
-/// A page of SCAN: the next cursor, and names.
-fn page(told: Frame) -> Result<(Bytes, Vec<Bytes>), UpstreamError> {
-    let odd = || UpstreamError::Protocol("an odd answer to SCAN".into());
-    let parts = match told {
-        Frame::Array(parts) => parts,
-        Frame::Error(text) => return Err(UpstreamError::Refused(text.to_string())),
-        _ => return Err(odd()),
-    };
-    let mut parts = parts.into_iter();
-    match (parts.next(), parts.next()) {
-        (Some(Frame::BulkString(cursor)), Some(Frame::Array(names))) => {
-            let name = |frame| if let Frame::BulkString(name) = frame { Some(name) } else { None };
-            Ok((cursor, names.into_iter().filter_map(name).collect()))
-        }
-        _ => Err(odd()),
-    }
-}
-
 /// The mappings that have a side in Postgres.
 fn names(setup: &Setup) -> impl Iterator<Item = &str> {
     let plans = setup.plans.iter().filter(|plan| plan.config.strategy != Strategy::RedisOnly);
@@ -241,7 +223,7 @@ fn names(setup: &Setup) -> impl Iterator<Item = &str> {
 }
 
 /// The mappings that have a side in Postgres, or have had one, so that their phase is recorded.
-fn chosen<'s>(
+pub(super) fn chosen<'s>(
     setup: &'s Setup,
     phases: &Phases,
     mapping: Option<&str>,

@@ -32,6 +32,26 @@ pub enum Verb {
     },
     /// Print, as a page of documentation, what becomes of each Redis command.
     PrintCommands,
+    /// Tell how a running respgres and its stores are, by its admin API.
+    ///
+    /// Where that is, and the token, is read from the configuration.
+    Status {
+        #[command(flatten)]
+        file: ConfigFile,
+        /// As JSON, for programs.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Tell the metrics of a running respgres, by its admin API: docs/metrics.md.
+    Metrics {
+        #[command(flatten)]
+        file: ConfigFile,
+        /// Every second those numbers that have changed, and by how much, until Ctrl-C.
+        #[arg(long)]
+        watch: bool,
+    },
+    /// Print, as a page of documentation, what is counted.
+    PrintMetrics,
     /// Tell of one key its mapping, the SQL that reads it, and what either store has of it.
     ///
     /// Of values only the sizes are told. Running proxies tell the same by `RESPGRES EXPLAIN key`.
@@ -77,6 +97,42 @@ pub enum Verb {
         /// Do not ask.
         #[arg(long)]
         force: bool,
+    },
+    /// Bring all keys that only Redis has to Postgres, while clients go on.
+    ///
+    /// Each key is imported as the first write to it would do. A running respgres is needed, and the phase of the
+    /// mappings: it is `backfill` from then on, and `verify` when every key has been brought over. May be ended at any time (Ctrl-C, or kill) and
+    /// begun again. The exit code is 1 if a table has refused keys: they are told, and stay in Redis.
+    Backfill {
+        #[command(flatten)]
+        file: ConfigFile,
+        /// Only of this mapping.
+        #[arg(long, value_name = "NAME")]
+        mapping: Option<String>,
+        #[command(flatten)]
+        speed: Speed,
+    },
+    /// Compare Redis and Postgres, key by key and byte by byte, while clients go on.
+    ///
+    /// Different are values, ends (by more than a second) and types, and keys that Redis has and Postgres lacks. That Redis
+    /// lacks a key is as it is to be, as copies end, unless --complete is given. The exit code is 1 if differences are left.
+    Verify(Verify),
+    /// Bring one store up to the other, while clients go on.
+    ///
+    /// From redis to postgres: what `backfill` does. From postgres to redis: keys that have a row are filled into
+    /// Redis, as the first read of each would do; what Redis has stays. May be ended at any time and begun again.
+    Sync {
+        #[command(flatten)]
+        file: ConfigFile,
+        #[arg(long, value_parser = ["redis", "postgres"])]
+        from: String,
+        #[arg(long, value_parser = ["redis", "postgres"])]
+        to: String,
+        /// Only of this mapping.
+        #[arg(long, value_name = "NAME")]
+        mapping: Option<String>,
+        #[command(flatten)]
+        speed: Speed,
     },
     /// Print the tables that the mappings want, as SQL.
     Schema {
@@ -225,6 +281,43 @@ pub struct CheckConfig {
     /// Only the file, without looking into the database.
     #[arg(long)]
     pub offline: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Verify {
+    #[command(flatten)]
+    pub file: ConfigFile,
+    /// Only of this mapping.
+    #[arg(long, value_name = "NAME")]
+    pub mapping: Option<String>,
+    /// Only so many keys of Redis, chosen by chance.
+    #[arg(long, value_name = "N", conflicts_with_all = ["full", "complete"])]
+    pub sample: Option<u64>,
+    /// All keys, as without --sample.
+    #[arg(long)]
+    pub full: bool,
+    /// Redis is to have every key that Postgres has.
+    #[arg(long)]
+    pub complete: bool,
+    /// Have this side get what the other one has, wherever they are different. A key that only Redis has, and Postgres
+    /// has never had, is not taken from Redis.
+    #[arg(long, value_name = "SIDE", value_parser = ["redis", "postgres"])]
+    pub repair: Option<String>,
+    /// As JSON, for programs.
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub speed: Speed,
+}
+
+#[derive(Debug, Args)]
+pub struct Speed {
+    /// Most keys in a second; 0 for as many as it can.
+    #[arg(long, value_name = "KEYS/S", default_value_t = 0)]
+    pub rate: u32,
+    /// Connections to each store.
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub parallel: u16,
 }
 
 #[derive(Debug, Args)]

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::file::{Reading, step};
+use super::url::is_loopback;
 use super::{Config, Kind, Mapping, Problem, words};
 
 /// More than any application has tables; conflicts are looked for in all pairs.
@@ -13,6 +14,7 @@ pub(super) fn check(reading: &mut Reading) {
     let config = &reading.config;
     let mut found = bounds(config);
     found.extend(users(config));
+    found.extend(admin(config));
     if !config.mappings.is_empty() && !reading.said.iter().any(|path| path == "postgres.url") {
         found.push(Problem::new(
             "postgres.url",
@@ -64,6 +66,18 @@ fn bounds(config: &Config) -> Vec<Problem> {
         ));
     }
     found
+}
+
+/// Who is not on this machine needs a token.
+fn admin(config: &Config) -> Option<Problem> {
+    let admin = &config.admin;
+    if admin.token.is_some() || admin.listen.is_empty() || is_loopback(&admin.listen) {
+        return None;
+    }
+    Some(Problem::new(
+        "admin.listen",
+        "is for others than this machine alone, and there is no admin.token; set one, or listen on 127.0.0.1",
+    ))
 }
 
 fn users(config: &Config) -> Vec<Problem> {

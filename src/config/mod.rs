@@ -35,6 +35,7 @@ pub struct Config {
     pub postgres: Postgres,
     pub journal: Journal,
     pub proxies: Proxies,
+    pub admin: Admin,
     pub log: Log,
     pub defaults: Defaults,
     pub mappings: Vec<Mapping>,
@@ -174,6 +175,15 @@ pub enum Split {
     Refuse,
     /// It goes on; what others write meanwhile, or what it writes itself, may be lost.
     Available,
+}
+
+/// `[admin]`: where operators look in.
+#[derive(Clone, Default)]
+pub struct Admin {
+    /// `host:port`; port 0 takes a free one; empty: nowhere. Default `127.0.0.1:6381`.
+    pub listen: String,
+    /// Without one only /live and /ready answer.
+    pub token: Option<String>,
 }
 
 /// `[log]`
@@ -435,6 +445,7 @@ impl Config {
             },
             journal: Journal { max_changes: 0, batch_changes: 0, delay_ms: 0 },
             proxies: Proxies { split: Split::Refuse, redis_loss: RedisLoss::Eventual },
+            admin: Admin::default(),
             log: Log { format: LogFormat::Text, level: String::new() },
             defaults: Defaults {
                 strategy: Strategy::DualWrite,
@@ -466,6 +477,13 @@ impl fmt::Debug for Auth {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let password = self.password.as_ref().map(|_| "…");
         f.debug_struct("Auth").field("password", &password).field("users", &self.users).finish()
+    }
+}
+
+impl fmt::Debug for Admin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let token = self.token.as_ref().map(|_| "…");
+        f.debug_struct("Admin").field("listen", &self.listen).field("token", &token).finish()
     }
 }
 

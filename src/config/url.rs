@@ -146,6 +146,12 @@ pub(super) fn check_listen(address: &str) -> Result<(), String> {
     }
 }
 
+/// Whether only this machine reaches such an address.
+pub(super) fn is_loopback(address: &str) -> bool {
+    let Some((host, _)) = host_and_port(address) else { return false };
+    host == "localhost" || host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
+}
+
 /// The url as a log may show it: without user, password and parameters.
 pub(super) fn without_secrets(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else {

@@ -20,6 +20,15 @@ fn word<T: Copy>(text: &str, what: &str, words: &[(&str, T)]) -> Result<T, Strin
     })
 }
 
+/// What a header can carry.
+pub(super) fn token(text: &str) -> Result<(), String> {
+    not_empty(text)?;
+    if text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Ok(());
+    }
+    Err("a header cannot carry it; take ASCII letters, digits and signs, without spaces".to_owned())
+}
+
 pub(super) fn strategy(text: &str) -> Result<Strategy, String> {
     let words = Strategy::ALL.map(|strategy| (strategy.name(), strategy));
     word(text, "strategy", &words)

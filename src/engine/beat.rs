@@ -127,7 +127,9 @@ impl Heart {
             outages: outage.number,
             is_past_redis: outage.lasts,
             knows: self.fleet.knows(|| {
-                self.health.is_lost() || self.trust.journal.may_be_loose(self.health.losses())
+                self.health.is_lost()
+                    || self.health.is_degraded()
+                    || self.trust.journal.may_be_loose(self.health.losses())
             }),
             ..Standing::default()
         };

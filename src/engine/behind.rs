@@ -459,7 +459,7 @@ impl BehindWriter {
         let is_loose = keys.iter().any(|key| key.mapping.strategy() != Strategy::CacheFirst);
         let loose = is_loose.then(|| self.through.trust.journal.begin_loose_step());
         let health = &self.through.settings.health;
-        if keys.iter().any(|key| health.is_apart(&key.mapping)) {
+        if keys.iter().any(|key| health.may_not_tell_first(&key.mapping)) {
             // Since it was decided that Redis is told first, others may have been told that nobody does that.
             return Stepped::NotNow;
         }

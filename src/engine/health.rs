@@ -52,6 +52,8 @@ pub struct Health {
     is_strict: AtomicBool,
     /// How often Postgres was lost.
     losses: AtomicU64,
+    /// How often an operator wanted new connections.
+    renewals: AtomicU64,
     /// The most changes that Postgres lacked since the loss.
     most_changes: AtomicU64,
     inner: Mutex<Inner>,
@@ -98,6 +100,7 @@ impl Health {
             is_degraded: AtomicBool::new(false),
             is_strict: AtomicBool::new(false),
             losses: AtomicU64::new(0),
+            renewals: AtomicU64::new(0),
             most_changes: AtomicU64::new(0),
             inner: Mutex::new(Inner { cut: CancellationToken::new(), since: Instant::now() }),
             looks: watch::Sender::new((0, 0)),
@@ -127,7 +130,7 @@ impl Health {
 
     /// The strategy that holds for a mapping now.
     pub(super) fn strategy_of(&self, mapping: &Mapping) -> Strategy {
-        if mapping.may_be_behind() && self.is_degraded() && !self.is_apart(mapping) {
+        if mapping.may_be_behind() && self.is_degraded() && !self.may_not_tell_first(mapping) {
             Strategy::CacheFirst
         } else {
             mapping.strategy()
@@ -146,7 +149,13 @@ impl Health {
         })
     }
 
-    /// Whether Postgres is lost and others may change keys of the mapping past Redis, which is not to be
+    /// Whether others may change keys of the mapping past Redis, as this proxy may have told them that it knows;
+    /// whether or not Postgres is there again.
+    pub(super) fn may_not_tell_first(&self, mapping: &Mapping) -> bool {
+        mapping.strategy() != Strategy::CacheFirst && self.fleet.is_apart()
+    }
+
+    /// Whether Postgres is lost, or just found again, and others may change keys of the mapping past Redis, which is not to be
     /// believed then.
     pub(super) fn is_apart(&self, mapping: &Mapping) -> bool {
         // Keys of which Redis is told first nobody writes past it.
@@ -155,7 +164,7 @@ impl Health {
 
     /// The same for what is written through as a rule.
     pub(super) fn is_lost_apart(&self) -> bool {
-        self.is_lost() && self.fleet.is_apart()
+        self.is_degraded.load(Ordering::Acquire) && self.fleet.is_apart()
     }
 
     pub(super) fn fleet(&self) -> &Arc<Fleet> {
@@ -164,6 +173,16 @@ impl Health {
 
     pub(super) fn losses(&self) -> u64 {
         self.losses.load(Ordering::Acquire)
+    }
+
+    /// Has workers take new connections for their next batches.
+    pub(super) fn renew(&self) {
+        self.renewals.fetch_add(1, Ordering::Release);
+    }
+
+    /// How often they were to.
+    pub(super) fn renewals(&self) -> u64 {
+        self.renewals.load(Ordering::Acquire)
     }
 
     pub fn report(&self) -> HealthReport {

@@ -13,7 +13,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -25,6 +25,8 @@ use super::through::{RACES, connected, set_aside};
 use super::transaction::{Copies, Failure, Touched};
 use super::trust::Trust;
 use crate::command::Needs;
+use crate::config::Strategy;
+use crate::mapping::layout::Unencodable;
 use crate::mapping::{MappedKey, Mapping};
 use crate::protocol::Reply;
 use crate::store::{Change, Reading, RowLock, Session, StoreError, Want};
@@ -37,7 +39,7 @@ use crate::value::{Draft, Record, ValueKind};
 const SLICE: usize = 5_000;
 
 /// The bytes of a value that one write brings over.
-const MOST_BYTES: usize = 64 << 20;
+pub(super) const MOST_BYTES: usize = 64 << 20;
 
 /// Keys that a worker remembers to be no originals.
 const MOST_KNOWN: usize = 100_000;
@@ -69,11 +71,18 @@ pub(super) struct Importer<'w> {
 }
 
 /// What Redis says of a key without a row.
-enum Told {
+pub(super) enum Told {
     Nothing,
     /// Somebody is at it.
     Busy,
-    Refused(Reply),
+    /// It holds something else than its mapping.
+    OtherType,
+    Large,
+    /// It has too many elements to be told in one step.
+    Many {
+        left_ms: Option<i64>,
+        expected: i64,
+    },
     Value {
         record: Record,
         left_ms: Option<i64>,
@@ -157,29 +166,31 @@ impl Importer<'_> {
         let session = connected(self.session, self.settings).await.map_err(Failure::Store)?;
         session.hurry(None);
         let asked_at = Instant::now();
-        let now_ms = match begin(session, key, &mapping).await {
-            Ok(Some(now_ms)) => now_ms,
-            Ok(None) => {
+        let begun = match begin(session, &[key], &mapping).await {
+            Ok(begun) if begun.originals.is_empty() => {
                 session.rollback().await.map_err(Failure::Store)?;
                 return Ok(Outcome::NoOriginal);
             }
+            Ok(begun) => begun,
             Err(error) => return Err(self.give_up(Failure::Store(error)).await),
         };
         let (mut record, left_ms) = match ask(self.control, key, &mapping).await {
             Ok(Told::Value { record, left_ms }) => (record, left_ms),
             Ok(told) => {
                 self.end().await?;
+                let refused = |reply| Ok(Outcome::Refused { reply, found: None });
                 return match told {
                     Told::Busy => Err(Failure::Dirty),
-                    Told::Refused(reply) => Ok(Outcome::Refused { reply, found: None }),
+                    Told::OtherType => refused(wrong_type()),
+                    Told::Large | Told::Many { .. } => {
+                        refused(too_large_to_import(&mapping.name, MOST_BYTES))
+                    }
                     Told::Nothing | Told::Value { .. } => Ok(Outcome::NoOriginal),
                 };
             }
             Err(error) => return Err(self.give_up(Failure::Upstream(error)).await),
         };
-        // Never sooner than in Redis: a millisecond more, for what rounding takes.
-        let passed_ms = i64::try_from(asked_at.elapsed().as_millis()).unwrap_or(i64::MAX);
-        let now_ms = now_ms.saturating_add(passed_ms).saturating_add(1);
+        let now_ms = begun.now_ms_after(asked_at.elapsed());
         record.expires_at_ms = left_ms.map(|left_ms| now_ms.saturating_add(left_ms));
         let refused = match self.write(key, &mapping, &record).await {
             Ok(()) => {
@@ -202,12 +213,7 @@ impl Importer<'_> {
         mapping: &Mapping,
         record: &Record,
     ) -> Result<(), StoreError> {
-        let mut draft = Draft::new(mapping.holds(), None);
-        for (name, value) in &record.fields {
-            mapping.layout.check_field(name, value).map_err(StoreError::Unencodable)?;
-            draft.set(name.clone(), value.clone());
-        }
-        draft.set_expires_at_ms(record.expires_at_ms);
+        let draft = draft_of(mapping, record).map_err(StoreError::Unencodable)?;
         let changes = [Change { key, present: false, draft: &draft }];
         let session = self.session.as_mut().expect("it has begun the transaction");
         session.write_and_commit(&[(mapping, &changes)]).await
@@ -228,12 +234,12 @@ impl Importer<'_> {
         write_failed(&error, &mapping.name)
     }
 
-    async fn end(&mut self) -> Result<(), Failure> {
+    pub(super) async fn end(&mut self) -> Result<(), Failure> {
         let session = self.session.as_mut().expect("it has begun the transaction");
         session.rollback().await.map_err(Failure::Store)
     }
 
-    async fn give_up(&mut self, failure: Failure) -> Failure {
+    pub(super) async fn give_up(&mut self, failure: Failure) -> Failure {
         if let Err(Failure::Store(error)) = self.end().await {
             // The session is broken and with it the transaction.
             tracing::debug!(%error, "rollback failed");
@@ -242,21 +248,56 @@ impl Importer<'_> {
     }
 }
 
-/// Takes the key's lock, and says what Postgres' clock says; `None`: there is a row, or there was.
-async fn begin(
-    session: &mut Session,
-    key: &MappedKey,
-    mapping: &Mapping,
-) -> Result<Option<i64>, StoreError> {
-    let needs = Needs { existence: true, ..Needs::default() };
-    let wants = vec![Want { key, needs: &needs, whole_up_to: 0 }];
-    let read = session.begin_reading(&[key.lock()], &[Reading { mapping, wants }]).await?;
-    let Some(read) = read.into_iter().next() else { return Ok(None) };
-    if read.rows.first().is_none_or(|row| row.present) {
-        return Ok(None);
+/// The locks of keys are held; these of them have no row, and never had one.
+pub(super) struct Begun {
+    /// Their places, ascending.
+    pub(super) originals: Vec<usize>,
+    /// What the clock of Postgres said.
+    now_ms: i64,
+}
+
+// === impl Begun ===
+
+impl Begun {
+    /// What its clock says by now. Never sooner than in Redis: a millisecond more, for what rounding takes.
+    pub(super) fn now_ms_after(&self, passed: Duration) -> i64 {
+        let passed_ms = i64::try_from(passed.as_millis()).unwrap_or(i64::MAX);
+        self.now_ms.saturating_add(passed_ms).saturating_add(1)
     }
-    let has_had = session.has_had(mapping, &[&key.key]).await?;
-    Ok((!has_had.contains(&true)).then_some(read.now_ms))
+}
+
+/// Takes the locks of keys of one mapping, and sees which of them may be originals. Each key comes once.
+pub(super) async fn begin(
+    session: &mut Session,
+    keys: &[&MappedKey],
+    mapping: &Mapping,
+) -> Result<Begun, StoreError> {
+    let mut locks: Vec<i64> = keys.iter().map(|key| key.lock()).collect();
+    locks.sort_unstable();
+    locks.dedup();
+    let needs = Needs { existence: true, ..Needs::default() };
+    let wants = keys.iter().map(|key| Want { key, needs: &needs, whole_up_to: 0 }).collect();
+    let read = session.begin_reading(&locks, &[Reading { mapping, wants }]).await?.remove(0);
+    let has_no_row = |&at: &usize| read.rows.get(at).is_some_and(|row| !row.present);
+    let missing: Vec<usize> = (0..keys.len()).filter(has_no_row).collect();
+    if missing.is_empty() {
+        return Ok(Begun { originals: missing, now_ms: read.now_ms });
+    }
+    let names: Vec<&[u8]> = missing.iter().map(|&at| &keys[at].key[..]).collect();
+    let had = session.has_had(mapping, &names).await?;
+    let originals = missing.into_iter().zip(had).filter(|(_, had)| !had).map(|(at, _)| at);
+    Ok(Begun { originals: originals.collect(), now_ms: read.now_ms })
+}
+
+/// What becomes of an absent key that gets this value.
+pub(super) fn draft_of(mapping: &Mapping, record: &Record) -> Result<Draft, Unencodable> {
+    let mut draft = Draft::new(mapping.holds(), None);
+    for (name, value) in &record.fields {
+        mapping.layout.check_field(name, value)?;
+        draft.set(name.clone(), value.clone());
+    }
+    draft.set_expires_at_ms(record.expires_at_ms);
+    Ok(draft)
 }
 
 // === what Redis has ===
@@ -356,18 +397,36 @@ async fn ask(
     key: &MappedKey,
     mapping: &Mapping,
 ) -> Result<Told, UpstreamError> {
-    let call = Call {
+    let frame = control.call(&[original(key, mapping, MOST_BYTES)]).await?.pop().ok_or_else(odd)?;
+    let (left_ms, expected) = match told(frame, mapping)? {
+        Told::Many { left_ms, expected } => (left_ms, expected),
+        told => return Ok(told),
+    };
+    let mut record = Record { kind: mapping.holds(), ..Record::default() };
+    if !take_in_slices(control, key, &mut record).await? {
+        return Ok(Told::Large);
+    }
+    Ok(value(record, left_ms, expected))
+}
+
+/// Asks what Redis has of a key, where that takes no more than so many bytes.
+pub(super) fn original(key: &MappedKey, mapping: &Mapping, most_bytes: usize) -> Call {
+    Call {
         script: Script::Original,
         keys: vec![key.key.clone(), mark_of(&key.key), aside_of(&key.key)],
         arguments: vec![
             Bytes::from_static(mapping.holds().name().as_bytes()),
             Bytes::from(SLICE.to_string()),
-            Bytes::from(MOST_BYTES.to_string()),
+            Bytes::from(most_bytes.to_string()),
         ],
-    };
-    let parts = match control.call(&[call]).await?.pop() {
-        Some(Frame::Array(parts)) => parts,
-        Some(Frame::Error(text)) => return Err(UpstreamError::Refused(text.to_string())),
+    }
+}
+
+/// What it says to that.
+pub(super) fn told(frame: Frame, mapping: &Mapping) -> Result<Told, UpstreamError> {
+    let parts = match frame {
+        Frame::Array(parts) => parts,
+        Frame::Error(text) => return Err(UpstreamError::Refused(text.to_string())),
         _ => return Err(odd()),
     };
     let mut parts = parts.into_iter();
@@ -375,8 +434,8 @@ async fn ask(
     match &word[..] {
         b"NONE" => return Ok(Told::Nothing),
         b"DIRTY" | b"HELD" => return Ok(Told::Busy),
-        b"TYPE" => return Ok(Told::Refused(wrong_type())),
-        b"LARGE" => return Ok(Told::Refused(too_large_to_import(&mapping.name, MOST_BYTES))),
+        b"TYPE" => return Ok(Told::OtherType),
+        b"LARGE" => return Ok(Told::Large),
         _ => {}
     }
     let (Some(Frame::Integer(left_ms)), Some(Frame::Integer(expected))) =
@@ -384,21 +443,21 @@ async fn ask(
     else {
         return Err(odd());
     };
-    let kind = mapping.holds();
-    let mut record = Record { kind, ..Record::default() };
-    match parts.next() {
-        Some(Frame::Array(values)) => take_in(&mut record, values)?,
-        _ => {
-            if !take_in_slices(control, key, &mut record).await? {
-                return Ok(Told::Refused(too_large_to_import(&mapping.name, MOST_BYTES)));
-            }
-        }
-    }
+    let left_ms = (left_ms >= 0).then_some(left_ms);
+    let Some(Frame::Array(values)) = parts.next() else {
+        return Ok(Told::Many { left_ms, expected });
+    };
+    let mut record = Record { kind: mapping.holds(), ..Record::default() };
+    take_in(&mut record, values)?;
+    Ok(value(record, left_ms, expected))
+}
+
+fn value(record: Record, left_ms: Option<i64>, expected: i64) -> Told {
     // Redis has dropped some of it, or all, as its time has come.
     if usize::try_from(expected) != Ok(record.fields.len()) {
-        return Ok(Told::Busy);
+        return Told::Busy;
     }
-    Ok(Told::Value { record, left_ms: (left_ms >= 0).then_some(left_ms) })
+    Told::Value { record, left_ms }
 }
 
 /// Nobody changes the value meanwhile. False: it is too large.
@@ -434,7 +493,7 @@ async fn take_in_slices(
     }
 }
 
-fn take_in(record: &mut Record, values: Vec<Frame>) -> Result<(), UpstreamError> {
+pub(super) fn take_in(record: &mut Record, values: Vec<Frame>) -> Result<(), UpstreamError> {
     let bytes = |frame: Option<Frame>| match frame {
         Some(Frame::BulkString(bytes)) => Ok(bytes),
         _ => Err(odd()),
@@ -450,7 +509,12 @@ fn take_in(record: &mut Record, values: Vec<Frame>) -> Result<(), UpstreamError>
     Ok(())
 }
 
-fn adopt(key: &MappedKey, mapping: &Mapping) -> Call {
+/// Makes a copy of what was the original; where there are none it goes, now that Postgres has it.
+pub(super) fn adopt(key: &MappedKey, mapping: &Mapping) -> Call {
+    if mapping.strategy() == Strategy::PostgresOnly {
+        let keys = vec![key.key.clone(), mark_of(&key.key), aside_of(&key.key)];
+        return Call { script: Script::Inval, keys, arguments: Vec::new() };
+    }
     let keys = vec![key.key.clone(), mark_of(&key.key)];
     Call { script: Script::Adopt, keys, arguments: vec![decimal(mapping.cache_ttl_ms)] }
 }

@@ -30,7 +30,7 @@ use crate::store::outbox::OutboxRow;
 use crate::store::sole::Work;
 use crate::store::{Applied, RowLock, Session, StoreError, Swept, Want};
 use crate::tasks::Tasks;
-use crate::upstream::control::{Control, Frame};
+use crate::upstream::control::{Control, Frame, scan_page};
 use crate::upstream::scripts::{Call, JOURNAL, Script, aside_of, mark_of, owner_of};
 use crate::upstream::{RunId, UpstreamError};
 
@@ -181,11 +181,13 @@ impl Keeper {
             return self.come_back().await;
         }
         self.trust.journal.end_look(look, journal.is_loose);
-        self.settings.health.tell_journal(journal.changes, journal.lag_ms);
         let session = connected(&mut self.session, &self.settings).await?;
         let count = session.count_dead_letters().await?;
         self.trust.journal.tell_dead_letters(count);
-        self.work_off_the_outbox().await
+        self.work_off_the_outbox().await?;
+        // What others wrote past Redis has left it.
+        self.settings.health.tell_journal(journal.changes, journal.lag_ms);
+        Ok(())
     }
 
     /// Makes Redis believable again.
@@ -310,7 +312,7 @@ impl Keeper {
                 Bytes::from_static(b"COUNT"),
                 Bytes::from_static(SCAN_COUNT.as_bytes()),
             ];
-            let (next, names) = page(self.control.command(&words).await?)?;
+            let (next, names) = scan_page(self.control.command(&words).await?)?;
             let mut mapped: HashSet<Bytes, ahash::RandomState> = HashSet::default();
             for name in names {
                 let key = owner_of(&name).unwrap_or(name);
@@ -446,21 +448,6 @@ impl Keeper {
 }
 
 // === what Redis says ===
-
-/// A page of SCAN: the next cursor, and names.
-fn page(reply: Frame) -> Result<(Bytes, Vec<Bytes>), UpstreamError> {
-    let Frame::Array(parts) = reply else { return Err(refused_or_odd(reply)) };
-    let mut parts = parts.into_iter();
-    let (Some(Frame::BulkString(cursor)), Some(Frame::Array(names))) = (parts.next(), parts.next())
-    else {
-        return Err(odd());
-    };
-    let name = |frame| match frame {
-        Frame::BulkString(name) => Ok(name),
-        _ => Err(odd()),
-    };
-    Ok((cursor, names.into_iter().map(name).collect::<Result<_, _>>()?))
-}
 
 /// An array of places.
 fn numbers(reply: Frame) -> Result<Vec<usize>, UpstreamError> {

@@ -36,9 +36,10 @@ use super::through::{connected, set_aside};
 use super::transaction::Failure;
 use super::trust::Trust;
 use super::{BATCH_BYTES, EngineSettings, patience};
-use crate::command::{Listing, Need};
+use crate::command::{Listing, Need, Needs};
 use crate::config::{OnPostgresDown, Strategy};
-use crate::mapping::Mapping;
+use crate::mapping::{MappedKey, Mapping};
+use crate::metrics::{Counter, MappingCounts};
 use crate::protocol::Reply;
 use crate::store::{ReadRows, Reading, Session, StoreError, Want};
 use crate::tasks::Tasks;
@@ -66,6 +67,8 @@ pub struct MissReader {
     tables: Arc<Tables>,
     slow: Slow,
     session: Option<Session>,
+    /// How often it has taken new connections because an operator wanted it.
+    renewals: u64,
     control: Control,
     queue: Arc<Queue>,
     /// Keys that were too large to be filled, and since when. A matter of speed: to find out again means
@@ -115,6 +118,7 @@ impl MissReader {
             tables,
             slow: Slow::default(),
             session: None,
+            renewals: settings.health.renewals(),
             queue,
             large: HashMap::default(),
         }
@@ -128,6 +132,7 @@ impl MissReader {
                 operations = self.queue.take() => operations,
                 () = tasks.stopping() => break,
             };
+            self.renew().await;
             for batch in batches(&operations, usize::MAX, BATCH_BYTES) {
                 if rescue(self.read(batch)).await.is_err() {
                     self.session = None;
@@ -138,6 +143,18 @@ impl MissReader {
         }
         if let Some(session) = self.session.take() {
             session.close().await;
+        }
+    }
+
+    /// Takes new connections where an operator has wanted that since the last batch.
+    async fn renew(&mut self) {
+        let renewals = self.settings.health.renewals();
+        if self.renewals != renewals {
+            self.renewals = renewals;
+            self.control = Control::new(self.settings.control.clone());
+            if let Some(session) = self.session.take() {
+                session.close().await;
+            }
         }
     }
 
@@ -175,6 +192,33 @@ impl MissReader {
             let reply = self.reply(operation, places, &asked).await;
             operation.answer(&reply);
         }
+    }
+
+    /// Fills keys that Redis does not have, as if somebody had asked for them; how many were. `None`:
+    /// a store cannot be asked now.
+    pub(super) async fn warm(&mut self, keys: &[MappedKey]) -> Option<usize> {
+        let asked = |key| Asked {
+            key,
+            needs: Needs { existence: true, ..Needs::default() },
+            residence: Residence::Unknown,
+            cached: None,
+            stored: None,
+        };
+        let mut asked: Vec<Asked<'_>> = keys.iter().map(asked).collect();
+        self.ask_redis(&mut asked).await;
+        if asked.iter().any(|asked| matches!(asked.residence, Residence::Unknown)) {
+            return None;
+        }
+        self.ask_postgres(&mut asked).await;
+        let is_filled = |asked: &&Asked<'_>| {
+            let is_there = matches!(asked.stored, Some(Found::Record { record: Some(_), .. }));
+            is_there && matches!(asked.residence, Residence::Fill(_))
+        };
+        let filled = asked.iter().filter(is_filled).count();
+        let failed = |asked: &Asked<'_>| matches!(asked.stored, Some(Found::Error(_)));
+        // Until Redis has taken in what was posted.
+        self.control.command(&[Bytes::from_static(b"PING")]).await.ok()?;
+        (!asked.iter().any(failed)).then_some(filled)
     }
 
     async fn reply(
@@ -496,6 +540,7 @@ impl MissReader {
         tracing::warn!(%error, "a read from Postgres failed");
         for group in part.groups {
             if matches!(error, StoreError::Timeout(_)) {
+                self.settings.metrics.slow_queries.add(1);
                 self.slow.strike(group.mapping.index, Instant::now());
             }
             self.give_up(&error, asked, group).await;
@@ -545,19 +590,33 @@ impl MissReader {
         let mut calls = Vec::new();
         let mut free = free.iter();
         for group in &part.groups {
+            let counts = self.settings.metrics.mapping(group.mapping.index);
+            let count = |counter: fn(&MappingCounts) -> &Counter, count: usize| {
+                if let Some(counts) = counts {
+                    counter(counts).add(count as u64);
+                }
+            };
+            count(|counts| &counts.misses, group.places.len());
             for &at in &group.places {
                 let Asked { key, residence: Residence::Fill(lease), stored, .. } = &asked[at]
                 else {
                     continue;
                 };
                 let is_free = free.next().is_some_and(|free| *free);
-                calls.push(match stored {
+                if !is_free {
+                    count(|counts| &counts.refused_fills, 1);
+                }
+                let call = match stored {
                     Some(Found::Record { record, now_ms }) if is_free => {
                         let most = self.settings.cache_max_elements;
                         fill(key, &group.mapping, lease, record.as_ref(), *now_ms, most)
                     }
                     _ => unlease(key, lease),
-                });
+                };
+                if call.script == Script::Fill {
+                    count(|counts| &counts.fills, 1);
+                }
+                calls.push(call);
             }
         }
         if !calls.is_empty() {

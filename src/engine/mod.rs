@@ -29,7 +29,9 @@ mod load;
 pub mod loan;
 pub mod mailbox;
 pub mod miss;
+pub mod moving;
 pub mod operation;
+pub mod operator;
 pub mod queue;
 pub mod refusal;
 pub mod rescue;
@@ -53,7 +55,8 @@ use tokio::sync::mpsc;
 
 use crate::config::{self, Strategy};
 use crate::mapping::registry::Plan;
-use crate::mapping::{MappedKey, Registry};
+use crate::mapping::{MappedKey, Mapping, Registry};
+use crate::metrics::Metrics;
 use crate::tasks::Tasks;
 use crate::upstream::RunId;
 use crate::upstream::control::ControlSettings;
@@ -96,6 +99,8 @@ pub struct EngineSettings {
     pub control: ControlSettings,
     /// Whether Postgres is there.
     pub health: Arc<Health>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
     /// What a write that goes past Redis owes to those who reach it.
     pub redis_loss: config::RedisLoss,
     /// Who else is there.
@@ -130,6 +135,7 @@ pub struct Engine {
     trust: Arc<Trust>,
     health: Arc<Health>,
     fleet: Arc<Fleet>,
+    metrics: Arc<Metrics>,
     board: Arc<Switchboard>,
     /// What looks at all keys, and what looks at some of them.
     surveys: [Arc<Queue<Survey>>; 2],
@@ -157,6 +163,7 @@ impl Engine {
             trust: Arc::default(),
             health: Arc::clone(&settings.health),
             fleet: Arc::clone(&settings.fleet),
+            metrics: Arc::clone(&settings.metrics),
             board,
             surveys: Default::default(),
         }
@@ -324,7 +331,8 @@ impl Engine {
     }
 
     /// Hands over a read that Redis could not answer for good, or that is not for Redis to answer.
-    pub fn read(&self, operation: Operation) {
+    pub fn read(&self, mut operation: Operation) {
+        operation.count_in(&self.metrics);
         let worker = worker_of(&operation.keys[0], self.readers.len());
         self.readers[worker].push(operation);
     }
@@ -338,7 +346,8 @@ impl Engine {
 
     /// Hands over a write to the worker that `writer_of` has named. Operations of one worker are done in the
     /// order in which they came.
-    pub fn write(&self, operation: Operation, worker: usize) {
+    pub fn write(&self, mut operation: Operation, worker: usize) {
+        operation.count_in(&self.metrics);
         let behind = [&self.behind, &self.beside_behind];
         let mut queues = self.writers.iter().chain(behind);
         queues.nth(worker).expect("`writer_of` knows how many there are").push(operation);
@@ -383,15 +392,15 @@ impl Engine {
         self.registry.mappings().any(|mapping| mapping.may_be_behind())
     }
 
-    /// Whether Redis may have changes that Postgres lacks.
-    pub fn may_be_ahead(&self) -> bool {
-        let is_loose = self.trust.journal.may_be_loose(self.health.losses());
-        self.is_cache_first() || (self.writes_behind() && is_loose)
+    /// Whether that may become so by a change of strategies.
+    pub fn may_ever_write_behind(&self) -> bool {
+        self.registry.all().iter().any(|mapping| mapping.may_ever_be_behind())
     }
 
-    /// Whether Redis may have what Postgres lacks: changes, or keys of a mapping that has not migrated.
+    /// Whether Redis may have what Postgres lacks: changes, of this proxy or of another one that has just lost
+    /// Postgres, or keys of a mapping that has not migrated.
     pub fn needs_what_redis_has(&self) -> bool {
-        self.may_be_ahead() || self.registry.mappings().any(|mapping| mapping.imports())
+        self.writes_behind() || self.registry.mappings().any(|mapping| mapping.imports())
     }
 
     /// Has Redis never be told first of what is written through as a rule.
@@ -406,11 +415,28 @@ impl Engine {
 
     /// Mappings whose writes Redis is told first, though that is not their strategy.
     pub fn degraded_mappings(&self) -> Vec<String> {
-        let is_degraded = |mapping: &&Arc<crate::mapping::Mapping>| {
-            self.health.strategy_of(mapping) != mapping.strategy()
-        };
+        let is_degraded =
+            |mapping: &&Arc<Mapping>| self.health.strategy_of(mapping) != mapping.strategy();
         let degraded = self.registry.mappings().filter(is_degraded);
         degraded.map(|mapping| mapping.name.clone()).collect()
+    }
+
+    /// A mapping with its table's present layout; `None` while it is set aside.
+    fn current(&self, mapping: &Arc<Mapping>) -> Option<Arc<Mapping>> {
+        match self.stepping.tables() {
+            Some(tables) => tables.current(mapping),
+            None => Some(Arc::clone(mapping)),
+        }
+    }
+
+    /// What is counted.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// Whether what Redis says of mapped keys is believed, in whichever run.
+    pub fn believes_redis(&self) -> bool {
+        self.trust.believes_any() && !self.health.is_lost_apart()
     }
 
     /// How far Postgres is behind.

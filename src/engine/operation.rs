@@ -1,5 +1,6 @@
 //! One client's command on mapped keys, on its way through the engine.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -9,6 +10,7 @@ use super::mailbox::ReplyTo;
 use super::stream::Large;
 use crate::command::{Command, Listing, Mapped, Read, Write};
 use crate::mapping::{MappedKey, Pass};
+use crate::metrics::{Metrics, Side};
 use crate::protocol::Reply;
 
 /// A command with at least one mapped key.
@@ -28,6 +30,8 @@ pub struct Operation {
     answered: AtomicBool,
     /// Another worker is to do it.
     is_handed_over: AtomicBool,
+    /// Where it is counted once it is answered.
+    metrics: Option<Arc<Metrics>>,
 }
 
 // === impl Operation ===
@@ -50,6 +54,23 @@ impl Operation {
             arrived: Instant::now(),
             answered: AtomicBool::new(false),
             is_handed_over: AtomicBool::new(false),
+            metrics: None,
+        }
+    }
+
+    /// Has it counted once it is answered.
+    pub(super) fn count_in(&mut self, metrics: &Arc<Metrics>) {
+        self.metrics = Some(Arc::clone(metrics));
+    }
+
+    fn count(&self, error: Option<&str>) {
+        let (Some(metrics), Some(key)) = (&self.metrics, self.keys.first()) else { return };
+        if let Some(counts) = metrics.mapping(key.mapping.index) {
+            let side = if self.as_read().is_some() { Side::Read } else { Side::Write };
+            counts.operation(side, error.is_some(), self.age());
+        }
+        if let Some(text) = error {
+            metrics.tell_error(text);
         }
     }
 
@@ -72,6 +93,7 @@ impl Operation {
     /// Tells the client, once: what comes after the first answer is dropped.
     pub fn answer(&self, reply: &Reply) {
         if !self.answered.swap(true, Ordering::Relaxed) {
+            self.count(if let Reply::Error(text) = reply { Some(text) } else { None });
             self.reply_to.answer(reply);
         }
     }
@@ -80,6 +102,7 @@ impl Operation {
     pub fn put_off(&self, listing: Listing) {
         let Some(key) = self.keys.first() else { return };
         if !self.answered.swap(true, Ordering::Relaxed) {
+            self.count(None);
             let version = self.reply_to.version;
             self.reply_to.put_off(Large {
                 key: MappedKey { pass: None, ..key.clone() },

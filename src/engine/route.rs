@@ -7,7 +7,6 @@ use super::loan::Lent;
 use super::mailbox::ReplyTo;
 use super::operation::Operation;
 use crate::command::{Command, Mapped, Proof, Read, Write};
-use crate::config::Strategy;
 use crate::mapping::{Gate, MappedKey, Pass};
 use crate::protocol::Reply;
 use crate::upstream::scripts::RESERVED_PREFIX;
@@ -21,8 +20,8 @@ pub enum Touch {
     /// So, but some are of a mapping that may get a side in Postgres.
     Passing,
     /// Its one key is mapped, and Redis may answer it as it came: with a reply that proves that the key
-    /// was there.
-    Asks(Proof, &'static Gate),
+    /// was there. With its mapping's place in the configuration file.
+    Asks(Proof, &'static Gate, usize),
     /// At least one key is mapped.
     Mapped,
     /// A key is one of our own.
@@ -95,13 +94,10 @@ impl Engine {
             *touch = match command.mapped {
                 Mapped::Read(Read { proof, of, .. })
                     if proof != Proof::Never
-                        && matches!(
-                            mapping.strategy(),
-                            Strategy::DualWrite | Strategy::CacheFirst
-                        )
+                        && mapping.gate.reads_redis()
                         && of.is_none_or(|of| of == mapping.holds()) =>
                 {
-                    Touch::Asks(proof, mapping.gate)
+                    Touch::Asks(proof, mapping.gate, mapping.index)
                 }
                 _ => Touch::Mapped,
             };

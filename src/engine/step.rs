@@ -23,6 +23,7 @@ use super::tables::Tables;
 use crate::command::{Command, Mapped};
 use crate::config::Strategy;
 use crate::mapping::Pass;
+use crate::metrics::Side;
 use crate::protocol::reply::{write_bulk, write_count, write_integer};
 use crate::protocol::scan::{ReplyScanner, Step as Scanned};
 use crate::store::has_row;
@@ -52,6 +53,8 @@ pub(super) struct Stepping {
 pub struct Telling {
     how: How,
     is_needy: bool,
+    /// Its key's, by its place in the configuration file.
+    mapping: usize,
 }
 
 /// A step that is being put together.
@@ -81,6 +84,10 @@ impl Stepping {
     pub(super) fn learn_tables(&self, tables: &Arc<Tables>) {
         // Engines are started once.
         let _ = self.tables.set(Arc::clone(tables));
+    }
+
+    pub(super) fn tables(&self) -> Option<&Arc<Tables>> {
+        self.tables.get()
     }
 
     pub(super) fn learn_hash(&self, hash: impl FnOnce() -> Option<Bytes>) {
@@ -124,13 +131,22 @@ impl Engine {
         let mapping = stepping.tables.get()?.current(&key.mapping)?;
         let is_fit = has_row(&mapping.layout, &key)
             && matches!(fits(how, arguments, &mapping), Way::Behind(_));
-        is_fit.then(|| (Telling { how, is_needy: kind_word(&mapping) == NEEDY }, pass))
+        let telling =
+            Telling { how, is_needy: kind_word(&mapping) == NEEDY, mapping: mapping.index };
+        is_fit.then_some((telling, pass))
     }
 
     /// The request that runs a step; `None` while Redis may not know the script.
     pub fn request_of(&self, step: &Step) -> Option<BytesMut> {
         let most = self.journal_changes.to_string();
         self.stepping.hash.get().map(|hash| step.request(hash, most.as_bytes()))
+    }
+
+    /// Counts an operation that a step has done.
+    pub fn count_told(&self, telling: Telling, reply: &[u8]) {
+        if let Some(counts) = self.metrics.mapping(telling.mapping) {
+            counts.untimed(Side::Write, reply.first() == Some(&b'-'));
+        }
     }
 
     /// A step may or may not have happened.
@@ -313,7 +329,7 @@ mod tests {
 
     fn telling(name: &str) -> Telling {
         let how = How::of(lookup(name.as_bytes()).unwrap()).unwrap();
-        Telling { how, is_needy: false }
+        Telling { how, is_needy: false, mapping: 0 }
     }
 
     fn words(request: &str) -> Vec<&[u8]> {

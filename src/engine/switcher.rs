@@ -14,8 +14,9 @@
 //! - What was written past Redis has left it before the strategy is another.
 //! - A mapping that leaves `redis_only` begins with no rows, and imports. With the barrier in place no request that
 //!   passed through is under way: each event loop has had the replies to what it had appended.
-//! - While a mapping is `postgres_only` nobody makes copies, but of keys that are imported; they are gone before it
-//!   leaves that strategy. What only Redis has stays.
+//! - While a mapping is `postgres_only` nobody makes copies; they are gone before it leaves that strategy. What only
+//!   Redis has stays, and a mapping that imports neither becomes `postgres_only` nor leaves that; but one that leaves
+//!   `redis_only` may become so, as it has no copies.
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
@@ -33,7 +34,7 @@ use crate::mapping::{MappedKey, Mapping, Phase, Registry};
 use crate::store::sole::Work;
 use crate::store::{RowLock, Session, StoreError, Want};
 use crate::upstream::UpstreamError;
-use crate::upstream::control::{Control, Frame};
+use crate::upstream::control::{Control, Frame, scan_page};
 use crate::upstream::scripts::{Call, Script, aside_of, mark_of, owner_of};
 
 /// How long a change may take with clients waiting, where nobody says another time.
@@ -69,6 +70,12 @@ pub enum NotSwitched {
     )]
     NoTable,
     #[error(
+        "it passes through since this proxy has started: its table does not fit it (`respgres schema --apply` makes what is \
+         missing), or it was in phase preparation (`respgres phase set dual_write`); a restart of all proxies finds \
+         what has changed"
+    )]
+    PassesThrough,
+    #[error(
         "it is in phase preparation; `respgres phase set dual_write` and a restart of all proxies end that"
     )]
     Preparation,
@@ -82,6 +89,11 @@ pub enum NotSwitched {
          `respgres strategy set … --discard-rows`"
     )]
     Rows,
+    #[error(
+        "the mapping has not migrated, and in postgres_only what Redis alone has would not be kept; bring its \
+         keys over first (`respgres backfill`, `respgres phase set migrated`)"
+    )]
+    Imports,
     #[error(
         "the upstream Redis evicts any key when its memory is full (maxmemory-policy {0}), also \
         what `cache_first` has written and Postgres does not have yet; use noeviction or volatile-lru"
@@ -201,17 +213,24 @@ impl Switcher<'_> {
         if target == Strategy::RedisOnly {
             return Err(NotSwitched::IntoRedisOnly);
         }
+        let (redis_only, postgres_only) =
+            (Strategy::RedisOnly.name(), Strategy::PostgresOnly.name());
+        if mapping.imports()
+            && entry.strategy != redis_only
+            && [&entry.strategy[..], target.name()].contains(&postgres_only)
+        {
+            return Err(NotSwitched::Imports);
+        }
         // Both stores are there.
         self.control.clock_ms().await?;
         if target == Strategy::CacheFirst {
             self.check_eviction().await?;
         }
-        let leaves_postgres = entry.strategy == Strategy::PostgresOnly.name();
-        if leaves_postgres && !mapping.imports() {
+        if entry.strategy == postgres_only {
             // Nobody makes copies now.
             self.drop_copies(mapping).await?;
         }
-        let leaves_redis = entry.strategy == Strategy::RedisOnly.name();
+        let leaves_redis = entry.strategy == redis_only;
         if leaves_redis && !self.discards_rows && self.session.has_rows(mapping).await? {
             return Err(NotSwitched::Rows);
         }
@@ -220,10 +239,6 @@ impl Switcher<'_> {
         let mut ready = self.get_ready(mapping, &barrier, began + self.limit).await;
         if leaves_redis && ready.is_ok() {
             ready = self.forget_rows(mapping).await;
-        }
-        if leaves_postgres && mapping.imports() && ready.is_ok() {
-            // An original that is imported leaves a copy.
-            ready = self.drop_copies(mapping).await;
         }
         if let Err(why) = ready {
             self.change(mapping, &barrier, None).await?;
@@ -432,27 +447,53 @@ impl Switcher<'_> {
         }
     }
 
-    /// Of some keys of a mapping that imports: those that are no originals.
-    async fn without_originals(
+    /// Which of a mapping's keys have nothing in Redis that may be nowhere else: copies, and marks alone. A copy has an
+    /// end, but for one that was made complete; it has a row. While a mapping imports, an original may have an end, too.
+    async fn copies_of(
         &mut self,
         mapping: &Mapping,
         keys: Vec<Bytes>,
     ) -> Result<Vec<Bytes>, NotSwitched> {
+        let mut copies = Vec::new();
+        let mut in_doubt = keys;
+        if !mapping.imports() {
+            let asked: Vec<[Bytes; 2]> =
+                in_doubt.iter().map(|key| [Bytes::from_static(b"PTTL"), key.clone()]).collect();
+            let asked: Vec<&[Bytes]> = asked.iter().map(|words| &words[..]).collect();
+            let told = self.control.commands(&asked).await?;
+            for (key, told) in std::mem::take(&mut in_doubt).into_iter().zip(told) {
+                match told {
+                    Frame::Integer(-1) => in_doubt.push(key),
+                    Frame::Integer(_) => copies.push(key),
+                    Frame::Error(text) => {
+                        return Err(UpstreamError::Refused(text.to_string()).into());
+                    }
+                    _ => return Err(UpstreamError::Protocol("an odd answer to PTTL".into()).into()),
+                }
+            }
+        }
+        if in_doubt.is_empty() {
+            return Ok(copies);
+        }
         let keys: Vec<MappedKey> =
-            keys.iter().filter_map(|key| self.registry.mapped_key(key)).collect();
+            in_doubt.iter().filter_map(|key| self.registry.mapped_key(key)).collect();
         let needs = Needs { existence: true, ..Needs::default() };
         let wants: Vec<Want<'_>> =
             keys.iter().map(|key| Want { key, needs: &needs, whole_up_to: 0 }).collect();
         let read = self.session.read_parts(mapping, &wants, RowLock::None).await?;
         let names: Vec<&[u8]> = keys.iter().map(|key| &key.key[..]).collect();
-        let had = self.session.has_had(mapping, &names).await?;
+        let had = match mapping.imports() {
+            true => self.session.has_had(mapping, &names).await?,
+            false => vec![false; names.len()],
+        };
         let known = keys.iter().zip(read.rows.iter().zip(had));
         let known = known.filter(|(_, (row, had))| row.present || *had);
-        Ok(known.map(|(key, _)| key.key.clone()).collect())
+        copies.extend(known.map(|(key, _)| key.key.clone()));
+        Ok(copies)
     }
 
-    /// Drops the copies of a mapping's keys, and what stands beside them; not what only Redis has. Twice: what was set aside may have come
-    /// back behind the walk.
+    /// Drops the copies of a mapping's keys, and what stands beside them; not what only Redis has. Twice: what was set
+    /// aside may have come back behind the walk.
     pub(super) async fn drop_copies(&mut self, mapping: &Mapping) -> Result<(), NotSwitched> {
         for _ in 0..2 {
             let mut cursor = Bytes::from_static(b"0");
@@ -461,16 +502,13 @@ impl Switcher<'_> {
                 let [scan, count_word] =
                     [Bytes::from_static(b"SCAN"), Bytes::from_static(b"COUNT")];
                 let reply = self.control.command(&[scan, cursor, count_word, count]).await?;
-                let (next, names) = page(reply)?;
+                let (next, names) = scan_page(reply)?;
                 let owners = names.into_iter().map(|name| owner_of(&name).unwrap_or(name));
                 let of_mapping = |key: &Bytes| {
                     self.registry.find(key).is_some_and(|found| found.index == mapping.index)
                 };
                 let keys: HashSet<Bytes, ahash::RandomState> = owners.filter(of_mapping).collect();
-                let mut keys: Vec<Bytes> = keys.into_iter().collect();
-                if mapping.imports() && !keys.is_empty() {
-                    keys = self.without_originals(mapping, keys).await?;
-                }
+                let keys = self.copies_of(mapping, keys.into_iter().collect()).await?;
                 if !keys.is_empty() {
                     let keys =
                         keys.iter().flat_map(|key| [key.clone(), mark_of(key), aside_of(key)]);
@@ -533,24 +571,4 @@ async fn put(
         true => Ok(()),
         false => Err(NotSwitched::Raced),
     }
-}
-
-/// A page of SCAN: the next cursor, and names.
-fn page(reply: Frame) -> Result<(Bytes, Vec<Bytes>), UpstreamError> {
-    let odd = || UpstreamError::Protocol("an odd answer to SCAN".into());
-    let parts = match reply {
-        Frame::Array(parts) => parts,
-        Frame::Error(text) => return Err(UpstreamError::Refused(text.to_string())),
-        _ => return Err(odd()),
-    };
-    let mut parts = parts.into_iter();
-    let (Some(Frame::BulkString(cursor)), Some(Frame::Array(names))) = (parts.next(), parts.next())
-    else {
-        return Err(odd());
-    };
-    let name = |frame| match frame {
-        Frame::BulkString(name) => Ok(name),
-        _ => Err(odd()),
-    };
-    Ok((cursor, names.into_iter().map(name).collect::<Result<_, _>>()?))
 }

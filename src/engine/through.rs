@@ -66,6 +66,8 @@ pub struct Writer {
     pub(super) tables: Arc<Tables>,
     slow: Slow,
     pub(super) session: Option<Session>,
+    /// How often it has taken new connections because an operator wanted it.
+    renewals: u64,
     pub(super) control: Control,
     pub(super) queue: Arc<Queue>,
     /// Redis may know what Postgres does not: nothing is written while it is out of reach.
@@ -104,6 +106,7 @@ impl Writer {
             tables,
             slow: Slow::default(),
             session: None,
+            renewals: settings.health.renewals(),
             queue,
             needs_redis: false,
             behind: None,
@@ -128,6 +131,7 @@ impl Writer {
                 operations = self.queue.take() => operations,
                 () = tasks.stopping() => break,
             };
+            self.renew().await;
             let most = self.settings.postgres.batch_operations.max(1);
             self.is_handing_over = false;
             for batch in batches(&operations, most, BATCH_BYTES) {
@@ -146,6 +150,18 @@ impl Writer {
         }
         if let Some(session) = self.session.take() {
             session.close().await;
+        }
+    }
+
+    /// Takes new connections where an operator has wanted that since the last batch.
+    async fn renew(&mut self) {
+        let renewals = self.settings.health.renewals();
+        if self.renewals != renewals {
+            self.renewals = renewals;
+            self.control = Control::new(self.settings.control.clone());
+            if let Some(session) = self.session.take() {
+                session.close().await;
+            }
         }
     }
 
@@ -284,7 +300,7 @@ impl Writer {
         operations: &[&Operation],
         hurried: bool,
     ) -> Result<(), Failure> {
-        let (mut races, mut dirty, mut lost, mut bypasses) = (0, 0, 0, 0);
+        let (mut races, mut dirty, mut lost, mut bypasses, mut imports) = (0, 0, 0, 0, 0);
         let mut spared = Known::default();
         // At once, where Postgres is known to be lost.
         self.settings.health.cut().map_err(Failure::Store)?;
@@ -303,11 +319,17 @@ impl Writer {
             let was_connected = self.session.is_some();
             let failure = match self.transact_in_sight(operations, &spared, hurried).await {
                 Ok(written) => {
+                    self.settings.metrics.batches.observe(operations.len() as u64);
                     self.answer(operations, written).await;
                     self.clear_slow(operations);
                     return Ok(());
                 }
+                // Each import leaves fewer: unless a table takes rows and does not show them.
+                Err(Failure::Originals(_)) if imports > operations.len() => {
+                    Failure::Store(StoreError::Raced)
+                }
                 Err(Failure::Originals(keys)) => {
+                    imports += 1;
                     match self.import(&keys, operations, &mut spared).await {
                         Ok(()) => continue,
                         Err(failure) => failure,
@@ -588,6 +610,7 @@ impl Writer {
             return;
         }
         if let (true, [at]) = (timed_out, &part.places[..]) {
+            self.settings.metrics.slow_queries.add(1);
             for key in &batch[*at].keys {
                 self.slow.strike(key.mapping.index, Instant::now());
             }

@@ -76,6 +76,11 @@ impl Gate {
         Strategy::ALL[number]
     }
 
+    /// Whether a read may be answered by Redis.
+    pub fn reads_redis(&self) -> bool {
+        matches!(self.strategy(), Strategy::DualWrite | Strategy::CacheFirst)
+    }
+
     pub fn version(&self) -> u64 {
         self.version.load(Ordering::Acquire)
     }

@@ -72,6 +72,12 @@ impl Mapping {
         }
     }
 
+    /// Whether that may become so by a change of its strategy.
+    pub fn may_ever_be_behind(&self) -> bool {
+        self.may_be_behind()
+            || self.on_postgres_down.is_some_and(|policy| policy != OnPostgresDown::Reject)
+    }
+
     /// What its keys hold.
     pub fn holds(&self) -> ValueKind {
         match self.layout.kind() {

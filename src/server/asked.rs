@@ -4,12 +4,14 @@
 //! the bytes of the requests, one behind the other.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use bytes::{Buf, Bytes, BytesMut};
 
 use crate::command::{Command, Proof};
 use crate::engine::route::proves;
 use crate::mapping::Pass;
+use crate::metrics::LoopCounts;
 use crate::protocol::Version;
 
 /// Room that is kept while nothing is asked, bytes.
@@ -21,6 +23,8 @@ pub(super) struct Ask {
     pub(super) command: &'static Command,
     /// What a final reply looks like.
     pub(super) proof: Proof,
+    /// Its key's, by its place in the configuration file.
+    pub(super) mapping: usize,
     /// In which the reply is expected.
     pub(super) version: Version,
     pub(super) pass: Pass,
@@ -33,6 +37,8 @@ pub(super) struct Asks {
     asks: VecDeque<(Ask, usize)>,
     /// The requests, as they came.
     requests: BytesMut,
+    /// Where those are counted that Redis has answered.
+    counts: Option<Arc<LoopCounts>>,
 }
 
 // === impl Ask ===
@@ -69,9 +75,17 @@ impl Asks {
         self.asks.front().map(|(ask, _)| ask)
     }
 
-    /// Forgets the first one.
+    /// Those of a client of this loop.
+    pub(super) fn counted_in(counts: Arc<LoopCounts>) -> Self {
+        Self { counts: Some(counts), ..Self::default() }
+    }
+
+    /// Forgets the first one: it is answered.
     pub(super) fn pop(&mut self) {
-        if let Some((_, length)) = self.asks.pop_front() {
+        if let Some((ask, length)) = self.asks.pop_front() {
+            if let Some(counts) = &self.counts {
+                counts.hit(ask.command.row(), ask.mapping);
+            }
             self.requests.advance(length);
             self.shrink();
         }
@@ -109,7 +123,8 @@ mod tests {
 
     fn ask(proof: Proof) -> Ask {
         let pass = Gate::new(Strategy::DualWrite, false).enter().unwrap();
-        Ask { command: lookup(b"hget").unwrap(), proof, version: Version::Resp2, pass }
+        let command = lookup(b"hget").unwrap();
+        Ask { command, proof, mapping: 0, version: Version::Resp2, pass }
     }
 
     #[test]

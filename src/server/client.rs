@@ -20,6 +20,7 @@ use super::pin::Pin;
 use super::queued::Queued;
 use super::roster::{Entry, Standing};
 use crate::engine::{Large, Watched};
+use crate::metrics::LoopCounts;
 use crate::protocol::{Reply, Version};
 use crate::upstream::lane::Owner;
 
@@ -110,6 +111,7 @@ impl Client {
         socket: OwnedWriteHalf,
         authenticated: bool,
         most_output_bytes: usize,
+        counts: Arc<LoopCounts>,
     ) -> Rc<Self> {
         let session = Session {
             version: Version::Resp2,
@@ -124,7 +126,7 @@ impl Client {
             entry,
             socket,
             output: RefCell::default(),
-            expected: RefCell::default(),
+            expected: RefCell::new(Expected::counted_in(counts)),
             waker: RefCell::default(),
             session: RefCell::new(session),
             stalled: Cell::new(false),

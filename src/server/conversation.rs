@@ -26,7 +26,8 @@ use super::event_loop::{Carries, EventLoop};
 use super::expect::Inspection;
 use super::queued::Effect;
 use super::way::{Apart, Way};
-use crate::command::Command;
+use crate::command::{COMMANDS, Command};
+use crate::metrics;
 use crate::protocol::Reply;
 use crate::protocol::inline::{encode_request, split};
 use crate::protocol::request::{ProtocolError, RequestLimits, Scanned, Scanner};
@@ -55,6 +56,9 @@ pub(super) struct Talk {
     pub(super) limits: RequestLimits,
     /// The command that was looked at last.
     pub(super) last: Cell<Option<&'static Command>>,
+    /// The row, in the command table, of the request that was looked at last; its length for one that is not
+    /// there.
+    pub(super) row: Cell<usize>,
     /// Redis pauses writes: as it was when the requests at hand began to be taken.
     pub(super) writes_paused: Cell<bool>,
     /// Mapped keys must not be touched; `None`: not asked yet since the requests at hand began to be taken.
@@ -269,7 +273,8 @@ impl Talk {
         };
         let writes_paused = Cell::new(false);
         let (last, fenced) = (Cell::new(None), Cell::new(None));
-        Self { event_loop, client, limits, last, writes_paused, fenced }
+        let row = Cell::new(COMMANDS.len());
+        Self { event_loop, client, limits, last, row, writes_paused, fenced }
     }
 
     /// Tells other clients (CLIENT LIST) when this one last sent something, and what.
@@ -350,6 +355,8 @@ impl Talk {
                         }
                         if let Way::Ask(ask) = way {
                             self.expect_asked(ask, &request);
+                        } else {
+                            self.count(metrics::Way::Pass);
                         }
                         at += length;
                         run.count += 1;
@@ -428,6 +435,27 @@ impl Talk {
     // --- on its way ---
 
     pub(super) fn go(&self, way: Way, request: &Request<'_>) -> Flow {
+        let counted = match &way {
+            Way::Forward => Some(metrics::Way::Pass),
+            // Counted by `mapped`, or when it is known whether it is a hit.
+            Way::Ask(_) => None,
+            Way::Apart(apart) => match apart {
+                Apart::Mapped(_) | Apart::Close => None,
+                Apart::Pinned(_) => Some(metrics::Way::Pinned),
+                Apart::Survey(_) => Some(metrics::Way::Survey),
+                Apart::Local(_) => Some(metrics::Way::Local),
+                Apart::Alone(_) | Apart::Script | Apart::Info => Some(metrics::Way::Pass),
+                Apart::Tell(_) => Some(metrics::Way::Refused),
+            },
+        };
+        let flow = self.go_on(way, request);
+        if let Some(counted) = counted {
+            self.count_if_done(flow, counted);
+        }
+        flow
+    }
+
+    fn go_on(&self, way: Way, request: &Request<'_>) -> Flow {
         // Shown before its effects are.
         self.show_command();
         match way {
@@ -485,6 +513,18 @@ impl Talk {
                 self.client.leave();
                 Flow::Done
             }
+        }
+    }
+
+    /// Counts the request that was looked at last.
+    pub(super) fn count(&self, way: metrics::Way) {
+        self.event_loop.counts.request(self.row.get(), way);
+    }
+
+    /// The same, but for one that has to wait: it will be looked at again.
+    pub(super) fn count_if_done(&self, flow: Flow, way: metrics::Way) {
+        if flow == Flow::Done {
+            self.count(way);
         }
     }
 
@@ -555,6 +595,9 @@ impl Talk {
     pub(super) fn refuse(&self, reply: &Reply) {
         if let Some(pin) = &mut self.client.session.borrow_mut().pin {
             pin.aborted |= pin.multi;
+        }
+        if let Reply::Error(text) = reply {
+            self.event_loop.shared.engine.metrics().tell_error(text);
         }
         self.client.answer(reply);
     }

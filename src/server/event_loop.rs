@@ -24,6 +24,7 @@ use super::step::{Steps, is_step};
 use super::tracking::with_target;
 use crate::config::RedisUrl;
 use crate::engine::{Mail, Mailbox, Told};
+use crate::metrics::LoopCounts;
 use crate::protocol::{Reply, Version};
 use crate::tasks::Tasks;
 use crate::upstream::lane::{LaneSettings, Owner, ReadBuffer, Receiver};
@@ -58,6 +59,7 @@ pub(super) struct EventLoop {
     private: RefCell<Vec<Weak<Lane<Self>>>>,
     pub(super) errands: Errands,
     pub(super) steps: Steps,
+    pub(super) counts: Arc<LoopCounts>,
     /// Clients whose conversations are to look again in a moment.
     waiting: RefCell<Vec<Rc<Client>>>,
     /// What comes over the lanes may be old, as others may have gone on without this proxy.
@@ -87,6 +89,7 @@ impl EventLoop {
         let read_buffer = vec![0; READ_BUFFER_BYTES].into_boxed_slice();
         let mailbox = Arc::default();
         shared.engine.attach(&mailbox);
+        let counts = shared.engine.metrics().of_new_loop();
         Rc::new_cyclic(|me| Self {
             me: me.clone(),
             shared,
@@ -104,6 +107,7 @@ impl EventLoop {
             private: RefCell::default(),
             errands: Errands::default(),
             steps: Steps::default(),
+            counts,
             waiting: RefCell::default(),
             is_fenced: Cell::new(false),
         })
@@ -211,7 +215,9 @@ impl EventLoop {
         let owner = Owner(u64::from(generation) << 32 | place.key() as u64);
         let authenticated = !self.shared.users.must_authenticate();
         let most = self.shared.limits.client_backlog_max_bytes;
-        Rc::clone(place.insert(Client::new(owner, entry, socket, authenticated, most)))
+        let counts = Arc::clone(&self.counts);
+        counts.enter();
+        Rc::clone(place.insert(Client::new(owner, entry, socket, authenticated, most, counts)))
     }
 
     pub(super) fn leave(&self, client: &Client) {

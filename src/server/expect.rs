@@ -20,6 +20,7 @@ use super::asked::{Ask, Asks};
 use super::queued::Queued;
 use crate::engine::{Large, Piece, Watched};
 use crate::mapping::MappedKey;
+use crate::metrics::LoopCounts;
 use crate::upstream::lane::Delivered;
 
 /// One client's requests under way.
@@ -123,6 +124,11 @@ pub(super) enum Delivery {
 // === impl Expected ===
 
 impl Expected {
+    /// Of a client of the loop that counts so.
+    pub(super) fn counted_in(counts: Arc<LoopCounts>) -> Self {
+        Self { asks: Asks::counted_in(counts), ..Self::default() }
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.elements.is_empty()
     }
@@ -503,6 +509,7 @@ mod tests {
         let ask = Ask {
             command: lookup(b"hget").expect("it is in the table"),
             proof: Proof::NonNil,
+            mapping: 0,
             version: Version::Resp2,
             pass: Gate::new(Strategy::DualWrite, false).enter().expect("it is open"),
         };

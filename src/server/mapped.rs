@@ -17,6 +17,7 @@ use crate::command::{Command, Mapped};
 use crate::engine::refusal::{GATE_PATIENCE, gate_closed};
 use crate::engine::route::{MappedRoute, Touch};
 use crate::engine::{Loan, Over, ReplyTo, Runner, Told};
+use crate::metrics;
 use crate::protocol::Reply;
 use crate::protocol::request::{Scanned, Scanner};
 use crate::upstream::lane::Delivered;
@@ -31,6 +32,7 @@ impl Talk {
     pub(super) fn mapped(&self, command: &'static Command, request: &Request<'_>) -> Flow {
         if self.client.session.borrow().pin.as_ref().is_some_and(|pin| pin.multi) {
             let flow = self.queue_mapped(command, request);
+            self.count_if_done(flow, metrics::Way::Pinned);
             self.client.show_standing();
             return flow;
         }
@@ -40,6 +42,7 @@ impl Talk {
                 return Flow::Wait;
             }
             if let Some(flow) = self.tell_first(command, request) {
+                self.count_if_done(flow, metrics::Way::Mapped);
                 return flow;
             }
         } else if !self.may_forward() {
@@ -47,11 +50,13 @@ impl Talk {
         }
         let engine = &self.event_loop.shared.engine;
         let touch = engine.touch(command, request.count(), |at| request.argument(at));
-        if let Touch::Asks(proof, gate) = touch
+        if let Touch::Asks(proof, gate, mapping) = touch
             && self.believes_redis()
         {
-            let Some(pass) = gate.enter() else { return self.wait_at_gate() };
-            self.expect_asked(Ask { command, proof, version: client.version(), pass }, request);
+            let pass = gate.enter().filter(|_| gate.reads_redis());
+            let Some(pass) = pass else { return self.wait_at_gate() };
+            let version = client.version();
+            self.expect_asked(Ask { command, proof, mapping, version, pass }, request);
             self.append(request.bytes, 1, Delivered::OneByOne);
             return Flow::Done;
         }
@@ -112,11 +117,18 @@ impl Talk {
                 });
             }
             MappedRoute::Watch { keys, others } => {
-                return self.watch_mapped(request.argument(0), keys, &others);
+                let flow = self.watch_mapped(request.argument(0), keys, &others);
+                self.count_if_done(flow, metrics::Way::Pinned);
+                return flow;
+            }
+            MappedRoute::Refuse(text) => {
+                self.refuse(&Reply::Error(text));
+                self.count(metrics::Way::Refused);
+                return Flow::Done;
             }
             MappedRoute::Wait => return self.wait_at_gate(),
-            MappedRoute::Refuse(text) => self.refuse(&Reply::Error(text)),
         }
+        self.count(metrics::Way::Mapped);
         Flow::Done
     }
 
@@ -129,6 +141,7 @@ impl Talk {
         if since.elapsed() >= GATE_PATIENCE {
             client.at_gate_since.set(None);
             self.refuse(&gate_closed());
+            self.count(metrics::Way::Refused);
             return Flow::Done;
         }
         client.stalled.set(true);
@@ -160,6 +173,7 @@ impl Talk {
         };
         let reply_to = ReplyTo { version: ask.version, ..self.reply_to(slot) };
         let arguments = arguments_of(&request, &scanner);
+        self.event_loop.counts.request(ask.command.row(), metrics::Way::Mapped);
         self.event_loop.shared.engine.read_one(ask.command, arguments, reply_to, ask.pass);
     }
 

@@ -125,6 +125,12 @@ impl Roster {
         self.entries.get(&id).map(|entry| Arc::clone(entry.value()))
     }
 
+    /// Bytes of replies that wait for all of them.
+    pub fn output_bytes(&self) -> usize {
+        let bytes = |entry: &Arc<Entry>| entry.output_bytes.load(Ordering::Relaxed);
+        self.entries.iter().map(|entry| bytes(entry.value())).sum()
+    }
+
     /// All clients, oldest first.
     pub fn all(&self) -> Vec<Arc<Entry>> {
         let mut all: Vec<Arc<Entry>> =

@@ -217,7 +217,11 @@ impl EventLoop {
             let client = self.client(of_client[0].owner);
             for told in of_client {
                 let request = sent.requests.split_to(told.length);
-                match (replies.next().flatten(), &client) {
+                let reply = replies.next().flatten();
+                if let Some(reply) = &reply {
+                    self.shared.engine.count_told(told.telling, reply);
+                }
+                match (reply, &client) {
                     (Some(reply), Some(client)) => client.fill(told.slot, reply),
                     // Nobody waits for it.
                     (Some(_), None) => {}

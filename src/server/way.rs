@@ -5,7 +5,7 @@ use super::asked::Ask;
 use super::client_command;
 use super::conversation::{Request, Talk};
 use super::info;
-use crate::command::{Command, Flags, Guarded, Keys, Mapped, Path, lookup};
+use crate::command::{COMMANDS, Command, Flags, Guarded, Keys, Mapped, Path, lookup};
 use crate::config::Flush;
 use crate::engine::refusal::fenced;
 use crate::engine::route::Touch;
@@ -54,6 +54,7 @@ impl Talk {
         let may_be_mapped = engine.maps_database(database);
         let is_accounted = pin.is_none_or(|pin| pin.lane.is_accounted());
         let Some(command) = lookup(argument(0)) else {
+            self.row.set(COMMANDS.len());
             if is_http_probe(argument(0)) {
                 return Way::Apart(Apart::Close);
             }
@@ -79,6 +80,7 @@ impl Talk {
             return if session.pin.is_some() { pinned_forward() } else { Way::Forward };
         };
         self.last.set(Some(command));
+        self.row.set(command.row());
         if command.has_subcommands() && count > 1 {
             self.client.entry.set_subcommand(argument(1));
         }
@@ -110,12 +112,16 @@ impl Talk {
                     let starts = command.path == Path::Transaction;
                     self.client.passes(pin.is_some() || starts);
                 }
-                Touch::Asks(proof, gate) if command.arity_ok(count) && session.pin.is_none() => {
+                Touch::Asks(proof, gate, mapping)
+                    if command.arity_ok(count) && session.pin.is_none() =>
+                {
+                    let version = session.version;
                     return match gate.enter() {
-                        Some(pass) => {
-                            Way::Ask(Ask { command, proof, version: session.version, pass })
+                        Some(pass) if gate.reads_redis() => {
+                            Way::Ask(Ask { command, proof, mapping, version, pass })
                         }
-                        None => Way::Apart(Apart::Mapped(command)),
+                        // Its strategy was changed just now.
+                        Some(_) | None => Way::Apart(Apart::Mapped(command)),
                     };
                 }
                 Touch::Asks(..) | Touch::Mapped if command.arity_ok(count) => {

@@ -47,17 +47,21 @@ impl Session {
         known.map_err(|error| self.failed(&error))
     }
 
-    /// Forgets the keys of mappings that have migrated.
+    /// Forgets the keys of mappings that have migrated; not while a proxy is alive, which may go by the phase of
+    /// before.
     ///
     /// # Errors
     /// Those of the statement, see [`StoreError`].
     pub async fn forget_moved(&mut self, mappings: &[&str]) -> Result<(), StoreError> {
         self.attempt(async |connection| {
-            sqlx::query("delete from respgres.moved where mapping = any($1)")
-                .bind(mappings)
-                .execute(connection)
-                .await
-                .map(drop)
+            sqlx::query(
+                "delete from respgres.moved where mapping = any($1) and not exists (
+                     select from respgres.proxies where lease_until > clock_timestamp())",
+            )
+            .bind(mappings)
+            .execute(connection)
+            .await
+            .map(drop)
         })
         .await
     }

@@ -25,6 +25,14 @@ pub struct OutboxRow {
     pub key: Vec<u8>,
 }
 
+/// How much there is in it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct OutboxState {
+    pub rows: u64,
+    /// Age of the oldest row.
+    pub lag_seconds: f64,
+}
+
 // === impl Session ===
 
 impl Session {
@@ -84,6 +92,39 @@ impl Session {
         self.attempt(async |connection| {
             sqlx::query_scalar("select exists (select from respgres.outbox where id = any($1))")
                 .bind(ids)
+                .fetch_one(connection)
+                .await
+        })
+        .await
+    }
+
+    /// How much there is in it.
+    ///
+    /// # Errors
+    /// Those of the statement, see [`StoreError`].
+    pub async fn outbox_state(&mut self) -> Result<OutboxState, StoreError> {
+        let (rows, lag_seconds): (i64, f64) = self
+            .attempt(async |connection| {
+                sqlx::query_as(
+                    "select count(*), coalesce(greatest(extract(epoch from
+                         clock_timestamp() - min(created_at)), 0), 0)::float8
+                     from respgres.outbox",
+                )
+                .fetch_one(connection)
+                .await
+            })
+            .await?;
+        Ok(OutboxState { rows: rows.unsigned_abs(), lag_seconds })
+    }
+
+    /// Whether a key is there.
+    ///
+    /// # Errors
+    /// Those of the statement, see [`StoreError`].
+    pub async fn is_key_in_outbox(&mut self, key: &[u8]) -> Result<bool, StoreError> {
+        self.attempt(async |connection| {
+            sqlx::query_scalar("select exists (select from respgres.outbox where key = $1)")
+                .bind(key)
                 .fetch_one(connection)
                 .await
         })

@@ -61,6 +61,31 @@ impl Session {
         self.record_phases(names, phase, "").await
     }
 
+    /// Records the phase of those of the mappings that have begun to move, and are not as far.
+    ///
+    /// # Errors
+    /// As `phases`.
+    pub async fn advance_phases(&mut self, names: &[&str], phase: Phase) -> Result<(), StoreError> {
+        let names: Vec<String> = names.iter().map(|name| format!("{PREFIX}{name}")).collect();
+        let before = Phase::ALL.into_iter().take_while(|before| *before != phase);
+        let before: Vec<&str> =
+            before.filter(|before| !before.passes_through()).map(Phase::name).collect();
+        self.attempt(async |connection| {
+            sqlx::query(
+                "update respgres.control
+                 set value = value || jsonb_build_object('phase', $2::text), changed_at = now()
+                 where name = any($1::text[]) and value ->> 'phase' = any($3::text[])",
+            )
+            .bind(names)
+            .bind(phase.name())
+            .bind(before)
+            .execute(connection)
+            .await
+            .map(drop)
+        })
+        .await
+    }
+
     async fn record_phases(
         &mut self,
         names: &[&str],

@@ -300,3 +300,26 @@ impl Connection {
         }
     }
 }
+
+/// A page of SCAN as it was answered: the next cursor, and names.
+///
+/// # Errors
+/// `Refused` with what Redis says; `Protocol` where it is no page.
+pub fn scan_page(reply: Frame) -> Result<(Bytes, Vec<Bytes>), UpstreamError> {
+    let odd = || UpstreamError::Protocol("an odd answer to SCAN".into());
+    let parts = match reply {
+        Frame::Array(parts) => parts,
+        Frame::Error(text) => return Err(UpstreamError::Refused(text.to_string())),
+        _ => return Err(odd()),
+    };
+    let mut parts = parts.into_iter();
+    let (Some(Frame::BulkString(cursor)), Some(Frame::Array(names))) = (parts.next(), parts.next())
+    else {
+        return Err(odd());
+    };
+    let name = |frame| match frame {
+        Frame::BulkString(name) => Ok(name),
+        _ => Err(odd()),
+    };
+    Ok((cursor, names.into_iter().map(name).collect::<Result<_, _>>()?))
+}

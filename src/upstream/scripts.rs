@@ -49,6 +49,7 @@ pub enum Script {
     Original,
     Adopt,
     Announce,
+    Look,
 }
 
 /// One call of a script.
@@ -66,7 +67,7 @@ pub struct Token(Bytes);
 // === impl Script ===
 
 impl Script {
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Begin,
         Self::End,
         Self::Miss,
@@ -84,6 +85,7 @@ impl Script {
         Self::Original,
         Self::Adopt,
         Self::Announce,
+        Self::Look,
     ];
 
     pub fn text(self) -> &'static str {
@@ -105,6 +107,7 @@ impl Script {
             Self::Beat => include_str!("lua/beat.lua"),
             Self::Original => include_str!("lua/original.lua"),
             Self::Adopt => include_str!("lua/adopt.lua"),
+            Self::Look => include_str!("lua/look.lua"),
         }
     }
 }

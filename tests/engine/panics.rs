@@ -12,6 +12,7 @@ use respgres::engine::{Engine, EngineSettings, Health, Mail, Mailbox, Operation,
 use respgres::mapping::registry::plan;
 use respgres::mapping::shape::TableName;
 use respgres::mapping::{Layout, Mapping, Registry};
+use respgres::metrics::Metrics;
 use respgres::protocol::{Reply, Version};
 use respgres::store::Session;
 use respgres::tasks::Tasks;
@@ -90,6 +91,7 @@ async fn house() -> House {
         postgres: config.postgres,
         control,
         health: Arc::new(Health::new(Arc::clone(&fleet))),
+        metrics: Arc::new(Metrics::new(0, 1)),
         fleet,
         redis_loss: config.proxies.redis_loss,
         lease_ms: 10_000,

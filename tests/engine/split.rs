@@ -146,6 +146,16 @@ async fn who_knows_that_another_has_lost_redis_does_not_go_on_without_postgres()
     assert_eq!(one.say("HGET first:1 n").await, bulk("1"));
     assert_eq!(one.say("HSET first:1 n 5").await, Value::Integer(0));
 
+    // Postgres is there again for the other one, too; but what was said holds until Redis is.
+    one.postgres.heal();
+    wait_until("it has caught up", async || one.told("postgres").await == "up").await;
+    assert_eq!(other.say("HINCRBY cached:1 counter 5").await, Value::Integer(5));
+    wait_until("it is seen", async || one.say("HGET cached:1 counter").await == bulk("5")).await;
+    assert_eq!(one.say("HINCRBY cached:1 counter 1").await, Value::Integer(6));
+    assert_eq!(other.say("HGET cached:1 counter").await, bulk("6"));
+    one.lose_postgres().await;
+    assert_apart(&one.say("HGET cached:1 n").await);
+
     other.redis.heal();
     wait_until("it goes on", async || {
         // What has been dropped comes back with who has Postgres.

@@ -68,13 +68,13 @@ async fn what_is_said_holds_for_all_and_over_restarts() {
     let (mut client, mut other) = (stack.client().await, Client::connect(&second).await);
     client.say("HSET thing:1 a 1").await;
     // What others keep there stays.
-    let kept = "insert into respgres.control values ('mapping:things', '{\"phase\": \"x\"}') \
+    let kept = "insert into respgres.control values ('mapping:things', '{\"other\": \"x\"}') \
                   on conflict (name) do update set value = control.value || excluded.value";
     stack.sql_execute(kept).await;
     assert_eq!(client.say("RESPGRES STRATEGY things postgres_only").await, ok());
     assert_eq!(strategy(&mut other, "things").await, "postgres_only");
     assert_eq!(strategy(&mut other, "others").await, "dual_write");
-    assert_eq!(entry(&stack, "phase").await.as_deref(), Some("x"));
+    assert_eq!(entry(&stack, "other").await.as_deref(), Some("x"));
     assert_eq!(stack.redis.say("EXISTS thing:1 respgres:m:thing:1").await, Value::Integer(0));
     other.say("HSET thing:1 a 2").await;
     assert_eq!(client.say("HGET thing:1 a").await, bulk("2"));
@@ -338,4 +338,23 @@ async fn open_transactions_wait_for_nothing_and_go_by_what_holds() {
     .unwrap();
     assert_eq!(client.say("HGET thing:1 a").await, bulk("2"));
     stack.stop_expecting(&[]).await;
+}
+
+#[tokio::test]
+async fn a_mapping_that_has_not_migrated_keeps_what_only_redis_has() {
+    let stack = stack().await;
+    let mut client = stack.client().await;
+    let (done, _, error) = stack.run(&["phase", "set", "dual_write", "--mapping", "things"]);
+    assert!(done, "{error}");
+    stack.redis.say("HSET thing:7 a 1").await;
+    let (done, _, error) = stack.run(&["strategy", "set", "postgres_only", "--mapping", "things"]);
+    assert!(!done && error.contains("has not migrated"), "{error}");
+    assert_eq!(client.say("HGET thing:7 a").await, Value::Bulk(b"1".to_vec()));
+    // Nor is a value without an end dropped later: it is no copy.
+    let (done, _, error) = stack.run(&["phase", "set", "migrated", "--force"]);
+    assert!(done, "{error}");
+    let (done, _, error) = stack.run(&["strategy", "set", "postgres_only", "--mapping", "things"]);
+    assert!(done, "{error}");
+    assert_eq!(stack.redis.say("HGET thing:7 a").await, Value::Bulk(b"1".to_vec()));
+    stack.stop_allowing(&[], &["strategy"]).await;
 }

@@ -248,7 +248,7 @@ impl<'r> World<'r> {
             | Script::Beat
             | Script::Announce => &[],
             // See `import`.
-            Script::Original | Script::Adopt => &[],
+            Script::Original | Script::Adopt | Script::Look => &[],
         };
         let keys: Vec<Vec<u8>> = message
             .keys

@@ -211,6 +211,12 @@ impl Stack {
         run(respgres(arguments, &self.config, &self.environment))
     }
 
+    /// As `run`, without waiting for its end.
+    pub fn begin(&self, arguments: &[&str]) -> process::Process {
+        let mut command = respgres(arguments, &self.config, &self.environment);
+        process::Process::start(&format!("respgres {}", arguments.join(" ")), &mut command)
+    }
+
     /// Waits until Postgres has all that Redis was told first.
     pub async fn flushed(&self) {
         wait_until("the journal is flushed", async || {

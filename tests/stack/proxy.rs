@@ -97,6 +97,8 @@ pub fn respgres(arguments: &[&str], config: &Path, environment: &Environment) ->
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("RESPGRES__")) {
         command.env_remove(name);
     }
+    // Its usual port is one for all.
+    command.env("RESPGRES__ADMIN__LISTEN", "");
     command.args(arguments).arg("--config").arg(config).envs(environment.iter().cloned());
     command
 }

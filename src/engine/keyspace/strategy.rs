@@ -37,7 +37,7 @@ impl Surveyor {
         let initial = plan.config.strategy;
         let mut mappings = self.registry.all().iter();
         let Some(mapping) = mappings.find(|mapping| mapping.index == plan.index) else {
-            return Err(Reply::err(NotSwitched::NoTable.told()));
+            return Err(Reply::err(NotSwitched::PassesThrough.told()));
         };
         let session = connected(&mut self.session, &self.settings).await;
         let session = session.map_err(|error| {

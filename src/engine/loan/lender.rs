@@ -219,6 +219,7 @@ impl Lender {
                     tracing::warn!(%error, "a loan failed");
                     if matches!(error, StoreError::Timeout(_)) {
                         for key in loan.requests.iter().flat_map(|request| &request.keys) {
+                            self.settings.metrics.slow_queries.add(1);
                             self.slow.strike(key.mapping.index, Instant::now());
                         }
                     }

@@ -1,0 +1,253 @@
+//! Moving data: jobs that go through all keys of mappings and bring them from one store to the other, or compare
+//! both sides, while clients go on through any number of proxies.
+//!
+//! A job runs over connections of its own and does nothing to a key that a proxy could not do for a client: it
+//! holds the key's lock, and asks what an import, a write or a fill asks. So it may run anywhere, be killed at any
+//! line, and be begun again: it goes over all keys, and what is done is quickly seen to be done.
+//!
+//! `start` gives a handle, by which the job can be watched and cancelled.
+
+mod backfill;
+mod compare;
+mod crew;
+mod pace;
+mod progress;
+mod together;
+mod verify;
+mod walk;
+mod warm;
+
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+use super::EngineSettings;
+use super::import::Importer;
+use super::tables::Tables;
+use super::through::connected;
+use super::transaction::Failure;
+use super::trust::Trust;
+use crate::mapping::{Mapping, Registry};
+use crate::store::{Session, StoreError};
+use crate::tasks::Tasks;
+use crate::upstream::UpstreamError;
+use crate::upstream::control::Control;
+
+pub use backfill::Backfill;
+use progress::Counters;
+pub use progress::{Finding, Progress};
+pub use verify::{Repair, Verify};
+pub use warm::Warm;
+use warm::Warming;
+
+/// What is to be done.
+#[derive(Clone, Debug)]
+pub enum Job {
+    Backfill(Backfill),
+    Verify(Verify),
+    Warm(Warm),
+}
+
+/// How fast, and over how many connections to each store.
+#[derive(Clone, Copy, Debug)]
+pub struct Speed {
+    /// Most keys a second; 0: as fast as it goes.
+    pub keys_per_second: u32,
+    pub parallel: usize,
+}
+
+/// What jobs run on.
+#[derive(Debug)]
+pub struct Ground {
+    settings: EngineSettings,
+    registry: Registry,
+    tables: Arc<Tables>,
+    trust: Arc<Trust>,
+}
+
+/// Why a job ended before its end.
+#[derive(Debug, thiserror::Error)]
+pub enum MovingError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Upstream(#[from] UpstreamError),
+    #[error(
+        "no respgres has gone through this Redis yet: let one run over it first (`respgres run`)"
+    )]
+    NotSwept,
+    #[error("Redis has started anew: begin again when a respgres has gone through it")]
+    StartedAnew,
+    #[error("a key cannot be looked at: somebody has been at it for too long")]
+    Stuck,
+    #[error("it was cancelled")]
+    Cancelled,
+    #[error("it has ended by itself, which is a defect of respgres; please report it")]
+    Died,
+}
+
+/// A job that runs.
+#[derive(Debug)]
+pub struct Running {
+    counters: Arc<Counters>,
+    tasks: Tasks,
+    ended: oneshot::Receiver<Result<(), MovingError>>,
+}
+
+/// One that works on keys: a connection to either store.
+struct Hand {
+    ground: Arc<Ground>,
+    session: Option<Session>,
+    control: Control,
+    /// For jobs that fill.
+    warming: Option<Warming>,
+}
+
+/// Begins a job on the current runtime.
+pub fn start(job: Job, ground: Arc<Ground>) -> Running {
+    let (tell, ended) = oneshot::channel();
+    let (counters, tasks) = (Arc::new(Counters::default()), Tasks::new());
+    let (counters_of_job, tasks_of_job) = (Arc::clone(&counters), tasks.clone());
+    tasks.spawn(async move {
+        let done = match job {
+            Job::Backfill(backfill) => backfill.run(ground, &counters_of_job, &tasks_of_job).await,
+            Job::Verify(verify) => verify.run(ground, &counters_of_job, &tasks_of_job).await,
+            Job::Warm(warm) => warm.run(ground, &counters_of_job, &tasks_of_job).await,
+        };
+        // Whoever started it may have gone.
+        let _ = tell.send(done);
+    });
+    Running { counters, tasks, ended }
+}
+
+// === impl Running ===
+
+impl Running {
+    /// How far it is.
+    pub fn progress(&self) -> Progress {
+        self.counters.progress()
+    }
+
+    /// Has it end when what is under way is done.
+    pub fn cancel(&self) {
+        self.tasks.stop();
+    }
+
+    /// What it has found so far, most frequent first.
+    pub fn findings(&self) -> Vec<Finding> {
+        self.counters.findings()
+    }
+
+    /// Completes when the job has ended.
+    ///
+    /// # Errors
+    /// Why it ended before its end.
+    pub async fn ended(&mut self) -> Result<(), MovingError> {
+        (&mut self.ended).await.unwrap_or(Err(MovingError::Died))
+    }
+}
+
+// === impl Ground ===
+
+impl Ground {
+    /// Over a Redis that a proxy has gone through, so that it is known what its keys are.
+    ///
+    /// # Errors
+    /// When it has not, or a store is out of reach.
+    pub async fn open(settings: &EngineSettings, registry: Registry) -> Result<Self, MovingError> {
+        let ground = Self {
+            tables: Arc::new(Tables::new(&settings.plans)),
+            settings: settings.clone(),
+            registry,
+            trust: Arc::default(),
+        };
+        let mut control = Control::new(settings.control.clone());
+        let mut session = Session::connect(&settings.postgres).await?;
+        let swept = session.swept().await?.ok_or(MovingError::NotSwept)?;
+        session.close().await;
+        let run = control.run_id().await?.ok_or(MovingError::NotSwept)?;
+        let epoch = control.journal_state().await?.epoch;
+        if swept.run != run.to_string() || epoch != Some(swept.epoch) {
+            return Err(MovingError::NotSwept);
+        }
+        let attempt = ground.trust.begin_again(run);
+        ground.trust.believe(run, attempt);
+        Ok(ground)
+    }
+
+    /// The mappings that have a side in Postgres.
+    pub fn mappings(&self) -> impl Iterator<Item = &Arc<Mapping>> {
+        self.registry.mappings()
+    }
+}
+
+// === impl Hand ===
+
+impl Hand {
+    fn new(ground: &Arc<Ground>) -> Self {
+        let control = Control::new(ground.settings.control.clone());
+        Self { ground: Arc::clone(ground), session: None, control, warming: None }
+    }
+
+    async fn session(&mut self) -> Result<&mut Session, StoreError> {
+        connected(&mut self.session, &self.ground.settings).await
+    }
+
+    fn importer(&mut self) -> Importer<'_> {
+        let Self { ground, session, control, .. } = self;
+        let Ground { settings, tables, trust, .. } = &**ground;
+        Importer { settings, trust, tables, session, control }
+    }
+
+    /// The mapping as its table is now.
+    fn current(&self, mapping: &Arc<Mapping>) -> Result<Arc<Mapping>, MovingError> {
+        let current = self.ground.tables.current(mapping);
+        current.ok_or_else(|| MovingError::Store(super::through::set_aside()))
+    }
+
+    async fn close(self) {
+        if let Some(session) = self.session {
+            session.close().await;
+        }
+    }
+}
+
+// === impl MovingError ===
+
+impl MovingError {
+    /// Whether trying again soon may help.
+    fn may_pass(&self) -> bool {
+        match self {
+            Self::Store(error) => matches!(
+                error,
+                StoreError::Unreachable(_)
+                    | StoreError::InDoubt(_)
+                    | StoreError::Timeout(_)
+                    | StoreError::Raced
+                    | StoreError::Retryable { .. }
+            ),
+            Self::Upstream(error) => {
+                matches!(error, UpstreamError::Lost(_) | UpstreamError::Timeout(_))
+            }
+            Self::Stuck => true,
+            Self::NotSwept | Self::StartedAnew | Self::Cancelled | Self::Died => false,
+        }
+    }
+}
+
+impl From<Failure> for MovingError {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Store(error) => Self::Store(error),
+            Failure::Upstream(UpstreamError::Elsewhere) => Self::StartedAnew,
+            Failure::Upstream(error) => Self::Upstream(error),
+            Failure::Dirty
+            | Failure::Ahead
+            | Failure::Originals(_)
+            | Failure::Unseen
+            | Failure::Refused { .. }
+            | Failure::Apart
+            | Failure::NotDropped => Self::Stuck,
+        }
+    }
+}
