@@ -45,8 +45,9 @@ fn main() -> ExitCode {
         Verb::Proxies(verb) => proxies(&verb),
         Verb::Phase(verb) => phase(&verb),
         Verb::Strategy(verb) => strategy(&verb),
-        Verb::Rollback { file, mapping, force } => {
-            rollback(&file.config, mapping.as_deref(), force)
+        Verb::Rollback { file, mapping, rate, timeout, force } => {
+            let pace = (Duration::from_secs(timeout), rate);
+            rollback(&file.config, mapping.as_deref(), pace, force)
         }
         Verb::Backfill { file, mapping, speed } => {
             let speed = speed_of(&speed);
@@ -208,6 +209,9 @@ fn strategy(verb: &StrategyVerb) -> Result<(), String> {
         StrategyVerb::Get { file, mapping } => app::strategy::get(&load(file)?, mapping.as_deref()),
         StrategyVerb::Set { file, strategy, mapping, timeout, discard_rows } => {
             let limit = Duration::from_secs(*timeout);
+            if strategy == config::Strategy::RedisOnly.name() {
+                return rollback(&file.config, mapping.as_deref(), (limit, 0), true);
+            }
             app::strategy::set(&load(file)?, strategy, mapping.as_deref(), limit, *discard_rows)
         }
     };
@@ -217,7 +221,12 @@ fn strategy(verb: &StrategyVerb) -> Result<(), String> {
     Ok(())
 }
 
-fn rollback(path: &Path, mapping: Option<&str>, force: bool) -> Result<(), String> {
+fn rollback(
+    path: &Path,
+    mapping: Option<&str>,
+    pace: (Duration, u32),
+    force: bool,
+) -> Result<(), String> {
     let setup = Setup::load(path).map_err(|problems| problems.to_string())?;
     if !force {
         confirm(&[
@@ -225,7 +234,7 @@ fn rollback(path: &Path, mapping: Option<&str>, force: bool) -> Result<(), Strin
         ])?;
     }
     let mapping = mapping.filter(|mapping| *mapping != "all");
-    let told = app::rollback::roll_back(&setup, mapping, &mut |line| eprintln!("{line}"));
+    let told = app::rollback::roll_back(&setup, mapping, pace, &mut |line| eprintln!("{line}"));
     for line in told.map_err(|error| error.to_string())? {
         println!("{line}");
     }

@@ -1,10 +1,10 @@
-//! Going back to Redis alone: what the command line does while no respgres runs.
+//! Going back to Redis alone: what the command line does and tells, whether or not respgres runs.
 
 use std::time::{Duration, Instant};
 
 use super::{AppError, Setup, bind, engine_settings, registry, worker_runtime};
 use crate::config::Strategy;
-use crate::engine::rollback::RolledBack;
+use crate::engine::rollback::{RolledBack, Steps};
 use crate::engine::switcher::{NotSwitched, Switcher};
 use crate::mapping::registry::Plan;
 use crate::store::Session;
@@ -13,13 +13,15 @@ use crate::upstream::control::Control;
 /// How often progress is told.
 const OFTEN: Duration = Duration::from_secs(1);
 
-/// Brings one mapping back to Redis alone, or all; what was done, line by line. `tell` hears of the progress.
+/// Brings one mapping back to Redis alone, or all; what was done, line by line. `tell` hears of the progress. `limit`: how long
+/// clients may wait.
 ///
 /// # Errors
 /// Why a mapping is as it was. Of several those before the one that is named are back.
 pub fn roll_back(
     setup: &Setup,
     mapping: Option<&str>,
+    (limit, rate): (Duration, u32),
     tell: &mut dyn FnMut(&str),
 ) -> Result<Vec<String>, AppError> {
     worker_runtime()?.block_on(async {
@@ -56,33 +58,57 @@ pub fn roll_back(
                 session: &mut session,
                 control: &mut control,
                 registry: &registry,
-                limit: Duration::ZERO,
+                limit,
                 discards_rows: false,
             };
-            let mut told_at = Instant::now();
-            let mut progress = |put: usize, compared: usize| {
-                if told_at.elapsed() >= OFTEN {
-                    told_at = Instant::now();
-                    tell(&format!("{name}: {put} keys put into Redis, {compared} compared"));
-                }
-            };
-            let done = switcher.roll_back(bound, plan.config.strategy, &mut progress).await;
+            let mut teller = Teller { name, told_at: Instant::now(), told: Steps::default() };
+            let done = switcher
+                .roll_back(bound, plan.config.strategy, rate, &mut |steps| teller.tell(steps, tell))
+                .await;
             let failed = |error| match error {
                 NotSwitched::InDoubt(_) => AppError::InDoubt(name.clone(), Box::new(error)),
                 error => AppError::NotSwitched(name.clone(), Box::new(error)),
             };
-            lines.push(match done.map_err(failed)? {
-                RolledBack::Already => already(name),
-                RolledBack::Done { keys, took } => format!(
-                    "{name}: redis_only; {keys} keys put into Redis and compared with their rows, byte for byte, \
-                     in {} ms",
-                    took.as_millis()
-                ),
-            });
+            match done.map_err(failed)? {
+                RolledBack::Already => lines.push(already(name)),
+                RolledBack::Done { steps: Steps { put, compared, again }, waited } => {
+                    let step = |(keys, took): (usize, Duration), what: &str| {
+                        format!("{name}: {keys} keys {what}, in {:.1} s", took.as_secs_f64())
+                    };
+                    lines.push(step(put, "put into Redis"));
+                    lines.push(step(compared, "compared with their rows, byte for byte"));
+                    lines.push(step(again, "put again that were changed meanwhile"));
+                    let waited = waited.as_millis();
+                    lines.push(format!("{name}: redis_only; clients waited for {waited} ms"));
+                }
+            }
         }
         session.close().await;
         Ok(lines)
     })
+}
+
+/// Tells now and then how far it is.
+struct Teller<'a> {
+    name: &'a str,
+    told_at: Instant,
+    told: Steps,
+}
+
+// === impl Teller ===
+
+impl Teller<'_> {
+    fn tell(&mut self, steps: &Steps, tell: &mut dyn FnMut(&str)) {
+        if self.told_at.elapsed() < OFTEN || *steps == self.told {
+            return;
+        }
+        (self.told_at, self.told) = (Instant::now(), *steps);
+        let Steps { put, compared, again } = steps;
+        tell(&format!(
+            "{}: {} keys put into Redis, {} compared, {} put again",
+            self.name, put.0, compared.0, again.0
+        ));
+    }
 }
 
 fn already(name: &str) -> String {

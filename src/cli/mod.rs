@@ -83,17 +83,24 @@ pub enum Verb {
     /// By which strategy mappings go, for all proxies.
     #[command(subcommand)]
     Strategy(StrategyVerb),
-    /// Go back to Redis alone, while no respgres runs.
+    /// Go back to Redis alone, while clients go on.
     ///
-    /// The keys of the mappings are put into Redis, whole, and compared with their rows, byte for byte. Then the
-    /// mappings are redis_only, whatever the configuration file says, and the app may as well be pointed at Redis itself. The tables stay
-    /// as they are. What fails leaves a mapping as it was.
+    /// The keys of the mappings are put into Redis, whole, and compared with their rows, byte for byte; then clients wait
+    /// for a moment, and what they have changed meanwhile is put, too. Then the mappings are redis_only, whatever the
+    /// configuration file says, and the app may as well be pointed at Redis itself. The tables stay as they are. What
+    /// fails leaves a mapping as it was. It does not matter whether any respgres runs.
     Rollback {
         #[command(flatten)]
         file: ConfigFile,
         /// Only this mapping; without it, or with `all`, all of them.
         #[arg(long, value_name = "NAME")]
         mapping: Option<String>,
+        /// Most keys that are put, or compared, in a second; 0 for as many as it can.
+        #[arg(long, value_name = "KEYS/S", default_value_t = 0)]
+        rate: u32,
+        /// Seconds that clients may have to wait for each mapping; they are told -TRYAGAIN after five.
+        #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+        timeout: u64,
         /// Do not ask.
         #[arg(long)]
         force: bool,
@@ -166,8 +173,8 @@ pub enum StrategyVerb {
     Set {
         #[command(flatten)]
         file: ConfigFile,
-        /// dual_write, cache_first, database_first or postgres_only. A mapping that is redis_only imports its keys from
-        /// then on (see `respgres phase`).
+        /// dual_write, cache_first, database_first, postgres_only or redis_only. A mapping that is redis_only imports its
+        /// keys from then on (see `respgres phase`); one that becomes so is brought there as by `respgres rollback --force`.
         strategy: String,
         /// Only this mapping; without it, all that are not redis_only, one after the other.
         #[arg(long, value_name = "NAME")]

@@ -196,7 +196,7 @@ impl Importer<'_> {
             Ok(()) => {
                 tracing::debug!(mapping = %mapping.name, "a key was imported");
                 if left_ms.is_none() {
-                    self.control.post(&[adopt(key, &mapping)]).await;
+                    self.adopt(&[adopt(key, &mapping)]).await;
                 }
                 return Ok(Outcome::Imported);
             }
@@ -205,6 +205,13 @@ impl Importer<'_> {
         };
         let reply = self.refusal(refused, &mapping).await;
         Ok(Outcome::Refused { reply, found: Some(Box::new((record, now_ms))) })
+    }
+
+    /// Waits for it: nobody is to set ends any more once the key is let go, as Redis alone may have it by then.
+    pub(super) async fn adopt(&mut self, calls: &[Call]) {
+        if let Err(error) = self.control.call(calls).await {
+            tracing::debug!(%error, "what was imported has no end in Redis");
+        }
     }
 
     async fn write(

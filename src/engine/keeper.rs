@@ -25,7 +25,7 @@ use super::tables::Tables;
 use super::through::{connected, set_aside};
 use super::trust::{Attempt, Trust};
 use crate::command::Needs;
-use crate::mapping::{MappedKey, Registry};
+use crate::mapping::{MappedKey, Pass, Registry};
 use crate::store::outbox::OutboxRow;
 use crate::store::sole::Work;
 use crate::store::{Applied, RowLock, Session, StoreError, Swept, Want};
@@ -73,6 +73,10 @@ enum Trouble {
     NoRunId,
     #[error("Redis was lost again")]
     LostAgain,
+    #[error("this respgres has no lease in either store")]
+    Fenced,
+    #[error("the keys of a mapping are about to be in Redis alone")]
+    Leaving,
 }
 
 // === impl Keeper ===
@@ -320,6 +324,14 @@ impl Keeper {
                     mapped.insert(key);
                 }
             }
+            // None of them goes to Redis alone before this page is done.
+            let mut passes = Vec::new();
+            if !mapped.is_empty() {
+                for mapping in self.registry.mappings() {
+                    passes.push(mapping.gate.hold_copies().ok_or(Trouble::Leaving)?);
+                }
+                mapped.retain(|key| self.registry.find(key).is_some());
+            }
             if !mapped.is_empty() {
                 seen += mapped.len();
                 let imports = |key: &Bytes| {
@@ -405,9 +417,16 @@ impl Keeper {
             let Some(last) = rows.last() else { return Ok(()) };
             after = last.id;
             let (mut done, mut ours): (Vec<i64>, Vec<OutboxRow>) = (Vec::new(), Vec::new());
+            let mut passes: HashMap<usize, Pass, ahash::RandomState> = HashMap::default();
             for row in rows {
                 match registry.find(&row.key) {
-                    Some(mapping) if before.contains(&mapping.index) => ours.push(row),
+                    Some(mapping) if before.contains(&mapping.index) => {
+                        // Where the keys are about to be in Redis alone, who sees to that sees to these.
+                        if let Some(pass) = mapping.gate.hold_copies() {
+                            passes.insert(mapping.index, pass);
+                            ours.push(row);
+                        }
+                    }
                     // It is seen to when the outbox is looked into again.
                     Some(_) => {}
                     // What a trigger tells of a mapping that is no more, or `redis_only` by now, is none of ours.
@@ -415,6 +434,9 @@ impl Keeper {
                 }
             }
             let rows = ours;
+            if !rows.is_empty() && self.settings.fleet.is_fenced() {
+                return Err(Trouble::Fenced);
+            }
             if !rows.is_empty() {
                 let keys: Vec<Bytes> =
                     rows.iter().map(|row| Bytes::from(row.key.clone())).collect();

@@ -8,6 +8,7 @@ mod asked;
 mod barrier;
 mod beat;
 pub mod behind;
+mod completion;
 mod copy;
 pub mod dead_letters;
 mod dropped;

@@ -1,39 +1,38 @@
-//! The way back: a mapping's keys are put into Redis, whole, and live there alone from then on.
+//! The way back: a mapping's keys live in Redis alone from then on, as if the app had never used respgres; while
+//! clients go on, or while no proxy runs.
 //!
-//! No proxy runs meanwhile, so nobody writes, fills or drops anything; Redis then has what an app would have had
-//! that had never used respgres.
+//! All values are put into Redis whole, and compared with their rows (see `completion`); what clients touch meanwhile is
+//! put again, until that is little. Then the gates close (see `switcher`), Postgres gets what the journal has, the rest is
+//! put, and the strategy is `redis_only`.
 //!
 //! Invariants
-//! - It begins when Postgres has all that the journal had, and no proxy is alive; the entry of the mapping says that
-//!   it is being changed, so one that is started meanwhile lets no request in, and makes it fail.
-//! - What only Redis has stays as it is.
-//! - The strategy is `redis_only` after each value in Redis was read again and compared with its row, byte for byte,
-//!   with the time at which it ends. Until then any failure leaves the mapping as it was, with copies in Redis that
-//!   are true, or none.
+//! - Once the gates are closed nothing but the switcher changes values, ends, or what stands beside them: operations have let go
+//!   of their keys, and keepers neither drop copies of the mapping (`Gate::is_leaving`) nor sweep. What others change by SQL is put
+//!   from its row, too.
+//! - Redis is the one that it began with, had room for everything, and has evicted nothing meanwhile.
+//! - Until the strategy is `redis_only` all goes on as before, however this ends. Values that were put are true copies; what
+//!   is called off gives them their ends back, and what is killed leaves them without.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use super::completion::Completing;
+use super::switchboard::Entry;
 use super::switcher::{NotSwitched, Switcher};
 use crate::config::Strategy;
 use crate::mapping::{MappedKey, Mapping};
 use crate::store::sole::Work;
-use crate::store::{KeyValues, RowLock};
-use crate::upstream::UpstreamError;
 use crate::upstream::control::Frame;
-use crate::upstream::scripts::{aside_of, mark_of};
-use crate::value::{Record, ValueKind};
+use crate::upstream::run::RunId;
 
-/// Keys that are read and written at once.
-const PAGE: usize = 200;
+/// So few touched keys may be left when the gates close, and so often, at most, it is tried to come that far.
+const FEW: usize = 200;
+const ROUNDS: usize = 2000;
 
-/// Fields or members that Redis is given at once.
-const SLICE: usize = 1000;
-
-/// How close to its end a key may be for its absence to be no difference.
-const SOON_MS: i64 = 1000;
+/// Rows of the outbox that are read at once.
+const ROWS: i64 = 1000;
 
 /// What came of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,16 +40,36 @@ pub enum RolledBack {
     /// It is `redis_only` already.
     Already,
     Done {
-        keys: usize,
-        took: Duration,
+        steps: Steps,
+        /// How long clients had to wait.
+        waited: Duration,
     },
+}
+
+/// What was done, and how long it took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Steps {
+    /// Keys that were put into Redis.
+    pub put: (usize, Duration),
+    /// Keys that were read back, and compared with their rows.
+    pub compared: (usize, Duration),
+    /// Keys that clients had touched meanwhile, and that were put again.
+    pub again: (usize, Duration),
+}
+
+/// Which Redis it is, and how much it has evicted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
+    run: Option<RunId>,
+    epoch: Option<u64>,
+    evicted: u64,
 }
 
 // === impl Switcher ===
 
 impl Switcher<'_> {
-    /// Brings a mapping back to Redis alone. `initial` is what the file says; `progress` is told now and then how
-    /// many keys were put into Redis, and how many compared.
+    /// Brings a mapping back to Redis alone. `initial` is what the file says. As long as clients go on, no more keys a
+    /// second than `rate` are put and compared; `tell` hears now and then how many were.
     ///
     /// # Errors
     /// Why it is as it was.
@@ -58,14 +77,21 @@ impl Switcher<'_> {
         &mut self,
         mapping: &Mapping,
         initial: Strategy,
-        progress: &mut dyn FnMut(usize, usize),
+        rate: u32,
+        tell: &mut dyn FnMut(&Steps),
     ) -> Result<RolledBack, NotSwitched> {
         if !self.session.take_on(Work::Switch).await? {
             return Err(NotSwitched::Busy);
         }
-        let done = self.roll_back_alone(mapping, initial, progress).await;
-        if let Err(error) = self.session.lay_down(Work::Switch).await {
-            tracing::debug!(%error, "the right to change strategies goes with its session");
+        let done = match self.session.take_on(Work::Move).await {
+            Ok(true) => self.roll_back_alone(mapping, initial, rate, tell).await,
+            Ok(false) => Err(NotSwitched::Moving),
+            Err(error) => Err(error.into()),
+        };
+        for work in [Work::Move, Work::Switch] {
+            if let Err(error) = self.session.lay_down(work).await {
+                tracing::debug!(%error, "the right to change strategies goes with its session");
+            }
         }
         done
     }
@@ -74,167 +100,219 @@ impl Switcher<'_> {
         &mut self,
         mapping: &Mapping,
         initial: Strategy,
-        progress: &mut dyn FnMut(usize, usize),
+        rate: u32,
+        tell: &mut dyn FnMut(&Steps),
     ) -> Result<RolledBack, NotSwitched> {
-        let began = Instant::now();
         let entry = self.clean_entry(mapping, initial).await?;
         if entry.strategy == Strategy::RedisOnly.name() {
             return Ok(RolledBack::Already);
         }
-        self.check_alone().await?;
-        if self.control.ends_of_journal().await?.is_some() {
+        if entry.strategy == Strategy::PostgresOnly.name() {
+            return Err(NotSwitched::NoCopies);
+        }
+        if let Some(policy) = self.eviction().await? {
+            return Err(NotSwitched::Evicts(policy));
+        }
+        let is_anybody_there = self.look("").await?.values().any(|seen| seen.is_alive);
+        if !is_anybody_there && self.control.ends_of_journal().await?.is_some() {
             return Err(NotSwitched::Unflushed);
         }
-        let barrier = self.change(mapping, &entry, Some(Strategy::RedisOnly)).await?;
-        let mut done = self.announce(mapping, &barrier).await.map_err(NotSwitched::from);
-        let mut keys = 0;
+        let place = self.place().await?;
+        let swept = self.session.swept().await?.ok_or(NotSwitched::NotSwept)?;
+        if place.run.map(|run| run.to_string()) != Some(swept.run)
+            || place.epoch != Some(swept.epoch)
+        {
+            return Err(NotSwitched::NotSwept);
+        }
+        self.session.walk_along_indexes().await?;
+        let mut completing = self.begin_completing(rate).await?;
+        let mut steps = Steps::default();
+        let (mut barrier, mut began) = (None, Instant::now());
+        let mut done = self.get_whole(mapping, &completing, &mut steps, tell).await;
         if done.is_ok() {
-            match self.put_into_redis(mapping, progress).await {
-                Ok(count) => keys = count,
+            began = Instant::now();
+            completing.is_last = true;
+            match self.change(mapping, &entry, Some(Strategy::RedisOnly)).await {
+                Ok(closing) => {
+                    let closing = barrier.insert(closing);
+                    done = self.finish(mapping, closing, &completing, place, &mut steps).await;
+                }
                 Err(error) => done = Err(error),
             }
         }
-        if done.is_ok() {
-            done = self.check_alone().await;
-        }
         if let Err(why) = done {
-            // What was put there has no end, as copies should have.
-            if let Err(error) = self.drop_copies(mapping).await {
-                tracing::debug!(%error, "copies stay in Redis");
-            }
-            self.change(mapping, &barrier, None).await?;
-            return Err(why);
+            return Err(self.give_up(mapping, barrier, place, why).await);
         }
-        self.settle(mapping, barrier, Strategy::RedisOnly, None).await?;
-        Ok(RolledBack::Done { keys, took: began.elapsed() })
+        let Some(barrier) = barrier else { return Err(NotSwitched::Raced) };
+        let settled = self.settle(mapping, barrier, Strategy::RedisOnly, None).await?;
+        if let Err(error) = self.until_acknowledged(mapping, settled.version, self.limit).await {
+            tracing::warn!(%error, "a strategy is changed, but not all proxies are known to go by it");
+        }
+        let waited = began.elapsed();
+        if let Err(error) = self.end_completing().await {
+            tracing::debug!(%error, "Redis forgets by itself that somebody completed values");
+        }
+        tell(&steps);
+        tracing::info!(mapping = %mapping.name, ?waited, "the mapping lives in Redis alone");
+        Ok(RolledBack::Done { steps, waited })
     }
 
-    /// That no proxy is alive.
-    async fn check_alone(&mut self) -> Result<(), NotSwitched> {
-        let seen = self.look("").await?;
-        match seen.into_iter().find(|(_, seen)| seen.is_alive) {
-            Some((id, _)) => Err(NotSwitched::Alive(id)),
-            None => Ok(()),
-        }
-    }
-
-    async fn put_into_redis(
+    /// While clients go on: until Redis has all values, but for a few that are being touched.
+    async fn get_whole(
         &mut self,
         mapping: &Mapping,
-        progress: &mut dyn FnMut(usize, usize),
-    ) -> Result<usize, NotSwitched> {
-        self.drop_copies(mapping).await?;
-        let (mut put, mut compared) = (0, 0);
-        for compares in [false, true] {
-            let mut after: Option<KeyValues> = None;
-            loop {
-                let page = self.session.key_page(mapping, after.as_ref(), PAGE).await?;
-                let keys = page.keys.iter();
-                let keys: Vec<MappedKey> =
-                    keys.filter_map(|values| self.registry.key_of_row(mapping, values)).collect();
-                if compares {
-                    self.compare(mapping, &keys).await?;
-                    compared += keys.len();
-                } else {
-                    put += self.put(mapping, &keys).await?;
-                }
-                progress(put, compared);
-                let Some(last) = page.last else { break };
-                after = Some(last);
-            }
-        }
-        Ok(put)
-    }
-
-    /// How many of these keys were put into Redis: those that Postgres has.
-    async fn put(&mut self, mapping: &Mapping, keys: &[MappedKey]) -> Result<usize, NotSwitched> {
-        let mut commands: Vec<Vec<Bytes>> = Vec::new();
-        let mut count = 0;
-        for (key, record) in self.records(mapping, keys).await?.1 {
-            count += 1;
-            commands.push(vec![word("UNLINK"), key.clone(), mark_of(&key), aside_of(&key)]);
-            let fields: Vec<(&Bytes, &Bytes)> = record.fields.iter().collect();
-            for fields in fields.chunks(SLICE) {
-                let add = if record.kind == ValueKind::Set { "SADD" } else { "HSET" };
-                let mut command = vec![word(add), key.clone()];
-                for (field, value) in fields {
-                    command.push((*field).clone());
-                    if record.kind == ValueKind::Hash {
-                        command.push((*value).clone());
-                    }
-                }
-                commands.push(command);
-            }
-            if let Some(at_ms) = record.expires_at_ms {
-                commands.push(vec![word("PEXPIREAT"), key, Bytes::from(at_ms.to_string())]);
-            }
-        }
-        let commands: Vec<&[Bytes]> = commands.iter().map(|command| &command[..]).collect();
-        for reply in self.control.commands(&commands).await? {
-            if let Frame::Error(text) = reply {
-                return Err(UpstreamError::Refused(text.to_string()).into());
-            }
-        }
-        Ok(count)
-    }
-
-    async fn compare(&mut self, mapping: &Mapping, keys: &[MappedKey]) -> Result<(), NotSwitched> {
-        let (now_ms, records) = self.records(mapping, keys).await?;
-        let commands: Vec<[Bytes; 2]> = records
-            .iter()
-            .flat_map(|(key, record)| {
-                let all = if record.kind == ValueKind::Set { "SMEMBERS" } else { "HGETALL" };
-                [[word(all), key.clone()], [word("PEXPIRETIME"), key.clone()]]
-            })
-            .collect();
-        let commands: Vec<&[Bytes]> = commands.iter().map(|command| &command[..]).collect();
-        let replies = self.control.commands(&commands).await?;
-        for ((key, record), told) in records.iter().zip(replies.chunks_exact(2)) {
-            let ends_soon = record.expires_at_ms.is_some_and(|at_ms| at_ms < now_ms + SOON_MS);
-            let at_ms = record.expires_at_ms.unwrap_or(-1);
-            let is_same = has(&told[0], record) && told[1] == Frame::Integer(at_ms);
-            if !is_same && !ends_soon {
-                return Err(NotSwitched::Different(key.escape_ascii().to_string()));
-            }
-        }
+        completing: &Completing,
+        steps: &mut Steps,
+        tell: &mut dyn FnMut(&Steps),
+    ) -> Result<(), NotSwitched> {
+        let began = Instant::now();
+        let mut so_far = *steps;
+        self.put_all(mapping, completing, &mut |count| {
+            so_far.put = (count, began.elapsed());
+            tell(&so_far);
+        })
+        .await?;
+        self.put_again(mapping, completing, &mut so_far).await?;
+        let began = Instant::now();
+        self.compare_all(mapping, completing, &mut |count| {
+            so_far.compared = (count, began.elapsed());
+            tell(&so_far);
+        })
+        .await?;
+        self.put_again(mapping, completing, &mut so_far).await?;
+        *steps = so_far;
         Ok(())
     }
 
-    /// What Postgres has of these keys, and what time it was.
-    async fn records(
+    /// Puts what was touched, until that is little, or does not become less.
+    async fn put_again(
         &mut self,
         mapping: &Mapping,
-        keys: &[MappedKey],
-    ) -> Result<(i64, Vec<(Bytes, Record)>), NotSwitched> {
-        let asked: Vec<&MappedKey> = keys.iter().collect();
-        let read = self.session.read(mapping, &asked, RowLock::None).await?;
-        let found = keys.iter().zip(read.rows).filter_map(|(key, row)| {
-            let record = row.record?;
-            Some((key.key.clone(), record))
-        });
-        let records: Vec<(Bytes, Record)> = found.collect();
-        match records.iter().find(|(_, record)| record.others > 0) {
-            Some((key, _)) => Err(NotSwitched::Different(key.escape_ascii().to_string())),
-            None => Ok((read.now_ms, records)),
+        completing: &Completing,
+        steps: &mut Steps,
+    ) -> Result<(), NotSwitched> {
+        let began = Instant::now();
+        for _ in 0..ROUNDS {
+            let (touched, put) = self.put_touched(mapping, completing).await?;
+            steps.again.0 += put;
+            if touched < FEW {
+                break;
+            }
         }
+        steps.again.1 += began.elapsed();
+        Ok(())
+    }
+
+    /// With the gates being closed: until Redis has everything.
+    async fn finish(
+        &mut self,
+        mapping: &Mapping,
+        barrier: &Entry,
+        completing: &Completing,
+        place: Place,
+        steps: &mut Steps,
+    ) -> Result<(), NotSwitched> {
+        let deadline = Instant::now() + self.limit;
+        self.let_go(mapping, barrier, deadline).await?;
+        self.until_flushed(deadline).await?;
+        let began = Instant::now();
+        loop {
+            let (touched, put) = self.put_touched(mapping, completing).await?;
+            steps.again.0 += put;
+            if touched == 0 {
+                break;
+            }
+            if Instant::now() >= deadline {
+                return Err(NotSwitched::TooMuch);
+            }
+        }
+        self.put_what_is_in_the_outbox(mapping, completing).await?;
+        self.mend_ends().await?;
+        steps.again.1 += began.elapsed();
+        self.go_on(completing).await?;
+        self.check(place).await
+    }
+
+    /// What others have changed by SQL.
+    async fn put_what_is_in_the_outbox(
+        &mut self,
+        mapping: &Mapping,
+        completing: &Completing,
+    ) -> Result<(), NotSwitched> {
+        let mut after = i64::MIN;
+        loop {
+            let rows = self.session.read_outbox(after, ROWS).await?;
+            let Some(last) = rows.last() else { return Ok(()) };
+            after = last.id;
+            let mut ids = Vec::new();
+            let mut keys: Vec<MappedKey> = Vec::new();
+            for row in rows {
+                let key = self.registry.mapped_key(&Bytes::from(row.key));
+                if let Some(key) = key.filter(|key| key.mapping.index == mapping.index) {
+                    ids.push(row.id);
+                    keys.push(key);
+                }
+            }
+            if !keys.is_empty() {
+                self.put(mapping, completing, &keys).await?;
+                let importing =
+                    if mapping.imports() { vec![&mapping.name[..]] } else { Vec::new() };
+                self.session.delete_from_outbox(&ids, &importing).await?;
+            }
+        }
+    }
+
+    /// All goes on as before; says why.
+    async fn give_up(
+        &mut self,
+        mapping: &Mapping,
+        barrier: Option<Entry>,
+        place: Place,
+        why: NotSwitched,
+    ) -> NotSwitched {
+        if let Some(barrier) = barrier
+            && let Err(error) = self.change(mapping, &barrier, None).await
+        {
+            tracing::debug!(%error, "the next proxy that beats calls it off");
+        }
+        // Evicted values look as if somebody had deleted them.
+        let why = match (why, self.check(place).await) {
+            (NotSwitched::Different(_) | NotSwitched::Stalled, Err(better)) => better,
+            (why, _) => why,
+        };
+        if let Err(error) = self.give_ends_back(mapping).await {
+            tracing::debug!(%error, "copies without an end stay in Redis");
+        }
+        if let Err(error) = self.end_completing().await {
+            tracing::debug!(%error, "Redis forgets by itself that somebody completed values");
+        }
+        why
+    }
+
+    async fn check(&mut self, place: Place) -> Result<(), NotSwitched> {
+        let now = self.place().await?;
+        if now.evicted != place.evicted {
+            return Err(NotSwitched::Evicted);
+        }
+        if now != place { Err(NotSwitched::NotSwept) } else { Ok(()) }
+    }
+
+    async fn place(&mut self) -> Result<Place, NotSwitched> {
+        let run = self.control.live_run_id().await?;
+        let epoch = self.control.journal_state().await?.epoch;
+        let words = ["INFO", "stats"].map(|word| Bytes::from_static(word.as_bytes()));
+        let told = self.control.command(&words).await?;
+        // Where respgres' user may not ask, the operator has to know.
+        let evicted = match &told {
+            Frame::BulkString(text) => number(text, "evicted_keys:"),
+            _ => 0,
+        };
+        Ok(Place { run, epoch, evicted })
     }
 }
 
-/// Whether a reply to HGETALL or SMEMBERS has all of a record, and nothing else.
-fn has(told: &Frame, record: &Record) -> bool {
-    let Frame::Array(told) = told else { return false };
-    let width = if record.kind == ValueKind::Set { 1 } else { 2 };
-    let is_in = |part: &[Frame]| match part {
-        [Frame::BulkString(member)] => record.fields.contains_key(member),
-        [Frame::BulkString(field), Frame::BulkString(value)] => {
-            record.fields.get(field) == Some(value)
-        }
-        _ => false,
-    };
-    // Redis tells none of them twice.
-    told.len() == width * record.fields.len() && told.chunks_exact(width).all(is_in)
-}
-
-fn word(word: &'static str) -> Bytes {
-    Bytes::from_static(word.as_bytes())
+fn number(text: &[u8], name: &str) -> u64 {
+    let text = String::from_utf8_lossy(text);
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix(name));
+    lines.next().and_then(|number| number.trim().parse().ok()).unwrap_or(0)
 }

@@ -136,12 +136,7 @@ impl Switchboard {
             let strategy = match &entry.target {
                 // What comes of it is not known yet.
                 Some(_) => None,
-                None => match Strategy::parse(&entry.strategy) {
-                    Ok(strategy) if strategy != Strategy::RedisOnly || !gate.has_rows() => {
-                        Some(strategy)
-                    }
-                    _ => None,
-                },
+                None => Strategy::parse(&entry.strategy).ok(),
             };
             if strategy == Some(gate.strategy()) {
                 gate.confirm(entry.version);
@@ -150,6 +145,9 @@ impl Switchboard {
                 continue;
             }
             self.close(gate);
+            if entry.target.as_deref() == Some(Strategy::RedisOnly.name()) {
+                gate.leave();
+            }
             if !gate.is_empty() {
                 settled.is_waiting = true;
                 settled.is_behind |= entry.target.is_none();

@@ -40,7 +40,7 @@ use crate::upstream::scripts::{Call, Script, aside_of, mark_of, owner_of};
 /// How long a change may take with clients waiting, where nobody says another time.
 pub const USUAL_LIMIT: Duration = Duration::from_secs(10);
 
-const PAUSE: Duration = Duration::from_millis(10);
+pub(super) const PAUSE: Duration = Duration::from_millis(10);
 
 /// Keys that Redis is asked for at once.
 const SCAN_COUNT: &str = "1000";
@@ -61,7 +61,8 @@ pub enum NotSwitched {
     #[error("another strategy is just being changed; try again when that is done")]
     Busy,
     #[error(
-        "a mapping goes into redis_only while no proxy runs: stop them, and say `respgres rollback`"
+        "a mapping becomes redis_only by the command line, which puts all of its keys into Redis first: \
+         `respgres rollback --mapping …`"
     )]
     IntoRedisOnly,
     #[error(
@@ -113,8 +114,39 @@ pub enum NotSwitched {
         have Redis"
     )]
     Outbox,
-    #[error("the proxy {0} is alive; stop all of them, and start them again when this is done")]
-    Alive(String),
+    #[error(
+        "in postgres_only nobody keeps copies in Redis; give it another strategy first (`respgres strategy set \
+         dual_write`)"
+    )]
+    NoCopies,
+    #[error(
+        "the upstream Redis evicts any key when its memory is full (maxmemory-policy {0}), also values that nobody else \
+         has then; use noeviction"
+    )]
+    Evicts(String),
+    #[error(
+        "Redis has evicted keys meanwhile; give it more memory (maxmemory), or have it evict none, and try again"
+    )]
+    Evicted,
+    #[error("Redis has no room for all values (maxmemory); give it more memory, and try again")]
+    NoRoom,
+    #[error("keys are just being moved (backfill, verify or sync); try again when that is done")]
+    Moving,
+    #[error(
+        "no respgres has gone through this Redis yet, or it has started anew or was emptied meanwhile; try again when a \
+         respgres runs over it"
+    )]
+    NotSwept,
+    #[error(
+        "it stood still for so long, or Redis was emptied, that it is not known what clients have changed meanwhile; try \
+         again"
+    )]
+    Stalled,
+    #[error(
+        "clients had changed more in the last moment than could be put into Redis in time; try again, when there is less \
+         going on"
+    )]
+    TooMuch,
     #[error(
         "the journal has changes that Postgres lacks; start a proxy until `respgres journal status` says that there \
          are none"
@@ -224,7 +256,9 @@ impl Switcher<'_> {
         // Both stores are there.
         self.control.clock_ms().await?;
         if target == Strategy::CacheFirst {
-            self.check_eviction().await?;
+            if let Some(policy) = self.eviction().await? {
+                return Err(NotSwitched::Eviction(policy));
+            }
         }
         if entry.strategy == postgres_only {
             // Nobody makes copies now.
@@ -299,6 +333,18 @@ impl Switcher<'_> {
         barrier: &Entry,
         deadline: Instant,
     ) -> Result<(), NotSwitched> {
+        self.let_go(mapping, barrier, deadline).await?;
+        self.until_flushed(deadline).await?;
+        self.until_copies_are_true(mapping, deadline).await
+    }
+
+    /// With the barrier in place: until nobody is at the mapping's keys.
+    pub(super) async fn let_go(
+        &mut self,
+        mapping: &Mapping,
+        barrier: &Entry,
+        deadline: Instant,
+    ) -> Result<(), NotSwitched> {
         self.announce(mapping, barrier).await?;
         let left = deadline.saturating_duration_since(Instant::now());
         let dead = self.until_acknowledged(mapping, barrier.version, left).await?;
@@ -306,8 +352,7 @@ impl Switcher<'_> {
             let ended = self.session.end_sessions_of(&proxy).await?;
             tracing::info!(proxy, ended, "a strategy is changed without a proxy that is dead");
         }
-        self.until_flushed(deadline).await?;
-        self.until_copies_are_true(mapping, deadline).await
+        Ok(())
     }
 
     /// Makes the entry's next version, in Postgres and then in Redis, of which it is not certain that it
@@ -351,7 +396,7 @@ impl Switcher<'_> {
     }
 
     /// Waits until each proxy that is alive goes by a version of the entry; tells who is dead.
-    async fn until_acknowledged(
+    pub(super) async fn until_acknowledged(
         &mut self,
         mapping: &Mapping,
         version: u64,
@@ -397,7 +442,7 @@ impl Switcher<'_> {
     }
 
     /// Waits until Postgres has what the journal has now.
-    async fn until_flushed(&mut self, deadline: Instant) -> Result<(), NotSwitched> {
+    pub(super) async fn until_flushed(&mut self, deadline: Instant) -> Result<(), NotSwitched> {
         let mut until = None;
         while let Some((first, last)) = self.control.ends_of_journal().await?
             && first <= *until.get_or_insert(last)
@@ -434,17 +479,18 @@ impl Switcher<'_> {
         Ok(self.session.forget_rows(mapping, self.discards_rows).await?)
     }
 
-    async fn check_eviction(&mut self) -> Result<(), NotSwitched> {
+    /// By which policy Redis may evict any key, if it may.
+    pub(super) async fn eviction(&mut self) -> Result<Option<String>, NotSwitched> {
         let words =
             ["CONFIG", "GET", "maxmemory-policy"].map(|word| Bytes::from_static(word.as_bytes()));
         // Where respgres' user may not ask, the operator has to know.
-        let Frame::Array(told) = self.control.command(&words).await? else { return Ok(()) };
-        match told.into_iter().nth(1) {
+        let Frame::Array(told) = self.control.command(&words).await? else { return Ok(None) };
+        Ok(match told.into_iter().nth(1) {
             Some(Frame::BulkString(policy)) if policy.starts_with(b"allkeys") => {
-                Err(NotSwitched::Eviction(String::from_utf8_lossy(&policy).into_owned()))
+                Some(String::from_utf8_lossy(&policy).into_owned())
             }
-            _ => Ok(()),
-        }
+            _ => None,
+        })
     }
 
     /// Which of a mapping's keys have nothing in Redis that may be nowhere else: copies, and marks alone. A copy has an

@@ -28,6 +28,7 @@ pub struct Gate {
     /// Redis may have keys that Postgres lacks.
     imports: AtomicBool,
     is_closed: AtomicBool,
+    is_leaving: AtomicBool,
     inside: [Place; PLACES],
 }
 
@@ -67,6 +68,7 @@ impl Gate {
             version: AtomicU64::new(0),
             imports: AtomicBool::new(imports),
             is_closed: AtomicBool::new(false),
+            is_leaving: AtomicBool::new(false),
             inside: Default::default(),
         }))
     }
@@ -126,6 +128,23 @@ impl Gate {
         self.is_closed.store(true, Ordering::SeqCst);
     }
 
+    /// The keys are about to be in Redis alone: closed, and not even what others have changed in Postgres is to be
+    /// told Redis by those who come from now on.
+    pub fn leave(&self) {
+        self.is_leaving.store(true, Ordering::SeqCst);
+    }
+
+    pub fn is_leaving(&self) -> bool {
+        self.is_leaving.load(Ordering::SeqCst)
+    }
+
+    /// Lets somebody in who drops what is old in Redis, also while it is closed; `None` once Redis alone has the keys, or
+    /// is about to.
+    pub fn hold_copies(&'static self) -> Option<Pass> {
+        let pass = self.hold();
+        (!self.is_leaving() && self.has_rows()).then_some(pass)
+    }
+
     /// Whether nobody is inside. Of a gate that is closed it stays so.
     pub fn is_empty(&self) -> bool {
         self.inside.iter().all(|place| place.0.load(Ordering::SeqCst) == 0)
@@ -147,6 +166,7 @@ impl Gate {
     }
 
     pub fn open(&self) {
+        self.is_leaving.store(false, Ordering::SeqCst);
         self.is_closed.store(false, Ordering::SeqCst);
     }
 }

@@ -20,6 +20,8 @@ pub enum Work {
     Expire = 3,
     /// Changing the strategy of a mapping.
     Switch = 4,
+    /// Taking a mapping back to Redis alone; jobs that move keys have a part in it each, which excludes that.
+    Move = 5,
 }
 
 // === impl Session ===
@@ -34,6 +36,24 @@ impl Session {
         let row = self
             .attempt(async |connection| {
                 sqlx::query("select pg_try_advisory_lock($1, $2)")
+                    .bind(CLASS)
+                    .bind(work as i32)
+                    .fetch_one(connection)
+                    .await
+            })
+            .await?;
+        row.try_get(0).map_err(|error| self.failed(&error))
+    }
+
+    /// Takes a part in a work that several sessions may have a part in, until the end of the session; false when another
+    /// one has all of it.
+    ///
+    /// # Errors
+    /// Those of the statement, see [`StoreError`].
+    pub async fn take_part(&mut self, work: Work) -> Result<bool, StoreError> {
+        let row = self
+            .attempt(async |connection| {
+                sqlx::query("select pg_try_advisory_lock_shared($1, $2)")
                     .bind(CLASS)
                     .bind(work as i32)
                     .fetch_one(connection)

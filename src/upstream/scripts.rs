@@ -26,6 +26,12 @@ pub const ENTRIES: &[u8] = b"respgres:entries";
 /// The proxies that are alive, by id: see `lua/beat.lua`.
 pub const PROXIES: &[u8] = b"respgres:proxies";
 
+/// Who completes values, for a while (see `lua/complete.lua`); while that stands there, which keys were touched; and which
+/// of them have an own end that they do not show yet.
+pub const COMPLETING: &[u8] = b"respgres:completing";
+pub const TOUCHED: &[u8] = b"respgres:touched";
+pub const MEND: &[u8] = b"respgres:mend";
+
 /// How many keys hold the places of unfinished SCANs: see `lua/remember.lua`.
 pub const DRAWERS: u64 = 4;
 
@@ -50,6 +56,8 @@ pub enum Script {
     Adopt,
     Announce,
     Look,
+    Complete,
+    Mend,
 }
 
 /// One call of a script.
@@ -67,7 +75,7 @@ pub struct Token(Bytes);
 // === impl Script ===
 
 impl Script {
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 20] = [
         Self::Begin,
         Self::End,
         Self::Miss,
@@ -86,6 +94,8 @@ impl Script {
         Self::Adopt,
         Self::Announce,
         Self::Look,
+        Self::Complete,
+        Self::Mend,
     ];
 
     pub fn text(self) -> &'static str {
@@ -108,6 +118,8 @@ impl Script {
             Self::Original => include_str!("lua/original.lua"),
             Self::Adopt => include_str!("lua/adopt.lua"),
             Self::Look => include_str!("lua/look.lua"),
+            Self::Complete => include_str!("lua/complete.lua"),
+            Self::Mend => include_str!("lua/mend.lua"),
         }
     }
 }

@@ -104,3 +104,57 @@ async fn mappings_that_leave_redis_only_under_load_break_no_promise() {
     drop(second);
     stack.stop_expecting(&[]).await;
 }
+
+/// Into `redis_only` and out of it, again and again; in the end Redis itself has what clients were told.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mappings_that_go_back_to_redis_under_load_break_no_promise() {
+    let stack =
+        Stack::builder(MAPPING).set("RESPGRES__UPSTREAM__ADMIN_COMMANDS", "true").start().await;
+    let second = stack.start_second_proxy().await;
+    let scene =
+        scene(vec![stack.address(), second.address()], Size { clients: 30, seconds: 6, keys: 50 });
+    let mut operator = stack.client().await;
+    let run = async |words: &[&str]| {
+        let mut command = stack.command(words);
+        let told = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+        assert!(told.status.success(), "{words:?}: {}", String::from_utf8_lossy(&told.stderr));
+    };
+    let switch = async |_: &crate::Scene| {
+        for strategies in [
+            ["dual_write", "cache_first", "database_first"],
+            ["cache_first", "database_first", "dual_write"],
+            ["database_first", "dual_write", "cache_first"],
+        ] {
+            for (mapping, strategy) in MAPPINGS.into_iter().zip(strategies) {
+                if strategy_of(&mut operator, mapping).await != strategy {
+                    let words = ["strategy", "set", strategy, "--mapping", mapping];
+                    run(&[&words[..], &["--discard-rows"]].concat()).await;
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            run(&["rollback", "--force"]).await;
+            for mapping in MAPPINGS {
+                assert_eq!(strategy_of(&mut operator, mapping).await, "redis_only");
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    };
+    let record = scene.play(switch).await;
+    judge(&record);
+    assert_eq!((record.unanswered, record.errors.len()), (0, 0), "{}", record.summary());
+    let mut client = stack.client().await;
+    let mut redis = Client::connect(&stack.redis).await;
+    for key in 0..scene.size.keys {
+        let name = Names::default().key(key);
+        for command in ["DUMP", "PEXPIRETIME"] {
+            let there = redis.command(&[command, &name]).await;
+            assert_eq!(client.command(&[command, &name]).await, there, "{name}");
+        }
+        assert_eq!(redis.command(&["PTTL", &name]).await.integer().min(0), {
+            let exists = redis.command(&["EXISTS", &name]).await.integer();
+            if exists == 1 { -1 } else { -2 }
+        });
+    }
+    drop(second);
+    stack.stop_expecting(&[]).await;
+}

@@ -249,6 +249,8 @@ impl<'r> World<'r> {
             | Script::Announce => &[],
             // See `import`.
             Script::Original | Script::Adopt | Script::Look => &[],
+            // See `completion`.
+            Script::Complete | Script::Mend => &[],
         };
         let keys: Vec<Vec<u8>> = message
             .keys

@@ -14,7 +14,9 @@ use crate::protocol::{Bulks, Reply};
 use crate::store::{KeyValues, TableSize};
 use crate::upstream::UpstreamError;
 use crate::upstream::control::Frame;
-use crate::upstream::scripts::{DRAWERS, ENTRIES, JOURNAL, JOURNAL_STATE, PROXIES, drawer};
+use crate::upstream::scripts::{
+    COMPLETING, DRAWERS, ENTRIES, JOURNAL, JOURNAL_STATE, MEND, PROXIES, TOUCHED, drawer,
+};
 use crate::value::glob::Glob;
 
 /// Keys of a page that are read.
@@ -100,15 +102,18 @@ impl Surveyor {
     /// The keys that Redis has to list.
     async fn count_redis(&mut self, survey: &Survey) -> Result<u64, Reply> {
         let never_has_copies = |mapping: &Arc<Mapping>| {
-            mapping.strategy() == Strategy::PostgresOnly
-                && mapping.gate.version() == 0
-                && !mapping.imports()
+            let is_without = match mapping.strategy() {
+                Strategy::RedisOnly => true,
+                strategy => strategy == Strategy::PostgresOnly && !mapping.imports(),
+            };
+            is_without && mapping.gate.version() == 0
         };
-        if self.registry.mappings().all(never_has_copies) {
+        if self.registry.all().iter().all(never_has_copies) {
             // There are no copies, and no marks: what is ours can be called by name.
             let mut exists = vec![Bytes::from_static(b"EXISTS")];
             exists.extend((0..DRAWERS).map(drawer));
-            exists.extend([JOURNAL, JOURNAL_STATE, PROXIES, ENTRIES].map(Bytes::from_static));
+            let own = [JOURNAL, JOURNAL_STATE, PROXIES, ENTRIES, COMPLETING, TOUCHED, MEND];
+            exists.extend(own.map(Bytes::from_static));
             let all = integer(&self.ask_redis(&words(["DBSIZE"])).await?);
             return Ok(all.saturating_sub(integer(&self.ask_redis(&exists).await?)));
         }

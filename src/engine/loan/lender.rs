@@ -374,6 +374,12 @@ async fn admitted(loan: &Loan, registry: &Registry) -> Option<Vec<Pass>> {
     let since = Instant::now();
     loop {
         let keys = loan.requests.iter().flat_map(|request| &request.keys);
+        let watched = loan.watched.as_ref().map_or_else(Vec::new, |watched| watched.keys());
+        let watched = watched.iter().map(|(key, _)| key);
+        // Whatever the rows say: clients may have changed in Redis what it was to be run on, or was watched.
+        if keys.clone().chain(watched).any(|key| key.mapping.gate.passes_through()) {
+            return None;
+        }
         let others = loan.requests.iter().flat_map(|request| &request.others);
         let others: Vec<_> = others.filter_map(|key| registry.find_any(key)).collect();
         if others.iter().any(|mapping| mapping.gate.has_rows()) {

@@ -28,7 +28,7 @@ use super::through::connected;
 use super::transaction::Failure;
 use super::trust::Trust;
 use crate::mapping::{Mapping, Registry};
-use crate::store::{Session, StoreError};
+use crate::store::{Session, StoreError, sole};
 use crate::tasks::Tasks;
 use crate::upstream::UpstreamError;
 use crate::upstream::control::Control;
@@ -63,6 +63,8 @@ pub struct Ground {
     registry: Registry,
     tables: Arc<Tables>,
     trust: Arc<Trust>,
+    /// Keeps mappings from going back to Redis alone meanwhile.
+    _part: Session,
 }
 
 /// Why a job ended before its end.
@@ -78,6 +80,8 @@ pub enum MovingError {
     NotSwept,
     #[error("Redis has started anew: begin again when a respgres has gone through it")]
     StartedAnew,
+    #[error("a mapping is just going back to Redis alone: begin again when that is done")]
+    GoingBack,
     #[error("a key cannot be looked at: somebody has been at it for too long")]
     Stuck,
     #[error("it was cancelled")]
@@ -155,16 +159,19 @@ impl Ground {
     /// # Errors
     /// When it has not, or a store is out of reach.
     pub async fn open(settings: &EngineSettings, registry: Registry) -> Result<Self, MovingError> {
+        let mut session = Session::connect(&settings.postgres).await?;
+        if !session.take_part(sole::Work::Move).await? {
+            return Err(MovingError::GoingBack);
+        }
+        let swept = session.swept().await?.ok_or(MovingError::NotSwept)?;
         let ground = Self {
             tables: Arc::new(Tables::new(&settings.plans)),
             settings: settings.clone(),
             registry,
             trust: Arc::default(),
+            _part: session,
         };
         let mut control = Control::new(settings.control.clone());
-        let mut session = Session::connect(&settings.postgres).await?;
-        let swept = session.swept().await?.ok_or(MovingError::NotSwept)?;
-        session.close().await;
         let run = control.run_id().await?.ok_or(MovingError::NotSwept)?;
         let epoch = control.journal_state().await?.epoch;
         if swept.run != run.to_string() || epoch != Some(swept.epoch) {
@@ -230,7 +237,9 @@ impl MovingError {
                 matches!(error, UpstreamError::Lost(_) | UpstreamError::Timeout(_))
             }
             Self::Stuck => true,
-            Self::NotSwept | Self::StartedAnew | Self::Cancelled | Self::Died => false,
+            Self::NotSwept | Self::StartedAnew | Self::GoingBack | Self::Cancelled | Self::Died => {
+                false
+            }
         }
     }
 }

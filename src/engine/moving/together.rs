@@ -85,7 +85,7 @@ impl Importer<'_> {
         let session = self.session.as_mut().expect("it has begun the transaction");
         match session.write_and_commit(&[(&**mapping, &changes)]).await {
             Ok(()) => {
-                self.control.post(&adopted).await;
+                self.adopt(&adopted).await;
                 Ok(done)
             }
             Err(error @ StoreError::InDoubt(_)) => Err(Failure::Store(error)),

@@ -4,6 +4,11 @@
 -- Answers NONE; DIRTY (Postgres is going to have it); HELD (somebody was at it); TYPE and what it is; LARGE;
 -- MANY, how long the key has left in ms, count of elements; or VALUE, the same, and the elements.
 -- 'gone' hides nothing: every step of ours that puts a value there takes it away.
+-- Whoever completes values has to know (see complete.lua).
+if redis.call('EXISTS', 'respgres:completing') == 1 then
+  redis.call('SADD', 'respgres:touched', KEYS[1])
+  redis.call('PEXPIRE', 'respgres:touched', 3600000)
+end
 local kind = redis.call('TYPE', KEYS[1])['ok']
 if kind == 'none' then
   return {'NONE'}

@@ -8,6 +8,13 @@
 -- fields; how many changes it is; what the journal says of it when it changes something (of a sum all but the
 -- sum); count of words; the request's words.
 -- Answers EPOCH (the journal is not open), FULL, or the replies, in which LEFT stands for what is left.
+-- Whoever completes values has to know (see complete.lua).
+if redis.call('EXISTS', 'respgres:completing') == 1 then
+  for i = 3, #KEYS, 2 do
+    redis.call('SADD', 'respgres:touched', KEYS[i])
+  end
+  redis.call('PEXPIRE', 'respgres:touched', 3600000)
+end
 local call, pcall = redis.call, redis.pcall
 local epoch, held = unpack(call('HMGET', KEYS[1], 'epoch', 'changes'))
 if not epoch then

@@ -1,0 +1,497 @@
+//! Completing: all values of a mapping become whole in Redis, while clients go on, as they are to stay when Redis alone
+//! has them.
+//!
+//! Whoever completes says so in Redis, for a while, and again with each step. As long as that stands there, every step
+//! of the cache protocol that may change a value, or its end, writes down the key with it, in the same atomic step
+//! (`respgres:touched`). So a value that was put and is not among these is still as it was put, and what is left to be
+//! done once clients wait are those that they have touched in the last moment.
+//!
+//! Invariants
+//! - What is put was read under the key's lock: no writer is between `begin` and COMMIT, and one that has committed finds
+//!   that its mark is gone. What a dirty key holds Postgres lacks: it stays as it is, and counts as touched.
+//! - As long as clients go on, a key that has an end of its own shows that by an odd one (see `copy`). Those whose own end
+//!   is even are written down, and get it in the last step.
+//! - What only Redis has stays as it is.
+//! - If whoever completes is away for too long it is not known what was touched, and he is told so.
+//!
+//! Absent on purpose: a mode of the proxies for this. They need not know of it, and go on as always.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::{Instant, sleep_until};
+
+use super::switcher::{NotSwitched, Switcher};
+use crate::mapping::{MappedKey, Mapping};
+use crate::store::{KeyValues, RowLock, StoreError};
+use crate::upstream::UpstreamError;
+use crate::upstream::control::Frame;
+use crate::upstream::scripts::{
+    COMPLETING, Call, MEND, Script, TOUCHED, Token, aside_of, decimal, mark_of,
+};
+use crate::value::{Record, ValueKind};
+
+/// Keys that are read and put at once: so many are locked meanwhile.
+const PAGE: usize = 250;
+
+/// Fields or members that Redis is given at once, and words and bytes from which on a call takes no more values.
+const SLICE: usize = 1000;
+const CALL_WORDS: usize = 4000;
+const CALL_BYTES: usize = 256 << 10;
+
+/// For how long Redis is told that somebody completes.
+const LASTING_MS: i64 = 60_000;
+
+/// How close to its end a key may be for its absence to be no difference.
+const SOON_MS: i64 = 1000;
+
+/// How often a lock is waited for anew that was not granted in time.
+const TRIES: usize = 10;
+
+/// Keys whose ends are mended at once.
+const MENDED: &str = "1000";
+
+/// Who completes.
+#[derive(Debug)]
+pub(super) struct Completing {
+    token: Bytes,
+    /// So many keys a second at most, as long as clients go on; 0: as many as it can.
+    rate: u32,
+    /// Clients wait: nobody is at the keys.
+    pub(super) is_last: bool,
+}
+
+/// How one value is put.
+struct Put {
+    key: Bytes,
+    /// `None`: nothing is to be there.
+    record: Option<Record>,
+}
+
+// === impl Switcher ===
+
+impl Switcher<'_> {
+    pub(super) async fn begin_completing(&mut self, rate: u32) -> Result<Completing, NotSwitched> {
+        let completing = Completing { token: Token::writer().text(), rate, is_last: false };
+        let lasting = decimal(LASTING_MS);
+        let told = [
+            vec![word("UNLINK"), named(TOUCHED), named(MEND)],
+            vec![word("SET"), named(COMPLETING), completing.token.clone(), word("PX"), lasting],
+        ];
+        self.tell_redis(&told).await?;
+        Ok(completing)
+    }
+
+    pub(super) async fn end_completing(&mut self) -> Result<(), NotSwitched> {
+        self.tell_redis(&[vec![word("UNLINK"), named(COMPLETING), named(TOUCHED), named(MEND)]])
+            .await
+            .map(drop)
+    }
+
+    /// Puts all values of a mapping into Redis; how many. `tell` hears how many there are so far.
+    pub(super) async fn put_all(
+        &mut self,
+        mapping: &Mapping,
+        completing: &Completing,
+        tell: &mut dyn FnMut(usize),
+    ) -> Result<usize, NotSwitched> {
+        let (mut count, mut after, since) = (0, None::<KeyValues>, Instant::now());
+        loop {
+            let page = self.session.key_page(mapping, after.as_ref(), PAGE).await?;
+            let keys = page.keys.iter();
+            let keys: Vec<MappedKey> =
+                keys.filter_map(|values| self.registry.key_of_row(mapping, values)).collect();
+            count += self.put(mapping, completing, &keys).await?;
+            tell(count);
+            completing.keep_pace(since, count).await;
+            let Some(last) = page.last else { return Ok(count) };
+            after = Some(last);
+        }
+    }
+
+    /// Reads all values back, and compares them with their rows; how many. One that was touched meanwhile is none
+    /// that was put.
+    pub(super) async fn compare_all(
+        &mut self,
+        mapping: &Mapping,
+        completing: &Completing,
+        tell: &mut dyn FnMut(usize),
+    ) -> Result<usize, NotSwitched> {
+        let (mut count, mut after, since) = (0, None::<KeyValues>, Instant::now());
+        loop {
+            let page = self.session.key_page(mapping, after.as_ref(), PAGE).await?;
+            let keys = page.keys.iter();
+            let keys: Vec<MappedKey> =
+                keys.filter_map(|values| self.registry.key_of_row(mapping, values)).collect();
+            let (compared, different) = self.compare(mapping, &keys).await?;
+            for key in different {
+                self.look_closer(mapping, &keys[key]).await?;
+            }
+            self.go_on(completing).await?;
+            count += compared;
+            tell(count);
+            completing.keep_pace(since, count).await;
+            let Some(last) = page.last else { return Ok(count) };
+            after = Some(last);
+        }
+    }
+
+    /// Puts a part of the keys that were touched; how many were written down, and how many of those put: all but
+    /// other mappings' and dirty ones.
+    pub(super) async fn put_touched(
+        &mut self,
+        mapping: &Mapping,
+        completing: &Completing,
+    ) -> Result<(usize, usize), NotSwitched> {
+        let pop = [word("SPOP"), named(TOUCHED), Bytes::from(PAGE.to_string())];
+        let names = match self.control.command(&pop).await? {
+            Frame::Array(names) => names,
+            Frame::Error(text) => return Err(UpstreamError::Refused(text.to_string()).into()),
+            _ => return Err(UpstreamError::Protocol("an odd answer to SPOP".into()).into()),
+        };
+        let keys = names.iter().filter_map(|name| match name {
+            Frame::BulkString(name) => self.registry.mapped_key(name),
+            _ => None,
+        });
+        let keys: Vec<MappedKey> = keys.filter(|key| key.mapping.index == mapping.index).collect();
+        Ok((names.len(), self.put(mapping, completing, &keys).await?))
+    }
+
+    /// With clients waiting: gives keys their own ends that had others because of these.
+    pub(super) async fn mend_ends(&mut self) -> Result<(), NotSwitched> {
+        loop {
+            let arguments = vec![Bytes::from_static(MENDED.as_bytes())];
+            let call = Call { script: Script::Mend, keys: vec![named(MEND)], arguments };
+            match self.control.call(&[call]).await?.pop() {
+                Some(Frame::Integer(0)) => return Ok(()),
+                Some(Frame::Integer(_)) => {}
+                Some(Frame::Error(text)) => return Err(refused(&text)),
+                _ => return Err(odd()),
+            }
+        }
+    }
+
+    /// What was put becomes a copy as others are.
+    pub(super) async fn give_ends_back(&mut self, mapping: &Mapping) -> Result<(), NotSwitched> {
+        let mut after = None::<KeyValues>;
+        loop {
+            let page = self.session.key_page(mapping, after.as_ref(), PAGE).await?;
+            let keys = page.keys.iter();
+            let keys = keys.filter_map(|values| self.registry.key_of_row(mapping, values));
+            let adopt = |key: MappedKey| Call {
+                script: Script::Adopt,
+                keys: vec![key.key.clone(), mark_of(&key.key)],
+                arguments: vec![decimal(mapping.cache_ttl_ms)],
+            };
+            self.control.call(&keys.map(adopt).collect::<Vec<_>>()).await?;
+            let Some(last) = page.last else { return Ok(()) };
+            after = Some(last);
+        }
+    }
+
+    /// Says that it goes on.
+    pub(super) async fn go_on(&mut self, completing: &Completing) -> Result<(), NotSwitched> {
+        self.complete(&[completing.call()]).await.map(drop)
+    }
+
+    /// Puts the values of keys into Redis, under their locks; how many.
+    pub(super) async fn put(
+        &mut self,
+        mapping: &Mapping,
+        completing: &Completing,
+        keys: &[MappedKey],
+    ) -> Result<usize, NotSwitched> {
+        if keys.is_empty() {
+            self.go_on(completing).await?;
+            return Ok(0);
+        }
+        self.lock(keys).await?;
+        let done = self.put_locked(mapping, completing, keys).await;
+        if !self.session.is_broken() {
+            self.session.rollback().await?;
+        }
+        done
+    }
+
+    async fn lock(&mut self, keys: &[MappedKey]) -> Result<(), NotSwitched> {
+        let mut locks: Vec<i64> = keys.iter().map(MappedKey::lock).collect();
+        locks.sort_unstable();
+        locks.dedup();
+        let mut tries = 0;
+        loop {
+            match self.session.begin_locked(&locks).await {
+                Err(StoreError::Timeout(_) | StoreError::Retryable { .. }) if tries < TRIES => {
+                    tries += 1;
+                }
+                begun => return Ok(begun?),
+            }
+        }
+    }
+
+    async fn put_locked(
+        &mut self,
+        mapping: &Mapping,
+        completing: &Completing,
+        keys: &[MappedKey],
+    ) -> Result<usize, NotSwitched> {
+        let (_, records) = self.records(mapping, keys).await?;
+        let had = if mapping.imports() {
+            let names: Vec<&[u8]> = keys.iter().map(|key| &key.key[..]).collect();
+            self.session.has_had(mapping, &names).await?
+        } else {
+            vec![true; keys.len()]
+        };
+        let mut calls = vec![completing.call()];
+        let (mut count, mut bytes) = (0, 0);
+        for (key, (record, had)) in keys.iter().zip(records.into_iter().zip(had)) {
+            // Where Postgres has never had it, Redis may have an original.
+            if record.is_none() && !had {
+                continue;
+            }
+            let put = Put { key: key.key.clone(), record };
+            let is_large = put.record.as_ref().is_some_and(|record| record.fields.len() > SLICE);
+            if is_large {
+                self.put_aside(&put).await?;
+            }
+            let is_full = |call: &Call| call.arguments.len() > CALL_WORDS || bytes > CALL_BYTES;
+            if calls.last().is_none_or(is_full) {
+                calls.push(completing.call());
+                bytes = 0;
+            }
+            if let Some(call) = calls.last_mut() {
+                bytes += put.add_to(call, is_large);
+            }
+            count += usize::from(put.record.is_some());
+        }
+        let dirty = self.complete(&calls).await?;
+        Ok(count.saturating_sub(dirty))
+    }
+
+    /// Runs calls of one script; how many keys were dirty.
+    async fn complete(&mut self, calls: &[Call]) -> Result<usize, NotSwitched> {
+        let mut dirty = 0;
+        for answer in self.control.call(calls).await? {
+            match answer {
+                Frame::Array(keys) => dirty += keys.len(),
+                Frame::BulkString(lost) if lost == "LOST" => return Err(NotSwitched::Stalled),
+                Frame::SimpleString(lost) if lost == "LOST" => return Err(NotSwitched::Stalled),
+                Frame::Error(text) => return Err(refused(&text)),
+                _ => return Err(odd()),
+            }
+        }
+        Ok(dirty)
+    }
+
+    /// Of a large value: puts it where writers set values aside, of whom there is none now.
+    async fn put_aside(&mut self, put: &Put) -> Result<(), NotSwitched> {
+        let Some(record) = &put.record else { return Ok(()) };
+        let aside = aside_of(&put.key);
+        self.tell_redis(&[vec![word("UNLINK"), aside.clone()]]).await?;
+        let add = if record.kind == ValueKind::Set { "SADD" } else { "HSET" };
+        let fields: Vec<(&Bytes, &Bytes)> = record.fields.iter().collect();
+        for fields in fields.chunks(SLICE) {
+            let mut slice = vec![word(add), aside.clone()];
+            words_of(record.kind, fields.iter().copied(), &mut slice);
+            let ends = vec![word("PEXPIRE"), aside.clone(), decimal(LASTING_MS)];
+            self.tell_redis(&[slice, ends]).await?;
+        }
+        Ok(())
+    }
+
+    /// How many of these keys Postgres has, and the places of those whose values in Redis are not as their rows are.
+    async fn compare(
+        &mut self,
+        mapping: &Mapping,
+        keys: &[MappedKey],
+    ) -> Result<(usize, Vec<usize>), NotSwitched> {
+        if keys.is_empty() {
+            return Ok((0, Vec::new()));
+        }
+        let (now_ms, records) = self.records(mapping, keys).await?;
+        let all = if mapping.holds() == ValueKind::Set { "SMEMBERS" } else { "HGETALL" };
+        let asked: Vec<Vec<Bytes>> = keys
+            .iter()
+            .flat_map(|key| {
+                [vec![word(all), key.key.clone()], vec![word("PEXPIRETIME"), key.key.clone()]]
+            })
+            .collect();
+        let asked: Vec<&[Bytes]> = asked.iter().map(|words| &words[..]).collect();
+        let told = self.control.commands(&asked).await?;
+        let differs = |(record, told): (&Option<Record>, &[Frame])| match record {
+            Some(record) => {
+                let own_end = record.expires_at_ms;
+                let ends_soon = own_end.is_some_and(|at_ms| at_ms < now_ms + SOON_MS);
+                let ends_at = own_end.map_or(-1, |at_ms| at_ms - (1 - at_ms.rem_euclid(2)));
+                let is_same = has(&told[0], record) && told[1] == Frame::Integer(ends_at);
+                !is_same && !ends_soon
+            }
+            // It was deleted a moment ago, or has ended.
+            None => false,
+        };
+        let pairs = records.iter().zip(told.chunks_exact(2)).enumerate();
+        let different = pairs.filter(|(_, pair)| differs(*pair)).map(|(at, _)| at).collect();
+        Ok((records.iter().flatten().count(), different))
+    }
+
+    /// Of a key that is not in Redis as Postgres has it: whether somebody has touched it, so that it is put again.
+    async fn look_closer(&mut self, mapping: &Mapping, key: &MappedKey) -> Result<(), NotSwitched> {
+        self.lock(std::slice::from_ref(key)).await?;
+        let known = self.is_known_to_differ(mapping, key).await;
+        if !self.session.is_broken() {
+            self.session.rollback().await?;
+        }
+        match known? {
+            true => {
+                let add = vec![word("SADD"), named(TOUCHED), key.key.clone()];
+                self.tell_redis(&[add]).await.map(drop)
+            }
+            false => Err(NotSwitched::Different(key.key.escape_ascii().to_string())),
+        }
+    }
+
+    async fn is_known_to_differ(
+        &mut self,
+        mapping: &Mapping,
+        key: &MappedKey,
+    ) -> Result<bool, NotSwitched> {
+        // In this order: a key leaves the outbox when its copy was dropped, and was touched by that.
+        let is_in_outbox = self.session.is_key_in_outbox(&key.key).await?;
+        let asked = [
+            vec![word("SISMEMBER"), named(TOUCHED), key.key.clone()],
+            vec![word("EXISTS"), mark_of(&key.key)],
+        ];
+        let told = self.tell_redis(&asked).await?;
+        let is_touched = told.iter().any(|told| *told == Frame::Integer(1));
+        if is_in_outbox || is_touched {
+            return Ok(true);
+        }
+        // Or it was touched and put in between.
+        Ok(self.compare(mapping, std::slice::from_ref(key)).await?.1.is_empty())
+    }
+
+    /// What Postgres has of these keys, and what time it was.
+    async fn records(
+        &mut self,
+        mapping: &Mapping,
+        keys: &[MappedKey],
+    ) -> Result<(i64, Vec<Option<Record>>), NotSwitched> {
+        let asked: Vec<&MappedKey> = keys.iter().collect();
+        let read = self.session.read(mapping, &asked, RowLock::None).await?;
+        let records: Vec<Option<Record>> = read.rows.into_iter().map(|row| row.record).collect();
+        let is_part = |record: &Option<Record>| record.as_ref().is_some_and(|of| of.others > 0);
+        match records.iter().position(is_part) {
+            Some(at) => Err(NotSwitched::Different(keys[at].key.escape_ascii().to_string())),
+            None => Ok((read.now_ms, records)),
+        }
+    }
+
+    /// Runs commands; none of them may be refused.
+    pub(super) async fn tell_redis(
+        &mut self,
+        commands: &[Vec<Bytes>],
+    ) -> Result<Vec<Frame>, NotSwitched> {
+        let commands: Vec<&[Bytes]> = commands.iter().map(|words| &words[..]).collect();
+        let told = self.control.commands(&commands).await?;
+        match told.iter().find_map(|frame| match frame {
+            Frame::Error(text) => Some(refused(text)),
+            _ => None,
+        }) {
+            Some(error) => Err(error),
+            None => Ok(told),
+        }
+    }
+}
+
+// === impl Completing ===
+
+impl Completing {
+    /// Waits until so many keys may have been dealt with.
+    async fn keep_pace(&self, since: Instant, keys: usize) {
+        if self.rate > 0 {
+            let ms = (keys as u64).saturating_mul(1000) / u64::from(self.rate);
+            sleep_until(since + Duration::from_millis(ms)).await;
+        }
+    }
+
+    /// One that puts nothing yet.
+    fn call(&self) -> Call {
+        let mode = if self.is_last { "last" } else { "open" };
+        Call {
+            script: Script::Complete,
+            keys: [COMPLETING, TOUCHED, MEND].map(named).to_vec(),
+            arguments: vec![self.token.clone(), decimal(LASTING_MS), word(mode)],
+        }
+    }
+}
+
+// === impl Put ===
+
+impl Put {
+    /// How many bytes it is.
+    fn add_to(&self, call: &mut Call, is_aside: bool) -> usize {
+        call.keys.extend([self.key.clone(), mark_of(&self.key), aside_of(&self.key)]);
+        let Some(record) = &self.record else {
+            call.arguments.extend([word("none"), Bytes::new(), word("0")]);
+            return 0;
+        };
+        let width = if record.kind == ValueKind::Set { 1 } else { 2 };
+        let (mode, count) = match is_aside {
+            true => ("aside", 0),
+            false => (record.kind.name(), record.fields.len() * width),
+        };
+        let own_end = record.expires_at_ms.map_or(Bytes::new(), decimal);
+        call.arguments.extend([word(mode), own_end, Bytes::from(count.to_string())]);
+        if is_aside {
+            return 0;
+        }
+        words_of(record.kind, record.fields.iter(), &mut call.arguments);
+        record.fields.iter().map(|(field, value)| field.len() + value.len()).sum()
+    }
+}
+
+fn words_of<'a>(
+    kind: ValueKind,
+    fields: impl Iterator<Item = (&'a Bytes, &'a Bytes)>,
+    words: &mut Vec<Bytes>,
+) {
+    for (field, value) in fields {
+        words.push(field.clone());
+        if kind == ValueKind::Hash {
+            words.push(value.clone());
+        }
+    }
+}
+
+/// Whether a reply to HGETALL or SMEMBERS has all of a record, and nothing else.
+fn has(told: &Frame, record: &Record) -> bool {
+    let Frame::Array(told) = told else { return false };
+    let width = if record.kind == ValueKind::Set { 1 } else { 2 };
+    let is_in = |part: &[Frame]| match part {
+        [Frame::BulkString(member)] => record.fields.contains_key(member),
+        [Frame::BulkString(field), Frame::BulkString(value)] => {
+            record.fields.get(field) == Some(value)
+        }
+        _ => false,
+    };
+    // Redis tells none of them twice.
+    told.len() == width * record.fields.len() && told.chunks_exact(width).all(is_in)
+}
+
+fn refused(text: &str) -> NotSwitched {
+    match text.starts_with("OOM") {
+        true => NotSwitched::NoRoom,
+        false => UpstreamError::Refused(text.to_owned()).into(),
+    }
+}
+
+fn odd() -> NotSwitched {
+    UpstreamError::Protocol("an odd answer while values were put into Redis".into()).into()
+}
+
+fn word(word: &'static str) -> Bytes {
+    Bytes::from_static(word.as_bytes())
+}
+
+fn named(name: &'static [u8]) -> Bytes {
+    Bytes::from_static(name)
+}
