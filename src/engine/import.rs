@@ -11,7 +11,7 @@
 //!   again.
 //! - What the table refuses is written nowhere, and Redis keeps it as it is.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -55,10 +55,11 @@ pub(super) enum Outcome {
     Refused { reply: Reply, found: Option<Box<(Record, i64)>> },
 }
 
-/// Keys that are known to be no originals.
+/// Keys that are known to be no originals, each as of an entry of its mapping: when that has been in Redis alone in
+/// between, they are all originals again.
 #[derive(Debug, Default)]
 pub(super) struct Known {
-    keys: HashSet<Box<[u8]>, ahash::RandomState>,
+    keys: HashMap<Box<[u8]>, u64, ahash::RandomState>,
 }
 
 /// What imports, over the connections of a worker.
@@ -92,15 +93,15 @@ pub(super) enum Told {
 // === impl Known ===
 
 impl Known {
-    pub(super) fn has(&self, key: &[u8]) -> bool {
-        self.keys.contains(key)
+    pub(super) fn has(&self, key: &MappedKey) -> bool {
+        self.keys.get(&key.key[..]) == Some(&key.mapping.gate.version())
     }
 
-    pub(super) fn add(&mut self, key: &[u8]) {
+    pub(super) fn add(&mut self, key: &MappedKey) {
         if self.keys.len() >= MOST_KNOWN {
             self.keys.clear();
         }
-        self.keys.insert(key.into());
+        self.keys.insert(key.key[..].into(), key.mapping.gate.version());
     }
 }
 
@@ -140,7 +141,7 @@ impl Importer<'_> {
         known: &mut Known,
     ) -> Result<Option<Reply>, Failure> {
         let unknown: Vec<&MappedKey> =
-            keys.filter(|key| key.mapping.imports() && !known.has(&key.key)).collect();
+            keys.filter(|key| key.mapping.imports() && !known.has(key)).collect();
         if unknown.is_empty() {
             return Ok(None);
         }
@@ -149,7 +150,7 @@ impl Importer<'_> {
         let there = those_there(self.control, &names).await.map_err(Failure::Upstream)?;
         for key in unknown.into_iter().filter(|key| there.contains(&key.key)) {
             match self.import(key).await? {
-                Outcome::Imported | Outcome::NoOriginal => known.add(&key.key),
+                Outcome::Imported | Outcome::NoOriginal => known.add(key),
                 Outcome::Refused { reply, .. } => return Ok(Some(reply)),
             }
         }
@@ -347,7 +348,7 @@ pub(super) async fn see_to_missing(
     spared: &Known,
 ) -> Result<(), Failure> {
     let is_missing = |touched: &&Touched<'_>| {
-        touched.mapping.imports() && !touched.present && !spared.has(&touched.key.key)
+        touched.mapping.imports() && !touched.present && !spared.has(touched.key)
     };
     let missing: Vec<&Bytes> =
         touched.iter().filter(is_missing).map(|touched| &touched.key.key).collect();

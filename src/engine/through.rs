@@ -395,7 +395,7 @@ impl Writer {
             let mut importer = Importer { settings, trust, tables, session, control };
             match importer.import(key).await? {
                 Outcome::Imported => {}
-                Outcome::NoOriginal => spared.add(name),
+                Outcome::NoOriginal => spared.add(key),
                 Outcome::Refused { reply, .. } => {
                     return Err(Failure::Refused { key: name.clone(), reply });
                 }

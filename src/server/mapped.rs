@@ -102,6 +102,8 @@ impl Talk {
                 if !self.drained() {
                     return Flow::Wait;
                 }
+                let Some(passes) = engine.admit_lent(&lent) else { return self.wait_at_gate() };
+                client.at_gate_since.set(None);
                 client.writer.set(NO_WRITER);
                 client.writes.set(1);
                 let muted = client.take_muted();
@@ -109,6 +111,7 @@ impl Talk {
                 let over = Over::Spare { database: engine.database(), version: client.version() };
                 engine.lend(Loan {
                     requests: vec![*lent],
+                    passes,
                     transaction: false,
                     watched: None,
                     spoils: false,

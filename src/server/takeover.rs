@@ -276,6 +276,7 @@ impl Talk {
         client.writes.set(1);
         let loan = Loan {
             requests: kept.requests,
+            passes: Vec::new(),
             transaction: true,
             watched,
             spoils,

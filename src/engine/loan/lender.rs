@@ -368,29 +368,27 @@ fn reply_to_failed_import(failure: &Failure, keys: &[MappedKey]) -> Reply {
     import::reply_to(failure, keys.first().map_or("", |key| key.mapping.name.as_str()))
 }
 
-/// Lets a loan in at the gates of its keys' mappings; `None` when one of them stays closed, or a key that was
-/// Redis' alone has a side in Postgres by now.
+/// Lets a loan in at the gates of its keys' mappings, where it was not yet; `None` when one of them stays closed, or a key
+/// has changed sides: what it held, or was watched for, is past.
 async fn admitted(loan: &Loan, registry: &Registry) -> Option<Vec<Pass>> {
+    if !loan.passes.is_empty() {
+        return Some(Vec::new());
+    }
     let since = Instant::now();
+    let watched = loan.watched.as_ref().map_or_else(Vec::new, |watched| watched.keys());
+    let watched = || watched.iter().map(|(key, _)| key);
     loop {
         let keys = loan.requests.iter().flat_map(|request| &request.keys);
-        let watched = loan.watched.as_ref().map_or_else(Vec::new, |watched| watched.keys());
-        let watched = watched.iter().map(|(key, _)| key);
-        // Whatever the rows say: clients may have changed in Redis what it was to be run on, or was watched.
-        if keys.clone().chain(watched).any(|key| key.mapping.gate.passes_through()) {
+        let mut others = loan.requests.iter().flat_map(|request| &request.others);
+        let has_rows = |key: &Bytes| registry.find(key).is_some();
+        if keys.chain(watched()).any(|key| !key.mapping.gate.has_rows()) || others.any(has_rows) {
             return None;
         }
-        let others = loan.requests.iter().flat_map(|request| &request.others);
-        let others: Vec<_> = others.filter_map(|key| registry.find_any(key)).collect();
-        if others.iter().any(|mapping| mapping.gate.has_rows()) {
-            return None;
-        }
-        let passes: Option<Vec<Pass>> = keys
-            .map(|key| key.mapping.gate.enter())
-            .chain(others.iter().map(|mapping| mapping.gate.enter_passing()))
-            .collect();
+        let of_requests = loan.requests.iter().map(|request| request.admitted(registry));
+        let of_watched = watched().map(|key| key.mapping.gate.enter().map(|pass| vec![pass]));
+        let passes: Option<Vec<Vec<Pass>>> = of_requests.chain(of_watched).collect();
         if passes.is_some() || since.elapsed() >= GATE_PATIENCE {
-            return passes;
+            return passes.map(|passes| passes.into_iter().flatten().collect());
         }
         tokio::time::sleep(PAUSE).await;
     }

@@ -42,7 +42,7 @@ use std::time::{Duration, Instant};
 
 use super::errand::Runner;
 use super::mailbox::ReplyTo;
-use crate::mapping::MappedKey;
+use crate::mapping::{MappedKey, Pass};
 use crate::protocol::Reply;
 use answer::Answer;
 use watch::Watched;
@@ -70,6 +70,8 @@ pub enum Job {
 #[derive(Debug)]
 pub struct Loan {
     pub requests: Vec<Lent>,
+    /// For the keys of these, where they were let in already.
+    pub passes: Vec<Pass>,
     /// They came between MULTI and EXEC: one reply for all of them.
     pub transaction: bool,
     /// EXEC does nothing if one of these has changed.

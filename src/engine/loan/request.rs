@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::lookup::Lookups;
 use crate::command::{Command, Keys, Mapped, Path};
 use crate::engine::Engine;
-use crate::mapping::MappedKey;
+use crate::mapping::{MappedKey, Pass, Registry};
 use crate::protocol::Reply;
 use crate::value::number::parse_i64;
 
@@ -65,6 +65,13 @@ impl Lent {
     /// Whether it has to wait, as a key that Redis alone has may soon have a side in Postgres.
     pub fn is_leaving_redis(&self, engine: &Engine) -> bool {
         self.others.iter().any(|key| engine.is_leaving_redis(key))
+    }
+
+    /// Lets it in at the gates of all its keys' mappings; `None` when one of them is closed, or a key has changed sides.
+    pub(in crate::engine) fn admitted(&self, registry: &Registry) -> Option<Vec<Pass>> {
+        let others = self.others.iter().filter_map(|key| registry.find_any(key));
+        let own = self.keys.iter().map(|key| key.mapping.gate.enter());
+        own.chain(others.map(|mapping| mapping.gate.enter_passing())).collect()
     }
 
     pub fn has_mapped_keys(&self) -> bool {
