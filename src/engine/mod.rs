@@ -32,6 +32,7 @@ pub mod miss;
 pub mod moving;
 pub mod operation;
 pub mod operator;
+mod process;
 pub mod queue;
 pub mod refusal;
 pub mod rescue;
