@@ -21,6 +21,7 @@ mod flusher;
 mod fold;
 pub mod health;
 mod import;
+pub mod jobs;
 pub mod journal;
 mod keeper;
 pub mod keyspace;
