@@ -360,6 +360,8 @@ impl Operator {
         let ground = ground.map_err(|error| match error {
             MovingError::Store(error) => NotDone::Store(error),
             MovingError::Upstream(error) => NotDone::Upstream(error),
+            // A mapping is just going back to Redis alone.
+            MovingError::GoingBack => NotDone::Busy,
             _ => NotDone::NotSwept,
         })?;
         place.start(order, job, Arc::new(ground)).await.map_err(NotDone::NoThread)

@@ -255,10 +255,10 @@ impl Switcher<'_> {
         }
         // Both stores are there.
         self.control.clock_ms().await?;
-        if target == Strategy::CacheFirst {
-            if let Some(policy) = self.eviction().await? {
-                return Err(NotSwitched::Eviction(policy));
-            }
+        if target == Strategy::CacheFirst
+            && let Some(policy) = self.eviction().await?
+        {
+            return Err(NotSwitched::Eviction(policy));
         }
         if entry.strategy == postgres_only {
             // Nobody makes copies now.

@@ -241,6 +241,26 @@ mod tests {
     }
 
     #[test]
+    fn nobody_drops_copies_of_keys_that_are_about_to_be_in_redis_alone() {
+        let gate = Gate::new(Strategy::DualWrite, true);
+        gate.close();
+        let keeper = gate.hold_copies().unwrap();
+        gate.leave();
+        assert!(gate.hold_copies().is_none() && !gate.is_empty());
+        drop(keeper);
+        assert!(gate.is_empty());
+        gate.adopt(Strategy::RedisOnly, 2);
+        gate.open();
+        assert!(gate.hold_copies().is_none() && gate.enter_passing().is_some());
+        // Or it is called off.
+        let gate = Gate::new(Strategy::DualWrite, true);
+        gate.close();
+        gate.leave();
+        gate.open();
+        assert!(gate.hold_copies().is_some() && gate.enter().is_some());
+    }
+
+    #[test]
     fn nobody_slips_in_while_it_is_closed() {
         let gate = Gate::new(Strategy::DualWrite, false);
         let threads: Vec<_> = (0..4)
