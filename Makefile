@@ -1,6 +1,6 @@
 # What there is to do with a checkout. See README.md.
 
-.PHONY: help run test fuzz bench bench-mapped bench-behind bench-moving soak check-model check-coherence check-outage check-outbox check-scan chaos check-compose check-service check-monitoring conformance conformance-mapped client-suites
+.PHONY: help run test fuzz bench bench-mapped bench-behind bench-moving bench-rollback soak check-model check-coherence check-outage check-outbox check-scan chaos check-compose check-service check-monitoring conformance conformance-mapped client-suites
 
 help:
 	@echo 'make run              respgres over a Redis and a Postgres of its own, to try it out'
@@ -10,6 +10,7 @@ help:
 	@echo 'make bench-mapped     mapped keys beside SQL statements and Redis; writes docs/performance-mapped.md'
 	@echo 'make bench-behind     what is written behind, and the flusher; writes docs/performance-behind.md'
 	@echo 'make bench-moving     backfill and verify of 1 million keys, and what clients feel of it'
+	@echo 'make bench-rollback   back to Redis alone with 1 million keys, and how long clients wait for it'
 	@echo 'make soak             30 minutes of clients that come, go and die; looks for leaks'
 	@echo 'make check-model      the cache protocol as a model: every order of its steps, with faults'
 	@echo 'make check-coherence  two proxies, 200 clients, 60 s, twice; looks for stale reads'
@@ -49,6 +50,9 @@ bench-behind:
 
 bench-moving:
 	@scripts/bench-moving
+
+bench-rollback:
+	@scripts/bench-rollback
 
 soak:
 	@scripts/tools

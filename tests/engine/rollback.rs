@@ -241,7 +241,6 @@ async fn one_that_is_killed_leaves_all_as_it_was_and_can_be_tried_again() {
     goes_on(&mut client, "2").await;
     // While clients wait.
     let held = Held::begin(&stack).await;
-    // One that is touched, and not put.
     let mut killed = stack
         .command(&["rollback", "--force", "--mapping", "things", "--timeout", "60"])
         .stdout(Stdio::null())
@@ -272,6 +271,33 @@ async fn one_that_is_killed_leaves_all_as_it_was_and_can_be_tried_again() {
     assert_eq!(client.say("HSET thing:1 a 4").await, Value::Integer(0));
     assert_eq!(stack.redis.say("HGET thing:1 a").await, Value::Bulk(b"4".to_vec()));
     stack.proxy.stop_allowing(&[], &["strategy"]).await;
+}
+
+/// Its barrier stands, and nobody carries on.
+#[tokio::test]
+async fn one_that_dies_while_clients_wait_is_called_off() {
+    let stack = with_things(10).await;
+    let mut client = stack.client().await;
+    stack.redis.say("PERSIST thing:1").await;
+    let version = r#"{"version": 1, "strategy": "dual_write", "target": "redis_only"}"#;
+    stack
+        .sql_execute(&format!(
+            "insert into respgres.control values ('mapping:things', '{version}') \
+                  on conflict (name) do update set value = control.value || excluded.value;
+             update things set extra = '{{\"a\": \"sql\"}}' where id = 1;
+             insert into respgres.outbox (mapping, key) values ('things', 'thing:1');
+             notify respgres_outbox"
+        ))
+        .await;
+    wait_until("it is called off", async || targets(&stack).await == 0).await;
+    // The keeper sees to the outbox again.
+    wait_until("the copy is dropped", async || {
+        client.say("HGET thing:1 a").await == Value::Bulk(b"sql".to_vec())
+    })
+    .await;
+    assert_eq!(client.say("HSET thing:1 a 2").await, Value::Integer(0));
+    assert_eq!(stack.sql_text("select extra ->> 'a' from things where id = 1").await, "2");
+    stack.stop_expecting(&[]).await;
 }
 
 #[tokio::test]
@@ -404,7 +430,7 @@ async fn open_transactions_fail_and_nothing_of_them_happens() {
         let told = client.say("EXEC").await;
         assert!(told.is_error(), "{told:?}");
         assert_eq!(client.say("HGET thing:1 a").await, Value::Bulk(b"1".to_vec()));
-        assert_eq!(client.say("HINCRBY thing:2 a 1").await.is_error(), false);
+        assert!(!client.say("HINCRBY thing:2 a 1").await.is_error());
     }
     assert_eq!(stack.sql_text("select extra ->> 'a' from things where id = 1").await, "1");
     stack.stop_expecting(&[]).await;
