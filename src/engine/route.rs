@@ -183,11 +183,6 @@ impl Engine {
         is_in
     }
 
-    /// The same for what Redis is to run.
-    pub fn admit_lent(&self, lent: &Lent) -> Option<Vec<Pass>> {
-        lent.admitted(self.registry())
-    }
-
     /// Whether a key is in Redis alone, and its mapping's gate is closed.
     pub fn is_leaving_redis(&self, key: &[u8]) -> bool {
         let mapping = self.registry().find_any(key);

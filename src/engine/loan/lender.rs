@@ -17,8 +17,8 @@ use crate::engine::barrier::until_clean;
 use crate::engine::import::{self, Importer, Known};
 use crate::engine::queue::Queue;
 use crate::engine::refusal::{
-    GATE_PATIENCE, Happened, gate_closed, not_flushed, read_failed, read_too_slow, too_busy,
-    too_slow, upstream_failed, upstream_not_read, write_failed,
+    Happened, not_flushed, read_failed, read_too_slow, too_busy, too_slow, upstream_failed,
+    upstream_not_read, write_failed,
 };
 use crate::engine::rescue::rescue;
 use crate::engine::slow::{Slow, Verdict, hurry_ms};
@@ -27,7 +27,7 @@ use crate::engine::through::{connected, set_aside};
 use crate::engine::transaction::{Failure, Touched};
 use crate::engine::trust::Trust;
 use crate::engine::{EngineSettings, patience};
-use crate::mapping::{MappedKey, Pass, Registry};
+use crate::mapping::{MappedKey, Registry};
 use crate::protocol::Reply;
 use crate::store::{RowLock, Session, StoreError};
 use crate::tasks::Tasks;
@@ -108,11 +108,6 @@ impl Lender {
         }
         match job {
             Job::Loan(loan) => {
-                // Held until it is done.
-                let Some(_passes) = admitted(loan, &self.registry).await else {
-                    job.told().answer(&gate_closed());
-                    return;
-                };
                 let answer = match self.persist(loan).await {
                     Ok(answer) => answer,
                     Err(failure) => Answer::Reply(self.reply_to(&failure, loan)),
@@ -366,32 +361,6 @@ impl Lender {
 
 fn reply_to_failed_import(failure: &Failure, keys: &[MappedKey]) -> Reply {
     import::reply_to(failure, keys.first().map_or("", |key| key.mapping.name.as_str()))
-}
-
-/// Lets a loan in at the gates of its keys' mappings, where it was not yet; `None` when one of them stays closed, or a key
-/// has changed sides: what it held, or was watched for, is past.
-async fn admitted(loan: &Loan, registry: &Registry) -> Option<Vec<Pass>> {
-    if !loan.passes.is_empty() {
-        return Some(Vec::new());
-    }
-    let since = Instant::now();
-    let watched = loan.watched.as_ref().map_or_else(Vec::new, |watched| watched.keys());
-    let watched = || watched.iter().map(|(key, _)| key);
-    loop {
-        let keys = loan.requests.iter().flat_map(|request| &request.keys);
-        let mut others = loan.requests.iter().flat_map(|request| &request.others);
-        let has_rows = |key: &Bytes| registry.find(key).is_some();
-        if keys.chain(watched()).any(|key| !key.mapping.gate.has_rows()) || others.any(has_rows) {
-            return None;
-        }
-        let of_requests = loan.requests.iter().map(|request| request.admitted(registry));
-        let of_watched = watched().map(|key| key.mapping.gate.enter().map(|pass| vec![pass]));
-        let passes: Option<Vec<Vec<Pass>>> = of_requests.chain(of_watched).collect();
-        if passes.is_some() || since.elapsed() >= GATE_PATIENCE {
-            return passes.map(|passes| passes.into_iter().flatten().collect());
-        }
-        tokio::time::sleep(PAUSE).await;
-    }
 }
 
 fn is_for_later(error: &str) -> bool {

@@ -48,7 +48,7 @@ use answer::Answer;
 use watch::Watched;
 
 pub(super) use lender::Lender;
-pub use request::Lent;
+pub use request::{Admission, Lent};
 
 /// Loans under way at once. A script that runs for long holds up none of the others, as far as Redis
 /// goes on with them; most loans wait for their COMMIT.
@@ -70,14 +70,14 @@ pub enum Job {
 #[derive(Debug)]
 pub struct Loan {
     pub requests: Vec<Lent>,
-    /// For the keys of these, where they were let in already.
-    pub passes: Vec<Pass>,
     /// They came between MULTI and EXEC: one reply for all of them.
     pub transaction: bool,
     /// EXEC does nothing if one of these has changed.
     pub watched: Option<Arc<Watched>>,
     /// A request changes the state of the connection (SELECT).
     pub spoils: bool,
+    /// It is inside at the gates of its keys' mappings, and of the watched ones', until it is done.
+    pub passes: Vec<Pass>,
     pub runner: Runner,
     pub told: Told,
 }
