@@ -199,7 +199,9 @@ async fn what_cannot_be_begun_is_refused() {
     refused(house.get(&format!("{CHECK}?parallel=0")).await, 400, "from 1 to 64");
     refused(house.get(&format!("{CHECK}?parallel=65")).await, 400, "from 1 to 64");
     refused(house.get(&format!("{CHECK}?rate=-1")).await, 400, "not understood");
-    refused(house.get(&format!("{CHECK}?sample=0")).await, 400, "a key at least");
+    refused(house.get(&format!("{CHECK}?sample=0")).await, 400, "sample is a number from 1");
+    refused(house.get(&format!("{CHECK}?rate=4294967296")).await, 400, "rate is a number from 0");
+    refused(house.get(&format!("{CHECK}?sample=9223372036854775808")).await, 400, "sample");
     refused(house.get(&format!("{CHECK}?sample=5&complete=true")).await, 400, "complete");
     refused(house.get(&format!("{CHECK}?repair=redis")).await, 400, "a check repairs nothing");
     refused(house.get(&format!("{CHECK}?what=1")).await, 400, "not understood");
