@@ -120,11 +120,10 @@ async fn what_cannot_be_is_refused_and_says_why() {
     check(&mut client, "RESPGRES STRATEGY nothing dual_write", all).await;
     let names = "there is no strategy \"dualwrite\"; did you mean \"dual_write\"?";
     check(&mut client, "RESPGRES STRATEGY things dualwrite", names).await;
-    let file = "a mapping goes into or out of redis_only only by its configuration file";
+    let file = "a mapping goes into redis_only while no proxy runs";
     check(&mut client, "RESPGRES STRATEGY things redis_only", file).await;
-    check(&mut client, "RESPGRES STRATEGY plain dual_write", file).await;
-    let (done, _, told) = stack.run(&["strategy", "set", "dual_write", "--mapping", "plain"]);
-    assert!(!done && told.contains("mapping \"plain\" is as it was: a mapping goes"), "{told}");
+    let (done, _, told) = stack.run(&["strategy", "set", "redis_only", "--mapping", "things"]);
+    assert!(!done && told.contains("mapping \"things\" is as it was: a mapping goes"), "{told}");
     let (done, _, told) = stack.run(&["strategy", "set", "dual_write", "--mapping", "nothing"]);
     let names = "there is no mapping \"nothing\"; there are: things, others, plain";
     assert!(!done && told.contains(names), "{told}");
@@ -248,6 +247,41 @@ async fn a_switcher_that_dies_is_called_off() {
     })
     .await;
     stack.stop_allowing(&[], &["a strategy was not changed"]).await;
+}
+
+#[tokio::test]
+async fn loans_that_wait_at_a_gate_hold_up_no_others() {
+    let stack = stack().await;
+    let second = stack.start_second_proxy().await;
+    let mut client = stack.client().await;
+    client.say("HSET other:1 a 1").await;
+    second.process().signal("STOP");
+    let mut first = stack.command(&["strategy", "set", "database_first", "--mapping", "things"]);
+    let mut first = first.stdout(Stdio::null()).spawn().unwrap();
+    wait_until("it waits", async || entry(&stack, "target").await.is_some()).await;
+    // More of them than there are lenders.
+    let mut waiting = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        let mut client = stack.client().await;
+        waiting.spawn(async move {
+            client.say("MULTI").await;
+            client.say("HINCRBY thing:1 n 1").await;
+            client.say("EXEC").await
+        });
+    }
+    client.say("MULTI").await;
+    client.say("HINCRBY other:1 a 1").await;
+    let told = client.say("EXEC").await;
+    assert_eq!(told, Value::Array(vec![Value::Integer(2)]));
+    assert!(first.try_wait().unwrap().is_none(), "the gate is still closed");
+    assert!(waiting.try_join_next().is_none());
+    assert!(first.wait().unwrap().success(), "the one that stood still is dead by then");
+    let told = waiting.join_all().await;
+    assert!(told.iter().all(|told| matches!(told, Value::Array(_))), "{told:?}");
+    assert_eq!(client.say("HGET thing:1 n").await, bulk("8"));
+    second.process().signal("CONT");
+    drop(second);
+    stack.stop_expecting(&[]).await;
 }
 
 #[tokio::test]

@@ -185,7 +185,7 @@ impl Compare {
     ) -> Result<bool, MovingError> {
         let session = hand.session().await?;
         if found.what == What::MissingInPostgres
-            && mapping.imports
+            && mapping.imports()
             && session.has_had(mapping, &[&key.key]).await? == [false]
         {
             // Nobody else has it.
@@ -224,7 +224,7 @@ async fn to_postgres(
         }
         Held::Value { record, ends_at_ms, left_ms } => {
             if row.record.is_none()
-                && mapping.imports
+                && mapping.imports()
                 && session.has_had(mapping, &[&key.key]).await? == [false]
             {
                 // The import is to do it, with all that belongs to that.
