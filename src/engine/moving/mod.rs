@@ -101,6 +101,8 @@ struct Hand {
     control: Control,
     /// For jobs that fill.
     warming: Option<Warming>,
+    /// Whether the last keys had a row, some of them.
+    meets_rows: bool,
 }
 
 /// Begins a job on the current runtime.
@@ -186,7 +188,7 @@ impl Ground {
 impl Hand {
     fn new(ground: &Arc<Ground>) -> Self {
         let control = Control::new(ground.settings.control.clone());
-        Self { ground: Arc::clone(ground), session: None, control, warming: None }
+        Self { ground: Arc::clone(ground), session: None, control, warming: None, meets_rows: true }
     }
 
     async fn session(&mut self) -> Result<&mut Session, StoreError> {
