@@ -140,6 +140,11 @@ impl Running {
         self.counters.findings()
     }
 
+    /// What there is to say of keys that are as they may be, most frequent first.
+    pub fn remarks(&self) -> Vec<Finding> {
+        self.counters.remarks()
+    }
+
     /// Completes when the job has ended.
     ///
     /// # Errors
