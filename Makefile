@@ -9,7 +9,7 @@ help:
 	@echo 'make bench            pass-through beside direct Redis and other proxies; writes docs/performance.md'
 	@echo 'make bench-mapped     mapped keys beside SQL statements and Redis; writes docs/performance-mapped.md'
 	@echo 'make bench-behind     what is written behind, and the flusher; writes docs/performance-behind.md'
-	@echo 'make bench-moving     backfill and verify of 1 million keys, and what clients feel of it'
+	@echo 'make bench-moving     backfill and verify of 1 million keys, one that is killed, and what clients feel; writes docs/performance-moving.md'
 	@echo 'make soak             30 minutes of clients that come, go and die; looks for leaks'
 	@echo 'make check-model      the cache protocol as a model: every order of its steps, with faults'
 	@echo 'make check-coherence  two proxies, 200 clients, 60 s, twice; looks for stale reads'
@@ -48,7 +48,8 @@ bench-behind:
 	cargo bench --locked --bench mapped -- --behind --write docs/performance-behind.md
 
 bench-moving:
-	@scripts/bench-moving
+	@scripts/tools
+	cargo bench --locked --bench moving -- --write docs/performance-moving.md
 
 soak:
 	@scripts/tools
