@@ -118,7 +118,8 @@ pub(crate) fn behind_page(
         "# What writing behind costs\n\n\
          Written by `make bench-behind` (`cargo bench --bench mapped -- --behind --write \
          docs/performance-behind.md`).\n\n\
-         HSET of three of 20 typed columns, under `cache_first`, beside HSET of the same in Redis alone, in turns. \
+         HSET of three of 20 typed columns, under `cache_first`, beside the same in Redis alone and through respgres \
+         to a key that no mapping matches (\"pass-through\": what any proxy has to pay), in turns. \
          The keys are random ones of 1,000 that Redis has; the flusher works meanwhile, and what it has left to \
          do is done before the next run. `c` is the number of clients, each of which sends its next request when \
          the last is answered. CPU is that of respgres / Postgres / Redis; a µs a request is a second a million \

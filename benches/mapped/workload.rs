@@ -134,10 +134,11 @@ impl Workload {
                 }
                 ways.push(Way::Direct);
             }
-            Operation::GetAll | Operation::Get | Operation::IsMember | Operation::Replay => {
-                ways.extend([Way::PassThrough, Way::Direct]);
-            }
-            Operation::SetBehind => ways.push(Way::Direct),
+            Operation::SetBehind
+            | Operation::GetAll
+            | Operation::Get
+            | Operation::IsMember
+            | Operation::Replay => ways.extend([Way::PassThrough, Way::Direct]),
             Operation::GetAllMiss | Operation::IsMemberThrough => {
                 ways.extend([Way::Statement, Way::Direct]);
             }

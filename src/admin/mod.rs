@@ -10,6 +10,7 @@
 
 mod gather;
 mod guard;
+mod jobs;
 mod listener;
 mod reply;
 mod report;
@@ -20,6 +21,7 @@ use std::time::Instant;
 
 use crate::engine::operator::Operator;
 use crate::mapping::registry::Plan;
+use crate::metrics::Troubles;
 
 pub use listener::{Admin, AdminError};
 
@@ -28,6 +30,8 @@ pub struct View {
     pub operator: Operator,
     /// Of the configuration file, in its order.
     pub plans: Vec<Plan>,
+    /// What the log has warned of.
+    pub troubles: Arc<Troubles>,
     pub started: Instant,
     /// What there is to say of clients now.
     pub clients: Box<dyn Fn() -> Clients + Send + Sync>,

@@ -5,6 +5,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
+use super::jobs;
 use crate::engine::operator::NotDone;
 use crate::engine::switcher::NotSwitched;
 
@@ -14,6 +15,8 @@ pub(super) struct Refusal {
     pub(super) status: StatusCode,
     error: String,
     advice: String,
+    /// Who is at it.
+    job: Option<Value>,
 }
 
 pub(super) type Answer = Result<Response, Refusal>;
@@ -34,13 +37,16 @@ impl Refusal {
         error: impl Into<String>,
         advice: impl Into<String>,
     ) -> Self {
-        Self { status, error: error.into(), advice: advice.into() }
+        Self { status, error: error.into(), advice: advice.into(), job: None }
     }
 }
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        let body = json!({ "error": self.error, "advice": self.advice });
+        let mut body = json!({ "error": self.error, "advice": self.advice });
+        if let Some(job) = self.job {
+            body["job"] = job;
+        }
         let mut response = told(self.status, body);
         let headers = response.headers_mut();
         if self.status == StatusCode::UNAUTHORIZED {
@@ -64,13 +70,32 @@ impl From<NotDone> for Refusal {
                 (StatusCode::NOT_FOUND, "GET /admin/database/dead-letters lists those there are")
             }
             NotDone::Busy => (StatusCode::CONFLICT, "try again when that has ended"),
+            NotDone::JobRuns(_) => (
+                StatusCode::CONFLICT,
+                "wait until it has ended (GET /admin/database/jobs), or POST /admin/database/jobs/ID/cancel",
+            ),
+            NotDone::NoJob(_) => {
+                (StatusCode::NOT_FOUND, "GET /admin/database/jobs lists those there are")
+            }
+            NotDone::NotMoving(_) => (
+                StatusCode::CONFLICT,
+                "record its phase first (respgres phase set dual_write) and start all respgres anew, or name another mapping",
+            ),
+            NotDone::HasMigrated(_) => {
+                (StatusCode::CONFLICT, "GET /admin/database/consistency-check compares both sides")
+            }
+            NotDone::NotSwept => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "try again when GET /admin/database/health says that Redis is believed",
+            ),
+            NotDone::NoThread(_) => (StatusCode::SERVICE_UNAVAILABLE, "look at its limits"),
             NotDone::NotRetried(_) => (
                 StatusCode::CONFLICT,
                 "change what Postgres objects to and retry it, or drop it; nothing was written",
             ),
             NotDone::NotSwitched(mapping, error) => {
                 tracing::warn!(%error, mapping, "a strategy was not changed");
-                let status = match error {
+                let status = match **error {
                     NotSwitched::Store(_) | NotSwitched::InDoubt(_) | NotSwitched::Upstream(_) => {
                         StatusCode::SERVICE_UNAVAILABLE
                     }
@@ -96,6 +121,10 @@ impl From<NotDone> for Refusal {
                 )
             }
         };
-        Self::new(status, reason.to_string(), advice)
+        let job = match &reason {
+            NotDone::JobRuns(job) => Some(jobs::told(job, false)),
+            _ => None,
+        };
+        Self { job, ..Self::new(status, reason.to_string(), advice) }
     }
 }

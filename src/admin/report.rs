@@ -1,9 +1,13 @@
 //! How the proxy and its stores are, in JSON.
 
+use std::time::UNIX_EPOCH;
+
 use serde_json::{Value, json};
 
-use super::View;
+use super::{Shared, View, jobs};
 use crate::mapping::registry::Plan;
+use crate::metrics::Trouble;
+use crate::store::Phases;
 
 /// What the answer begins with: whether all is well, for those who look at nothing else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,7 +81,7 @@ pub(super) async fn health(view: &View) -> (Standing, Value) {
     (standing, body)
 }
 
-pub(super) async fn status(view: &View) -> Value {
+pub(super) async fn status(view: &Shared) -> Value {
     let (_, health) = health(view).await;
     let engine = view.operator.engine();
     let fleet = engine.has_mappings().then(|| {
@@ -90,6 +94,7 @@ pub(super) async fn status(view: &View) -> Value {
         })
     });
     let clients = (view.clients)();
+    let phases = view.operator.phases().await;
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "uptime_seconds": view.started.elapsed().as_secs(),
@@ -97,7 +102,9 @@ pub(super) async fn status(view: &View) -> Value {
         "health": health,
         "fleet": fleet,
         "journal": journal(view),
-        "mappings": mappings(view),
+        "mappings": mappings(view, phases.as_ref()),
+        "jobs": jobs::all(view),
+        "troubles": view.troubles.last().iter().map(trouble).collect::<Vec<_>>(),
     })
 }
 
@@ -113,7 +120,7 @@ pub(super) fn journal(view: &View) -> Value {
     })
 }
 
-fn mappings(view: &View) -> Vec<Value> {
+fn mappings(view: &View, phases: Option<&Phases>) -> Vec<Value> {
     let engine = view.operator.engine();
     let (degraded, aside) = (engine.degraded_mappings(), set_aside(view));
     let mapping = |plan: &Plan| {
@@ -130,6 +137,7 @@ fn mappings(view: &View) -> Vec<Value> {
             "kind": config.kind.name(),
             "table": config.table,
             "strategy": strategy.name(),
+            "phase": phases.and_then(|phases| phases.get(&config.name)).map(|phase| phase.name()),
             "passes_through": served.is_none(),
             "degraded": degraded.contains(&config.name),
             "set_aside": aside.contains(&config.name),
@@ -138,6 +146,18 @@ fn mappings(view: &View) -> Vec<Value> {
         })
     };
     view.plans.iter().map(mapping).collect()
+}
+
+fn trouble(trouble: &Trouble) -> Value {
+    let at = trouble.at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let level = if trouble.is_error { "error" } else { "warning" };
+    json!({
+        "at": at,
+        "level": level,
+        "text": trouble.text,
+        "mapping": trouble.mapping,
+        "count": trouble.count,
+    })
 }
 
 /// Mappings whose tables do not fit them any more.

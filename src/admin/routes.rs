@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::reply::{Answer, Refusal, ok, told};
 use super::report::{self, Standing};
-use super::{Shared, gather, guard};
+use super::{Shared, gather, guard, jobs};
 use crate::config::Strategy;
 use crate::engine::dead_letters::lines;
 use crate::engine::switcher::Switched;
@@ -35,6 +35,13 @@ pub(super) fn router(view: Shared) -> Router {
         .route("/dead-letters/{id}/retry", post(retry_dead_letter))
         .route("/dead-letters/{id}/drop", post(drop_dead_letter))
         .route("/strategy/{strategy}", post(switch))
+        .route("/sync/redis-to-postgres", post(jobs::to_postgres))
+        .route("/sync/postgres-to-redis", post(jobs::to_redis))
+        .route("/consistency-check", get(jobs::check))
+        .route("/consistency-fix", post(jobs::fix))
+        .route("/jobs", get(jobs::list))
+        .route("/jobs/{id}", get(jobs::one))
+        .route("/jobs/{id}/cancel", post(jobs::cancel))
         .route("/cache/clear", post(clear_cache))
         .route("/reconnect", post(reconnect));
     Router::new()
@@ -222,7 +229,7 @@ async fn clear_cache(State(view): State<Shared>, headers: HeaderMap, body: Bytes
 }
 
 /// A body in JSON; none says nothing.
-fn read<T: Default + for<'de> Deserialize<'de>>(
+pub(super) fn read<T: Default + for<'de> Deserialize<'de>>(
     headers: &HeaderMap,
     body: &[u8],
 ) -> Result<T, Refusal> {
@@ -255,7 +262,7 @@ async fn unknown_path() -> Refusal {
     Refusal::new(StatusCode::NOT_FOUND, "there is no such path", advice)
 }
 
-async fn wrong_method() -> Refusal {
+pub(super) async fn wrong_method() -> Refusal {
     let advice = "what only looks is a GET, what does something a POST";
     Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "the path is not for this method", advice)
 }

@@ -147,11 +147,36 @@ fn for_people(told: &Value) -> String {
         for flag in flags.into_iter().filter(|flag| mapping[*flag] == true) {
             all = format!("{all}, {flag}");
         }
-        let counts = format!("{} hits, {} misses", mapping["hits"], mapping["misses"]);
+        let mut counts = format!("{} hits, {} misses", mapping["hits"], mapping["misses"]);
+        if let Some(phase) = mapping["phase"].as_str() {
+            write!(counts, ", phase {phase}").expect("a String takes any text");
+        }
         line(&format!("mapping {}", word("name")), &Value::String(format!("{all}, {counts}")));
+    }
+    let jobs = told["jobs"].as_array().into_iter().flatten();
+    for job in jobs.filter(|job| ["running", "cancelling"].map(Value::from).contains(&job["state"]))
+    {
+        line(&format!("job {}", job["id"]), &Value::String(of_job(job)));
     }
     text.truncate(text.trim_end().len());
     text
+}
+
+fn of_job(job: &Value) -> String {
+    let word = |name: &str| job[name].as_str().unwrap_or_default().to_owned();
+    let mapping = job["mapping"].as_str().unwrap_or("all");
+    let left = job["seconds_left"].as_u64().map_or("?".to_owned(), |left| left.to_string());
+    let count = |name: &str| job[name].as_u64().unwrap_or_default();
+    format!(
+        "{} of {mapping}, {}, {} of about {} keys, {} written, {} found, {:.0} keys/s, {left} s left",
+        word("kind"),
+        word("state"),
+        count("walked"),
+        count("expected"),
+        count("written"),
+        count("findings"),
+        job["keys_per_second"].as_f64().unwrap_or_default(),
+    )
 }
 
 /// The samples of a page, without the buckets of histograms.

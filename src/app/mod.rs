@@ -20,7 +20,10 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use thiserror::Error;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
 
 use crate::admin::{Admin, AdminError, Clients, View};
 use crate::command::COMMANDS;
@@ -28,6 +31,7 @@ use crate::config::{self, Config, LogFormat, Problem, Problems, RedisUrl, Strate
 use crate::engine::dead_letters::NotRetried;
 use crate::engine::explain::{Explainer, Explanation};
 use crate::engine::fleet::Fleet;
+use crate::engine::jobs::Jobs;
 use crate::engine::operator::Operator;
 use crate::engine::switchboard;
 use crate::engine::switcher::NotSwitched;
@@ -36,7 +40,7 @@ use crate::engine::{Engine, EngineSettings, Health};
 use crate::mapping::registry::{Plan, plan};
 use crate::mapping::shape::TableName;
 use crate::mapping::{Gate, KeyPattern, Layout, Mapping, Phase, Registry};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Recorder, Troubles};
 use crate::server::{Alarm, Roster, Server, ServerError, Shared, Users};
 use crate::store::{Phases, Session, StoreError, application_name};
 use crate::tasks::Tasks;
@@ -139,7 +143,8 @@ impl Setup {
 /// # Errors
 /// When something that it cannot do without is missing.
 pub fn run(setup: Setup) -> Result<(), AppError> {
-    start_log(&setup.config.log)?;
+    let troubles = Arc::new(Troubles::default());
+    start_log(&setup.config.log, &troubles)?;
     raise_file_limit();
     let runtime = worker_runtime()?;
     runtime.block_on(async {
@@ -182,8 +187,10 @@ pub fn run(setup: Setup) -> Result<(), AppError> {
         // Without Redis mapped keys are read from Postgres: that is no reason not to begin.
         let _ = tokio::time::timeout(patience, engine.settled()).await;
         let threads = event_loops(config.server.threads);
-        let operators = Tasks::new();
-        let admin = start_admin(&config.admin, setup.plans, &settings, &shared, &operators)?;
+        let (operators, jobs) = (Tasks::new(), Arc::new(Jobs::default()));
+        let operator = Operator::new(Arc::clone(&engine), settings, Arc::clone(&jobs));
+        let admin =
+            start_admin(&config.admin, setup.plans, operator, troubles, &shared, &operators)?;
         let server = Server::start(&shared, &config.server.listen, threads, &loops)?;
         tracing::info!(address = %server.address, threads, mapped, "listening");
 
@@ -193,6 +200,7 @@ pub fn run(setup: Setup) -> Result<(), AppError> {
         }
         tracing::info!("stopping");
         operators.stop();
+        jobs.stop();
         loops.stop();
         // The workers go on meanwhile: clients still get their answers.
         if tokio::task::spawn_blocking(move || server.join()).await.is_err() {
@@ -200,6 +208,9 @@ pub fn run(setup: Setup) -> Result<(), AppError> {
         }
         if let Some(admin) = admin {
             drop(tokio::task::spawn_blocking(move || admin.join()).await);
+        }
+        if tokio::time::timeout(FAREWELL, jobs.ended()).await.is_err() {
+            tracing::warn!("a job is ended half-way; begun again, it goes on");
         }
         workers.stop();
         if tokio::time::timeout(FAREWELL, workers.ended()).await.is_err() {
@@ -215,7 +226,8 @@ pub fn run(setup: Setup) -> Result<(), AppError> {
 fn start_admin(
     config: &config::Admin,
     plans: Vec<Plan>,
-    settings: &EngineSettings,
+    operator: Operator,
+    troubles: Arc<Troubles>,
     shared: &Arc<Shared>,
     tasks: &Tasks,
 ) -> Result<Option<Admin>, AdminError> {
@@ -224,8 +236,9 @@ fn start_admin(
     }
     let of_server = Arc::clone(shared);
     let view = View {
-        operator: Operator::new(Arc::clone(&shared.engine), settings.clone()),
+        operator,
         plans,
+        troubles,
         started: shared.started,
         clients: Box::new(move || Clients {
             connected: of_server.roster.len(),
@@ -418,14 +431,17 @@ async fn ask_redis_version(settings: &ControlSettings) -> String {
     ASSUMED_REDIS_VERSION.to_owned()
 }
 
-fn start_log(log: &config::Log) -> Result<(), AppError> {
+fn start_log(log: &config::Log, troubles: &Arc<Troubles>) -> Result<(), AppError> {
     let filter =
         EnvFilter::try_new(&log.level).map_err(|error| AppError::Log(error.to_string()))?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match log.format {
-        LogFormat::Text => builder.with_ansi(false).init(),
-        LogFormat::Json => builder.json().init(),
-    }
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let lines = match log.format {
+        LogFormat::Text => lines.with_ansi(false).boxed(),
+        LogFormat::Json => lines.json().boxed(),
+    };
+    // Of these everybody who looks in wants to know, whatever the log is to have.
+    let recorder = Recorder(Arc::clone(troubles)).with_filter(LevelFilter::WARN);
+    tracing_subscriber::registry().with(lines.with_filter(filter)).with(recorder).init();
     Ok(())
 }
 

@@ -131,6 +131,7 @@ impl Heart {
                     || self.health.is_degraded()
                     || self.trust.journal.may_be_loose(self.health.losses())
             }),
+            process: self.fleet.process().cloned(),
             ..Standing::default()
         };
         serde_json::to_string(&standing).expect("it has names and numbers alone")

@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
+use super::process::Process;
 use super::split::Split;
 use super::trust::Trust;
 use crate::config;
@@ -65,6 +66,8 @@ pub struct Standing {
     pub knows: BTreeMap<String, u64>,
     /// It has stopped, and could not tell both stores.
     pub has_stopped: bool,
+    /// `None`: it cannot say.
+    pub process: Option<Process>,
 }
 
 #[derive(Debug)]
@@ -76,6 +79,8 @@ pub struct Fleet {
     beats: AtomicBool,
     /// Until when this proxy has its lease in either place; ms, 0 for never.
     own: [AtomicU64; 2],
+    /// This one.
+    process: Option<Process>,
     rolls: Mutex<[Roll; 2]>,
     told: Notify,
     split: Split,
@@ -88,6 +93,8 @@ struct Roll {
     /// When it was asked; `None`: never.
     looked_at: Option<Instant>,
     others: HashMap<String, Seen>,
+    /// Those of them whose process has ended, as it was seen after this look.
+    ended: HashSet<String>,
 }
 
 /// One of them.
@@ -98,6 +105,8 @@ struct Seen {
     /// From then on it has ended for sure.
     stale_from: Instant,
     standing: Standing,
+    /// Its process had ended before the store was asked: this is the last that it says.
+    has_ended: bool,
 }
 
 /// A look at one store's list.
@@ -136,6 +145,7 @@ impl Fleet {
             since: Instant::now(),
             beats: AtomicBool::new(false),
             own: [AtomicU64::new(0), AtomicU64::new(0)],
+            process: Process::own(),
             rolls: Mutex::default(),
             told: Notify::new(),
             split: Split::new(split, probation),
@@ -152,6 +162,10 @@ impl Fleet {
     }
 
     // --- this proxy ---
+
+    pub(super) fn process(&self) -> Option<&Process> {
+        self.process.as_ref()
+    }
 
     /// Whether this proxy is without a lease anywhere: the others may go on without it.
     pub fn is_fenced(&self) -> bool {
@@ -321,10 +335,11 @@ impl Fleet {
         }
         let ids = ids_of(rolls);
         others.retain(|id, _| ids.contains(id));
+        let ended = others.keys().filter(|id| has_ended(rolls, id)).cloned().collect();
         let fresh_until = |id| redis.others.get(id).map_or(0, |seen| self.moment(seen.fresh_until));
         let fresh_until = others.keys().map(fresh_until).min();
         let others = others.into_iter().map(|(id, seen)| (id, seen.standing.clone())).collect();
-        self.split.tell(others, fresh_until);
+        self.split.tell(others, &ended, fresh_until);
     }
 
     // --- the beat's ---
@@ -352,11 +367,21 @@ impl Fleet {
     pub(super) fn renew(&self, place: Place, sent_at: Instant) {
         let until = self.moment(sent_at + LEASE - MARGIN);
         self.own[place as usize].fetch_max(until, Ordering::AcqRel);
+        if place == Place::Redis {
+            self.split.heard_by_redis();
+        }
         self.told.notify_waiters();
+    }
+
+    fn sees_ended(&self, seen: &Seen) -> bool {
+        let both = seen.standing.process.as_ref().zip(self.process.as_ref());
+        both.is_some_and(|(process, own)| process.has_ended(own))
     }
 
     /// What a store has said of all proxies.
     pub(super) fn tell(&self, place: Place, look: Look) {
+        let mut rolls = self.rolls();
+        let ended_before = &rolls[place as usize].ended;
         let others = look.proxies.into_iter().filter(|(id, ..)| *id != self.id);
         let others = others.map(|(id, until_ms, standing)| {
             let left_ms = u64::try_from(until_ms - look.now_ms);
@@ -369,24 +394,46 @@ impl Fleet {
                 stale_from: stale_from.checked_sub(over).unwrap_or(self.since),
                 // What another version says may be more, or less.
                 standing: serde_json::from_str(&standing).unwrap_or_default(),
+                has_ended: ended_before.contains(&id),
             };
             (id, seen)
         });
-        let others = others.collect();
-        let roll = Roll { looked_at: Some(look.asked_at), others };
-        let mut rolls = self.rolls();
-        rolls[place as usize] = roll;
+        let others: HashMap<String, Seen> = others.collect();
+        let ended: HashSet<String> = others
+            .iter()
+            .filter(|(_, seen)| self.sees_ended(seen))
+            .map(|(id, _)| id.clone())
+            .collect();
+        let has_news = !ended.is_subset(ended_before);
+        rolls[place as usize] = Roll { looked_at: Some(look.asked_at), others, ended };
         self.judge(&rolls);
         drop(rolls);
         self.told.notify_waiters();
+        if has_news {
+            // What they say last is to be heard.
+            self.nudge();
+        }
     }
 }
 
-/// All who have not stopped.
+/// All who have not stopped; nor have ended, unless one of them went past Redis: then who has no Postgres must
+/// not believe Redis yet.
 fn ids_of(rolls: &[Roll; 2]) -> HashSet<&String> {
     let all = || rolls.iter().flat_map(|roll| &roll.others);
     let stopped = |id: &String| all().any(|(other, seen)| other == id && seen.standing.has_stopped);
-    all().map(|(id, _)| id).filter(|id| !stopped(id)).collect()
+    let was_past_redis = |id: &String| {
+        rolls[Place::Postgres as usize]
+            .others
+            .get(id)
+            .is_some_and(|seen| seen.standing.is_past_redis)
+    };
+    let is_over = |id: &String| stopped(id) || (has_ended(rolls, id) && !was_past_redis(id));
+    all().map(|(id, _)| id).filter(|id| !is_over(id)).collect()
+}
+
+/// Whether a proxy has ended without a word, and the last that it has said in Postgres is known.
+fn has_ended(rolls: &[Roll; 2], id: &str) -> bool {
+    rolls[Place::Postgres as usize].others.get(id).is_some_and(|seen| seen.has_ended)
 }
 
 #[cfg(test)]
@@ -436,6 +483,33 @@ mod tests {
         assert_eq!(ids(fleet.living_at(later(509))), ["a", "b"]);
         assert_eq!(ids(fleet.living_at(later(510))), ["a"]);
         assert_eq!(fleet.dead_at(later(2999)), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_predecessor_whose_process_has_ended_is_nobody_once_its_last_words_are_known() {
+        let fleet = Fleet::new(config::Split::Refuse);
+        let now = fleet.since + Duration::from_mins(1);
+        let own = fleet.process().unwrap().clone();
+        let ended = Process { started: own.started - 1, ..own.clone() };
+        let tell = |place, process: &Process, is_past_redis| {
+            let process = Some(process.clone());
+            let standing = Standing { process, is_past_redis, ..Standing::default() };
+            let mut look = look(now, &[("a", 2000)]);
+            look.proxies[0].2 = serde_json::to_string(&standing).unwrap();
+            fleet.tell(place, look);
+        };
+        tell(Place::Postgres, &own, false);
+        tell(Place::Postgres, &own, false);
+        assert_eq!(fleet.report().proxies, 2, "it runs");
+        tell(Place::Postgres, &ended, true);
+        tell(Place::Redis, &ended, false);
+        tell(Place::Redis, &ended, false);
+        assert_eq!(fleet.report().proxies, 2, "it may have said more in Postgres");
+        tell(Place::Postgres, &ended, true);
+        assert_eq!(fleet.report().proxies, 2, "it went past Redis");
+        tell(Place::Postgres, &ended, false);
+        assert_eq!(fleet.report().proxies, 1);
+        assert_eq!(fleet.missing_at(Place::Redis, now), None);
     }
 
     #[test]

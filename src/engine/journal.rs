@@ -112,13 +112,15 @@ impl Journal {
 
     /// Whether Redis may have changes of such keys that Postgres lacks, which was lost so often.
     pub(super) fn may_be_loose(&self, losses: u64) -> bool {
-        self.steps.load(Ordering::Acquire) > 0
+        self.steps.load(Ordering::SeqCst) > 0
             || self.losses.load(Ordering::Acquire) != losses
             || self.disproved.load(Ordering::Acquire) != self.reasons.load(Ordering::Acquire)
     }
 
+    /// Whoever asks `may_be_loose` once `Split::is_apart` says so sees this step, or it sees that it is apart: one
+    /// order for both (`SeqCst`), as each writes the one and reads the other.
     pub(super) fn begin_loose_step(&self) -> LooseStep<'_> {
-        self.steps.fetch_add(1, Ordering::AcqRel);
+        self.steps.fetch_add(1, Ordering::SeqCst);
         LooseStep(self)
     }
 

@@ -10,14 +10,17 @@ use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use super::dead_letters::{self, NotRetried};
+use super::jobs::{JobReport, Jobs, Kind, Order};
+use super::moving::{Backfill, Ground, Job, MovingError, Verify, Warm};
 use super::switcher::{NotSwitched, Switched, Switcher, USUAL_LIMIT};
 use super::through::connected;
 use super::{Engine, EngineSettings};
-use crate::command::Needs;
+use crate::command::{COMMANDS, Needs};
 use crate::config::Strategy;
-use crate::mapping::{MappedKey, Mapping};
+use crate::mapping::{MappedKey, Mapping, Phase};
+use crate::metrics::Metrics;
 use crate::store::outbox::OutboxState;
-use crate::store::{DeadLetter, RowLock, Session, StoreError, Want};
+use crate::store::{DeadLetter, Phases, RowLock, Session, StoreError, Want};
 use crate::upstream::UpstreamError;
 use crate::upstream::control::{Control, Frame, scan_page};
 
@@ -45,6 +48,7 @@ pub struct Operator {
     /// When Redis was asked last whether it is there, and what came.
     asked: Mutex<(Control, Option<(Instant, bool)>)>,
     clearing: Mutex<()>,
+    jobs: Arc<Jobs>,
 }
 
 /// What came of dropping copies.
@@ -66,10 +70,22 @@ pub enum NotDone {
     NoDeadLetter(i64),
     #[error("it is done for somebody else just now")]
     Busy,
+    #[error("the job {id} runs: {kind}", id = .0.id, kind = .0.order.kind.name())]
+    JobRuns(Box<JobReport>),
+    #[error("there is no job {0}")]
+    NoJob(u64),
+    #[error("{0:?} lives in Redis alone")]
+    NotMoving(String),
+    #[error("{0:?} has migrated: Redis has nothing but copies of it")]
+    HasMigrated(String),
+    #[error("Redis has not been gone through yet")]
+    NotSwept,
+    #[error("the system gives no thread for it: {0}")]
+    NoThread(std::io::Error),
     #[error("its change was not written: {0}")]
     NotRetried(NotRetried),
     #[error("{0}: {told}", told = .1.told())]
-    NotSwitched(String, NotSwitched),
+    NotSwitched(String, Box<NotSwitched>),
     #[error("Postgres does not do it now")]
     Store(#[from] StoreError),
     #[error("Redis does not do it now")]
@@ -79,7 +95,7 @@ pub enum NotDone {
 // === impl Operator ===
 
 impl Operator {
-    pub fn new(engine: Arc<Engine>, settings: EngineSettings) -> Self {
+    pub fn new(engine: Arc<Engine>, settings: EngineSettings, jobs: Arc<Jobs>) -> Self {
         let control = Control::new(settings.control.clone());
         Self {
             engine,
@@ -87,6 +103,7 @@ impl Operator {
             session: Mutex::default(),
             asked: Mutex::new((control, None)),
             clearing: Mutex::default(),
+            jobs,
         }
     }
 
@@ -199,14 +216,15 @@ impl Operator {
             let mut mappings = registry.mappings().iter();
             let Some(mapping) = mappings.find(|mapping| mapping.index == plan.index) else {
                 if name.is_some() {
-                    return Err(NotDone::NotSwitched(own.clone(), NotSwitched::RedisOnly));
+                    return Err(NotDone::NotSwitched(own.clone(), NotSwitched::RedisOnly.into()));
                 }
                 continue;
             };
             let (session, control) = (&mut session, &mut control);
             let mut switcher = Switcher { session, control, registry, limit: USUAL_LIMIT };
             let switched = switcher.switch(mapping, plan.config.strategy, target).await;
-            let switched = switched.map_err(|error| NotDone::NotSwitched(own.clone(), error))?;
+            let switched =
+                switched.map_err(|error| NotDone::NotSwitched(own.clone(), error.into()))?;
             done.push((own.clone(), switched));
         }
         session.close().await;
@@ -307,6 +325,65 @@ impl Operator {
         Ok(Cleared { keys: copies.len() as u64, pending })
     }
 
+    /// The jobs that were started here.
+    pub fn jobs(&self) -> &Jobs {
+        &self.jobs
+    }
+
+    /// How far the mappings have moved; `None`: Postgres does not tell in time.
+    pub async fn phases(&self) -> Option<Phases> {
+        let told = self.with_session(async |session| Ok(session.phases().await?));
+        timeout(LOOK, told).await.ok()?.ok()
+    }
+
+    /// Starts a job, which goes on when this one who has asked goes away.
+    ///
+    /// # Errors
+    /// When another one runs, when it is for no mapping of which both stores may have keys, or a store does not answer.
+    pub async fn start_job(&self, order: Order) -> Result<JobReport, NotDone> {
+        let names = self.moving(order.mapping.as_deref())?;
+        let place = self.jobs.take_place();
+        let place = place.map_err(|runs| runs.map_or(NotDone::Busy, NotDone::JobRuns))?;
+        let phases = self.with_session(async |session| Ok(session.phases().await?)).await?;
+        let registry = Arc::clone(&self.engine.registry);
+        let mut mappings = Vec::new();
+        for name in names {
+            let mapping = registry.mappings().iter().find(|mapping| mapping.name == name);
+            let moves = phases.get(name).is_some_and(|phase| !phase.passes_through());
+            let Some(mapping) = mapping.filter(|_| moves) else {
+                return Err(NotDone::NotMoving(name.to_owned()));
+            };
+            mappings.push(Arc::clone(mapping));
+        }
+        let job = job_of(&order, mappings, &phases)?;
+        // What jobs read and fill is no client's.
+        let metrics = Arc::new(Metrics::new(COMMANDS.len(), self.settings.plans.len()));
+        let settings = EngineSettings { metrics, ..self.settings.clone() };
+        let ground = Ground::open(&settings, registry).await.map_err(|error| match error {
+            MovingError::Store(error) => NotDone::Store(error),
+            MovingError::Upstream(error) => NotDone::Upstream(error),
+            _ => NotDone::NotSwept,
+        })?;
+        place.start(order, job, Arc::new(ground)).await.map_err(NotDone::NoThread)
+    }
+
+    /// The mapping of this name, or all, of those that have a side in Postgres.
+    fn moving(&self, wanted: Option<&str>) -> Result<Vec<&str>, NotDone> {
+        let plans = self.settings.plans.iter();
+        let names: Vec<&str> = plans
+            .filter(|plan| plan.config.strategy != Strategy::RedisOnly)
+            .map(|plan| plan.config.name.as_str())
+            .collect();
+        match wanted {
+            _ if names.is_empty() => Err(NotDone::NoMappings),
+            None => Ok(names),
+            Some(name) if names.contains(&name) => {
+                Ok(names.into_iter().filter(|known| *known == name).collect())
+            }
+            Some(name) => Err(NotDone::NoMapping(name.to_owned())),
+        }
+    }
+
     /// Does something over the one session. It is taken out meanwhile: a future that is dropped half-way takes it,
     /// and its transaction, with it.
     async fn with_session<T>(
@@ -337,4 +414,26 @@ impl Operator {
         }
         done
     }
+}
+
+/// What there is to do for these mappings.
+fn job_of(order: &Order, mut mappings: Vec<Arc<Mapping>>, phases: &Phases) -> Result<Job, NotDone> {
+    let Order { speed, sample, is_complete, .. } = *order;
+    let repair = match order.kind {
+        Kind::ToPostgres => {
+            let first = mappings.first().map(|mapping| mapping.name.clone());
+            mappings.retain(|mapping| phases.get(&mapping.name) != Some(&Phase::Migrated));
+            if mappings.is_empty() {
+                return Err(NotDone::HasMigrated(first.unwrap_or_default()));
+            }
+            return Ok(Job::Backfill(Backfill { mappings, speed }));
+        }
+        Kind::ToRedis => {
+            mappings.retain(|mapping| mapping.strategy() != Strategy::PostgresOnly);
+            return Ok(Job::Warm(Warm { mappings, speed }));
+        }
+        Kind::Check => None,
+        Kind::Fix(repair) => Some(repair),
+    };
+    Ok(Job::Verify(Verify { mappings, speed, sample, is_complete, repair }))
 }

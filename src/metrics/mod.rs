@@ -13,6 +13,7 @@ mod document;
 mod histogram;
 mod samples;
 mod table;
+mod troubles;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -21,6 +22,7 @@ pub use document::document;
 pub use histogram::{Histogram, Snapshot};
 pub use samples::{Samples, Value};
 pub use table::{FAMILIES, Family, Kind};
+pub use troubles::{Recorder, Trouble, Troubles};
 
 /// Operations of a batch.
 const BATCHES: &[u64] = &[1, 2, 5, 10, 20, 50, 100, 200, 500, 1000];

@@ -95,6 +95,16 @@ impl House {
         .await;
     }
 
+    /// Waits until no job runs.
+    pub async fn wait_for_jobs(&self) {
+        wait_until("no job runs", async || {
+            let jobs = self.get("/admin/database/jobs").await.json();
+            let state = jobs["jobs"][0]["state"].as_str().unwrap_or("none");
+            !["running", "cancelling"].contains(&state)
+        })
+        .await;
+    }
+
     /// Waits until the answer at a path has this value there.
     pub async fn wait_for(&self, path: &str, pointer: &str, expected: Value) {
         wait_until(&format!("{path} {pointer} {expected}"), async || {

@@ -9,6 +9,7 @@ mod doors;
 mod health;
 mod house;
 mod http;
+mod jobs;
 mod metrics;
 #[path = "../stack/mod.rs"]
 mod stack;

@@ -164,6 +164,7 @@ async fn the_command_line_asks_the_running_proxy() {
         assert!(told.lines().any(|told| told == line), "{line} in {told}");
     }
     assert!(told.contains("mapping things: dual_write, 0 hits, "), "{told}");
+    assert!(told.contains(" misses, phase migrated\n"), "{told}");
     let (done, told, error) = house.stack.run(&["status", "--json"]);
     assert!(done, "{error}");
     let told: serde_json::Value = serde_json::from_str(&told).unwrap();

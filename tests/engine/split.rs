@@ -1,5 +1,7 @@
 //! Two proxies of which one loses Redis and the other one Postgres: nobody writes what the other does not see.
 
+use std::time::Duration;
+
 use crate::relay::Relay;
 use crate::stack::{Client, Proxy, Server, Stack, Value, wait_until};
 
@@ -41,10 +43,20 @@ struct House {
 impl Side {
     async fn start(stack: &Stack, own: &[(&str, &str)]) -> Self {
         let redis = Relay::to(&stack.redis.address()).await;
-        let database = stack.database();
-        let postgres = Relay::to(&database.cluster.socket().display().to_string()).await;
-        let url =
-            format!("postgres://postgres@{}/{}?sslmode=disable", postgres.address(), database.name);
+        let cluster = &stack.database().cluster;
+        let postgres = Relay::to(&cluster.socket().display().to_string()).await;
+        let (proxy, client) = Self::begin(stack, own, &redis, &postgres).await;
+        Self { proxy, client, redis, postgres }
+    }
+
+    async fn begin(
+        stack: &Stack,
+        own: &[(&str, &str)],
+        redis: &Relay,
+        postgres: &Relay,
+    ) -> (Proxy, Client) {
+        let database = &stack.database().name;
+        let url = format!("postgres://postgres@{}/{database}?sslmode=disable", postgres.address());
         let mut settings = vec![
             ("RESPGRES__UPSTREAM__URL", format!("redis://{}", redis.address())),
             ("RESPGRES__POSTGRES__URL", url),
@@ -52,7 +64,13 @@ impl Side {
         settings.extend(own.iter().map(|(name, value)| (*name, (*value).to_owned())));
         let proxy = stack.start_proxy_with(&settings).await;
         let client = Client::connect(&proxy).await;
-        Self { proxy, client, redis, postgres }
+        (proxy, client)
+    }
+
+    /// Without a word to the stores.
+    async fn kill_and_start_anew(&mut self, stack: &Stack) {
+        self.proxy.kill();
+        (self.proxy, self.client) = Self::begin(stack, &[], &self.redis, &self.postgres).await;
     }
 
     async fn say(&mut self, line: &str) -> Value {
@@ -229,6 +247,49 @@ async fn one_whose_other_has_died_goes_on_without_postgres_when_told_so() {
     wait_until("all is flushed", async || one.told("postgres").await == "up").await;
     let allowed = ["Postgres is lost", "respgres", "a write failed"];
     house.sides[0].proxy.stop_allowing(&[], &allowed).await;
+}
+
+#[tokio::test]
+async fn one_that_was_killed_is_not_another_one_to_its_successor() {
+    let mut stack = Stack::with_mappings(MAPPINGS).await;
+    stack.proxy.stop_expecting(&[]).await;
+    let mut side = Side::start(&stack, &[]).await;
+    assert_eq!(side.say("HSET strict:1 n 1").await, Value::Integer(1));
+    assert_eq!(side.say("HSET cached:1 n 1").await, Value::Integer(1));
+    side.kill_and_start_anew(&stack).await;
+    let since = std::time::Instant::now();
+    wait_until("it is alone", async || side.told("proxies").await == "1").await;
+    assert!(since.elapsed() < Duration::from_secs(3), "a lease lasts as long");
+    wait_until("a copy is there", async || {
+        side.say("HGET cached:1 n").await;
+        stack.redis.say("EXISTS cached:1").await == Value::Integer(1)
+    })
+    .await;
+    side.lose_postgres().await;
+    assert_eq!(side.say("HGET cached:1 n").await, bulk("1"), "without Postgres");
+    side.postgres.heal();
+    wait_until("Postgres is back", async || side.told("postgres").await == "up").await;
+    side.redis.cut();
+    wait_until("it goes past Redis", async || {
+        side.say("HSET strict:1 n 2").await == Value::Integer(0)
+    })
+    .await;
+    // Its predecessor went past Redis, and Redis is still away.
+    side.kill_and_start_anew(&stack).await;
+    let since = std::time::Instant::now();
+    wait_until("it goes past Redis", async || {
+        side.say("HSET strict:1 n 3").await == Value::Integer(0)
+    })
+    .await;
+    assert!(since.elapsed() < Duration::from_secs(3), "it waited for the dead");
+    side.redis.heal();
+    wait_until("a copy is there", async || {
+        assert_eq!(side.say("HGET strict:1 n").await, bulk("3"));
+        stack.redis.say("HGET strict:1 n").await == bulk("3")
+    })
+    .await;
+    let allowed = ["Postgres is lost", "Redis", "respgres", "a write failed"];
+    side.proxy.stop_allowing(&[], &allowed).await;
 }
 
 #[tokio::test]

@@ -667,8 +667,9 @@ fn a_step_on_a_key_that_is_not_loaded_hides_the_rest_of_it() {
 
 #[test]
 fn a_step_without_a_mark_loses_changes() {
-    let from = "call('SET', marks[value], is_dirty)";
-    dies(Mutant::Script(Script::Step, from, "call('DEL', marks[value])"));
+    let from = "call('MSET', unpack(now_said))";
+    let to = "for _, value in ipairs(changed) do call('DEL', marks[value]) end";
+    dies(Mutant::Script(Script::Step, from, to));
 }
 
 #[test]

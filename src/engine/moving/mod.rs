@@ -60,7 +60,7 @@ pub struct Speed {
 #[derive(Debug)]
 pub struct Ground {
     settings: EngineSettings,
-    registry: Registry,
+    registry: Arc<Registry>,
     tables: Arc<Tables>,
     trust: Arc<Trust>,
 }
@@ -89,9 +89,15 @@ pub enum MovingError {
 /// A job that runs.
 #[derive(Debug)]
 pub struct Running {
+    handle: Handle,
+    ended: oneshot::Receiver<Result<(), MovingError>>,
+}
+
+/// By which a job is watched and cancelled.
+#[derive(Clone, Debug, Default)]
+pub struct Handle {
     counters: Arc<Counters>,
     tasks: Tasks,
-    ended: oneshot::Receiver<Result<(), MovingError>>,
 }
 
 /// One that works on keys: a connection to either store.
@@ -108,18 +114,18 @@ struct Hand {
 /// Begins a job on the current runtime.
 pub fn start(job: Job, ground: Arc<Ground>) -> Running {
     let (tell, ended) = oneshot::channel();
-    let (counters, tasks) = (Arc::new(Counters::default()), Tasks::new());
-    let (counters_of_job, tasks_of_job) = (Arc::clone(&counters), tasks.clone());
-    tasks.spawn(async move {
+    let handle = Handle::default();
+    let Handle { counters, tasks } = handle.clone();
+    handle.tasks.spawn(async move {
         let done = match job {
-            Job::Backfill(backfill) => backfill.run(ground, &counters_of_job, &tasks_of_job).await,
-            Job::Verify(verify) => verify.run(ground, &counters_of_job, &tasks_of_job).await,
-            Job::Warm(warm) => warm.run(ground, &counters_of_job, &tasks_of_job).await,
+            Job::Backfill(backfill) => backfill.run(ground, &counters, &tasks).await,
+            Job::Verify(verify) => verify.run(ground, &counters, &tasks).await,
+            Job::Warm(warm) => warm.run(ground, &counters, &tasks).await,
         };
         // Whoever started it may have gone.
         let _ = tell.send(done);
     });
-    Running { counters, tasks, ended }
+    Running { handle, ended }
 }
 
 // === impl Running ===
@@ -127,22 +133,27 @@ pub fn start(job: Job, ground: Arc<Ground>) -> Running {
 impl Running {
     /// How far it is.
     pub fn progress(&self) -> Progress {
-        self.counters.progress()
+        self.handle.progress()
     }
 
     /// Has it end when what is under way is done.
     pub fn cancel(&self) {
-        self.tasks.stop();
+        self.handle.cancel();
     }
 
     /// What it has found so far, most frequent first.
     pub fn findings(&self) -> Vec<Finding> {
-        self.counters.findings()
+        self.handle.findings()
+    }
+
+    /// For others who watch it.
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
     }
 
     /// What there is to say of keys that are as they may be, most frequent first.
     pub fn remarks(&self) -> Vec<Finding> {
-        self.counters.remarks()
+        self.handle.counters.remarks()
     }
 
     /// Completes when the job has ended.
@@ -154,6 +165,28 @@ impl Running {
     }
 }
 
+// === impl Handle ===
+
+impl Handle {
+    /// As those of `Running`.
+    pub fn progress(&self) -> Progress {
+        self.counters.progress()
+    }
+
+    pub fn findings(&self) -> Vec<Finding> {
+        self.counters.findings()
+    }
+
+    pub fn cancel(&self) {
+        self.tasks.stop();
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_cancelled(&self) -> bool {
+        self.tasks.is_stopping()
+    }
+}
+
 // === impl Ground ===
 
 impl Ground {
@@ -161,11 +194,14 @@ impl Ground {
     ///
     /// # Errors
     /// When it has not, or a store is out of reach.
-    pub async fn open(settings: &EngineSettings, registry: Registry) -> Result<Self, MovingError> {
+    pub async fn open(
+        settings: &EngineSettings,
+        registry: impl Into<Arc<Registry>>,
+    ) -> Result<Self, MovingError> {
         let ground = Self {
             tables: Arc::new(Tables::new(&settings.plans)),
             settings: settings.clone(),
-            registry,
+            registry: registry.into(),
             trust: Arc::default(),
         };
         let mut control = Control::new(settings.control.clone());

@@ -22,8 +22,14 @@ local replies, texts, changes = {}, {}, 0
 local ends = {}
 local changed, shrunk, marks = {}, {}, {}
 local at, left = 2, false
+-- A call costs more than what it does: the marks are read at once, and written at once.
+local mark_keys = {}
 for number = 1, #KEYS / 2 - 1 do
-  local value, mark = KEYS[2 * number + 1], KEYS[2 * number + 2]
+  mark_keys[number] = KEYS[2 * number + 2]
+end
+local said = call('MGET', unpack(mark_keys))
+for number, mark in ipairs(mark_keys) do
+  local value = KEYS[2 * number + 1]
   local how, follows, words = ARGV[at], tonumber(ARGV[at + 1]), tonumber(ARGV[at + 4])
   local first, last = at + 5, at + 4 + words
   local reply = LEFT
@@ -35,7 +41,7 @@ for number = 1, #KEYS / 2 - 1 do
       left = ends_at % 2 == 1
     else
       -- Absent, or without an end: the mark knows why. Of a part (':p') workers know what to say.
-      local marked = call('GET', mark) or ''
+      local marked = said[number] or ''
       local is_known
       if ends_at == -1 then
         is_known = string.sub(marked, 1, 2) == 'd:'
@@ -87,14 +93,15 @@ local now_ms = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000)
 local id = call('XADD', KEYS[2], epoch .. '-*', 'at', now_ms, 'changes', changes, 'keys', table.concat(texts))
 call('HINCRBY', KEYS[1], 'changes', changes)
 local is_dirty, is_gone = 'd:' .. id, 'gone:' .. id
-for _, value in ipairs(changed) do
+local now_said = {}
+for number, value in ipairs(changed) do
+  local says = is_dirty
   if shrunk[value] and call('EXISTS', value) == 0 then
-    call('SET', marks[value], is_gone)
-  else
-    if ends[value] >= 0 then
-      call('PERSIST', value)
-    end
-    call('SET', marks[value], is_dirty)
+    says = is_gone
+  elseif ends[value] >= 0 then
+    call('PERSIST', value)
   end
+  now_said[2 * number - 1], now_said[2 * number] = marks[value], says
 end
+call('MSET', unpack(now_said))
 return replies

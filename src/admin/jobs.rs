@@ -1,0 +1,216 @@
+//! Jobs that move or compare data: started here, looked at, ended. What may be asked for has the words of the
+//! command line.
+
+use std::time::UNIX_EPOCH;
+
+use axum::body::Bytes;
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, Method, StatusCode};
+use axum::response::Response;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::Shared;
+use super::reply::{Answer, Refusal, ok, told as answer};
+use super::routes::{read, wrong_method};
+use crate::engine::jobs::{JobReport, Kind, Order};
+use crate::engine::moving::{Progress, Repair, Speed};
+use crate::engine::operator::NotDone;
+
+/// Connections to each store, where nothing else is said, and at most.
+const PARALLEL: usize = 4;
+const MOST_PARALLEL: usize = 64;
+
+/// How a sync is wanted.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Sync {
+    mapping: Option<String>,
+    rate: Option<u32>,
+    parallel: Option<usize>,
+}
+
+/// How a check is wanted; `repair` only of a fix.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Comparison {
+    mapping: Option<String>,
+    rate: Option<u32>,
+    parallel: Option<usize>,
+    sample: Option<u64>,
+    complete: Option<bool>,
+    repair: Option<Side>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Side {
+    Redis,
+    Postgres,
+}
+
+// === starting ===
+
+pub(super) async fn to_postgres(
+    State(view): State<Shared>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Answer {
+    start(&view, sync(Kind::ToPostgres, read(&headers, &body)?)?).await
+}
+
+pub(super) async fn to_redis(
+    State(view): State<Shared>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Answer {
+    start(&view, sync(Kind::ToRedis, read(&headers, &body)?)?).await
+}
+
+pub(super) async fn check(
+    State(view): State<Shared>,
+    method: Method,
+    query: Result<Query<Comparison>, axum::extract::rejection::QueryRejection>,
+) -> Answer {
+    if method != Method::GET {
+        // Whoever sends a HEAD means to have nothing begun.
+        return Err(wrong_method().await);
+    }
+    let Query(wanted) = query
+        .map_err(|error| bad(format!("the query is not understood: {}", error.body_text())))?;
+    if wanted.repair.is_some() {
+        return Err(bad("a check repairs nothing: POST to /admin/database/consistency-fix"));
+    }
+    start(&view, comparison(Kind::Check, wanted)?).await
+}
+
+pub(super) async fn fix(State(view): State<Shared>, headers: HeaderMap, body: Bytes) -> Answer {
+    let wanted: Comparison = read(&headers, &body)?;
+    let repair = match wanted.repair {
+        Some(Side::Redis) => Repair::Redis,
+        Some(Side::Postgres) => Repair::Postgres,
+        None => return Err(bad("repair says which side is to get what the other one has")),
+    };
+    start(&view, comparison(Kind::Fix(repair), wanted)?).await
+}
+
+fn sync(kind: Kind, wanted: Sync) -> Result<Order, Refusal> {
+    let Sync { mapping, rate, parallel } = wanted;
+    let speed = speed(rate, parallel)?;
+    Ok(Order { kind, mapping, speed, sample: None, is_complete: false })
+}
+
+fn comparison(kind: Kind, wanted: Comparison) -> Result<Order, Refusal> {
+    let Comparison { mapping, rate, parallel, sample, complete, repair: _ } = wanted;
+    let (speed, is_complete) = (speed(rate, parallel)?, complete.unwrap_or_default());
+    if sample.is_some() && is_complete {
+        return Err(bad(
+            "a sample is of what Redis has, so it cannot tell whether that is complete",
+        ));
+    }
+    if sample == Some(0) {
+        return Err(bad("a sample has a key at least"));
+    }
+    Ok(Order { kind, mapping, speed, sample, is_complete })
+}
+
+fn speed(rate: Option<u32>, parallel: Option<usize>) -> Result<Speed, Refusal> {
+    let parallel = parallel.unwrap_or(PARALLEL);
+    if !(1..=MOST_PARALLEL).contains(&parallel) {
+        return Err(bad(format!("parallel is a number from 1 to {MOST_PARALLEL}")));
+    }
+    Ok(Speed { keys_per_second: rate.unwrap_or_default(), parallel })
+}
+
+fn bad(error: impl Into<String>) -> Refusal {
+    let advice = "docs/admin-api.yaml tells what may be asked for";
+    Refusal::new(StatusCode::BAD_REQUEST, error, advice)
+}
+
+async fn start(view: &Shared, order: Order) -> Answer {
+    let job = view.operator.start_job(order).await?;
+    Ok(answer(StatusCode::ACCEPTED, told(&job, false)))
+}
+
+// === looking, and ending ===
+
+pub(super) async fn list(State(view): State<Shared>) -> Answer {
+    ok(json!({ "jobs": all(&view) }))
+}
+
+pub(super) async fn one(State(view): State<Shared>, Path(id): Path<String>) -> Answer {
+    let id = number(&id)?;
+    shown(view.operator.jobs().get(id), id)
+}
+
+pub(super) async fn cancel(State(view): State<Shared>, Path(id): Path<String>) -> Answer {
+    let id = number(&id)?;
+    let job = view.operator.jobs().cancel(id);
+    if job.is_some() {
+        tracing::info!(job = id, "an operator has had a job ended");
+    }
+    shown(job, id)
+}
+
+fn shown(job: Option<JobReport>, id: u64) -> Result<Response, Refusal> {
+    ok(told(&job.ok_or(NotDone::NoJob(id))?, true))
+}
+
+fn number(text: &str) -> Result<u64, Refusal> {
+    text.parse().map_err(|_| {
+        let advice = "GET /admin/database/jobs lists their numbers";
+        Refusal::new(StatusCode::BAD_REQUEST, "a job is named by a number", advice)
+    })
+}
+
+/// All there are to tell of, without what they have found.
+pub(super) fn all(view: &Shared) -> Vec<Value> {
+    view.operator.jobs().list().iter().map(|job| told(job, false)).collect()
+}
+
+/// A job; `with_findings`, which have keys in them.
+pub(super) fn told(job: &JobReport, with_findings: bool) -> Value {
+    let Order { kind, mapping, speed, sample, is_complete } = &job.order;
+    let Progress { walked, expected, done, written, findings, elapsed } = job.progress;
+    let started_at = job.started_at.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let repair = match kind {
+        Kind::Fix(Repair::Redis) => Some("redis"),
+        Kind::Fix(Repair::Postgres) => Some("postgres"),
+        _ => None,
+    };
+    let is_over = job.error.is_some() || !matches!(job.state.name(), "running" | "cancelling");
+    let left = job.progress.left().filter(|_| !is_over).map(|left| left.as_secs());
+    let mut body = json!({
+        "id": job.id,
+        "kind": kind.name(),
+        "mapping": mapping,
+        "rate": speed.keys_per_second,
+        "parallel": speed.parallel,
+        "sample": sample,
+        "complete": is_complete,
+        "repair": repair,
+        "state": job.state.name(),
+        "error": job.error,
+        "started_at": started_at.as_secs(),
+        "seconds": elapsed.as_secs_f64(),
+        "seconds_left": left,
+        "keys_per_second": job.progress.rate(),
+        "walked": walked,
+        "expected": expected,
+        "done": done,
+        "written": written,
+        "findings": findings,
+    });
+    if with_findings {
+        let finding = |found: &crate::engine::moving::Finding| {
+            json!({
+                "mapping": found.mapping,
+                "what": found.what,
+                "keys": found.keys,
+                "examples": found.examples,
+            })
+        };
+        body["found"] = job.findings.iter().map(finding).collect();
+    }
+    body
+}
