@@ -45,6 +45,9 @@ fn main() -> ExitCode {
         Verb::Proxies(verb) => proxies(&verb),
         Verb::Phase(verb) => phase(&verb),
         Verb::Strategy(verb) => strategy(&verb),
+        Verb::Rollback { file, mapping, force } => {
+            rollback(&file.config, mapping.as_deref(), force)
+        }
         Verb::Backfill { file, mapping, speed } => {
             let speed = speed_of(&speed);
             moved(&file, |setup| {
@@ -203,14 +206,33 @@ fn strategy(verb: &StrategyVerb) -> Result<(), String> {
     let load = |file: &ConfigFile| Setup::load(&file.config).map_err(|all| all.to_string());
     let told = match verb {
         StrategyVerb::Get { file, mapping } => app::strategy::get(&load(file)?, mapping.as_deref()),
-        StrategyVerb::Set { file, strategy, mapping, timeout } => {
+        StrategyVerb::Set { file, strategy, mapping, timeout, discard_rows } => {
             let limit = Duration::from_secs(*timeout);
-            app::strategy::set(&load(file)?, strategy, mapping.as_deref(), limit)
+            app::strategy::set(&load(file)?, strategy, mapping.as_deref(), limit, *discard_rows)
         }
     };
     for line in told.map_err(|error| error.to_string())? {
         println!("{line}");
     }
+    Ok(())
+}
+
+fn rollback(path: &Path, mapping: Option<&str>, force: bool) -> Result<(), String> {
+    let setup = Setup::load(path).map_err(|problems| problems.to_string())?;
+    if !force {
+        confirm(&[
+            "what is in the tables is put into Redis, and they are not looked at any more".into()
+        ])?;
+    }
+    let mapping = mapping.filter(|mapping| *mapping != "all");
+    let told = app::rollback::roll_back(&setup, mapping, &mut |line| eprintln!("{line}"));
+    for line in told.map_err(|error| error.to_string())? {
+        println!("{line}");
+    }
+    println!(
+        "The app may be pointed at Redis itself. Keys there that begin with \"respgres:\" are not read by any app, and \
+         may be deleted once all mappings are back."
+    );
     Ok(())
 }
 

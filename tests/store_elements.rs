@@ -61,12 +61,11 @@ impl House {
             index: 0,
             name: plan.config.name.clone(),
             pattern: plan.pattern,
-            gate: respgres::mapping::Gate::new(plan.config.strategy),
+            gate: respgres::mapping::Gate::new(plan.config.strategy, false),
             cache_ttl_ms: 1000,
             negative_ttl_ms: 1000,
             on_expire: OnExpire::Delete,
             on_postgres_down: Some(respgres::config::OnPostgresDown::RedisOnly),
-            imports: false,
             layout,
         });
         Self { cluster, database, session, another, sql, mapping }

@@ -176,12 +176,11 @@ async fn bind(session: &mut Session, plan: &Plan) -> Arc<Mapping> {
         index: plan.index,
         name: plan.config.name.clone(),
         pattern: plan.pattern.clone(),
-        gate: respgres::mapping::Gate::new(plan.config.strategy),
+        gate: respgres::mapping::Gate::new(plan.config.strategy, false),
         cache_ttl_ms: 1000,
         negative_ttl_ms: 1000,
         on_expire: OnExpire::Delete,
         on_postgres_down: Some(respgres::config::OnPostgresDown::RedisOnly),
-        imports: false,
         layout,
     })
 }

@@ -3,6 +3,7 @@
 use super::View;
 use crate::command::COMMANDS;
 use crate::config::Strategy;
+use crate::mapping::registry::Plan;
 use crate::metrics::{Error, Samples, Side};
 
 /// What there is to tell now. Of the stores only the outbox is asked for, and for a second at most.
@@ -36,7 +37,11 @@ fn mappings(view: &View, samples: &mut Samples) {
     let engine = view.operator.engine();
     let metrics = engine.metrics();
     let degraded = engine.degraded_mappings();
-    for plan in view.plans.iter().filter(|plan| plan.config.strategy != Strategy::RedisOnly) {
+    let has_rows = |plan: &&Plan| {
+        let mut served = engine.registry().mappings();
+        plan.config.strategy != Strategy::RedisOnly || served.any(|known| known.index == plan.index)
+    };
+    for plan in view.plans.iter().filter(has_rows) {
         let Some(counts) = metrics.mapping(plan.index) else { continue };
         let (name, hits) = (plan.config.name.as_str(), metrics.hits(plan.index));
         for side in Side::ALL {

@@ -125,7 +125,7 @@ fn mappings(view: &View, phases: Option<&Phases>) -> Vec<Value> {
     let (degraded, aside) = (engine.degraded_mappings(), set_aside(view));
     let mapping = |plan: &Plan| {
         let config = &plan.config;
-        let mut served = engine.registry().mappings().iter();
+        let mut served = engine.registry().all().iter();
         let served = served.find(|known| known.name == config.name);
         let strategy = served.map_or(config.strategy, |mapping| mapping.strategy());
         let counts = engine.metrics().mapping(plan.index);
@@ -138,7 +138,7 @@ fn mappings(view: &View, phases: Option<&Phases>) -> Vec<Value> {
             "table": config.table,
             "strategy": strategy.name(),
             "phase": phases.and_then(|phases| phases.get(&config.name)).map(|phase| phase.name()),
-            "passes_through": served.is_none(),
+            "passes_through": served.is_none_or(|mapping| !mapping.gate.has_rows()),
             "degraded": degraded.contains(&config.name),
             "set_aside": aside.contains(&config.name),
             "hits": hits,

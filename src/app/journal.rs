@@ -1,8 +1,7 @@
 //! What the command line tells of the journal, and does about dead letters.
 
-use super::{AppError, Setup, bind, engine_settings, redis_only, worker_runtime};
+use super::{AppError, Setup, bind, engine_settings, registry, worker_runtime};
 use crate::engine::dead_letters;
-use crate::mapping::Registry;
 use crate::store::Session;
 use crate::upstream::control::Control;
 
@@ -88,9 +87,10 @@ pub fn show(setup: &Setup, id: i64) -> Result<Vec<String>, AppError> {
 pub fn retry(setup: &Setup, id: i64) -> Result<Vec<String>, AppError> {
     worker_runtime()?.block_on(async {
         let mut session = connected(setup).await?;
+        let entries = session.mapping_entries().await?;
         let phases = session.phases().await?;
-        let mappings = bind(&mut session, &setup.plans, &phases).await?;
-        let registry = Registry::new(mappings.clone(), redis_only(&setup.plans, &phases));
+        let mappings = bind(&mut session, &setup.plans, &phases, &entries).await?;
+        let registry = registry(mappings.clone(), &setup.plans);
         dead_letters::retry(id, &mappings, &registry, &mut session).await?;
         session.close().await;
         Ok(vec![format!("{id} is written")])

@@ -8,6 +8,7 @@ pub mod journal;
 pub mod moving;
 pub mod phase;
 pub mod proxies;
+pub mod rollback;
 pub mod strategy;
 
 use std::path::Path;
@@ -33,7 +34,7 @@ use crate::engine::explain::{Explainer, Explanation};
 use crate::engine::fleet::Fleet;
 use crate::engine::jobs::Jobs;
 use crate::engine::operator::Operator;
-use crate::engine::switchboard;
+use crate::engine::switchboard::{self, Entry};
 use crate::engine::switcher::NotSwitched;
 use crate::engine::tables::Tables;
 use crate::engine::{Engine, EngineSettings, Health};
@@ -101,7 +102,8 @@ pub enum AppError {
     #[error("it was not written: {0}")]
     NotRetried(#[from] NotRetried),
     #[error(
-        "\"{0}\" lives in Redis alone: record its phase first (respgres phase set dual_write) and start all respgres anew"
+        "\"{0}\" lives in Redis alone: record its phase first (respgres phase set dual_write) and start all respgres anew; or, \
+         where that was an order, give it another strategy (respgres strategy set)"
     )]
     NotMoving(String),
     #[error(transparent)]
@@ -153,9 +155,9 @@ pub fn run(setup: Setup) -> Result<(), AppError> {
         let mut terminate = signal(SignalKind::terminate())?;
 
         let settings = engine_settings(&setup)?;
-        let (mappings, phases, entries) = mappings(&setup, &settings.control).await?;
-        let mapped = mappings.len();
-        let registry = Registry::new(mappings, redis_only(&setup.plans, &phases));
+        let (mappings, entries) = mappings(&setup, &settings.control).await?;
+        let registry = registry(mappings, &setup.plans);
+        let mapped = registry.mappings().count();
         let engine = Arc::new(Engine::new(registry, &settings));
         engine.adopt(&entries);
         if engine.may_ever_write_behind() {
@@ -258,7 +260,7 @@ fn start_admin(
 pub fn check(setup: &Setup) -> Result<(), AppError> {
     worker_runtime()?.block_on(async {
         let mut session = Session::connect(&setup.config.postgres).await?;
-        bind(&mut session, &setup.plans, &Phases::new()).await.map(drop)
+        bind(&mut session, &setup.plans, &Phases::new(), &[]).await.map(drop)
     })
 }
 
@@ -270,18 +272,15 @@ pub fn explain(setup: &Setup, key: String) -> Result<Explanation, AppError> {
     worker_runtime()?.block_on(async {
         let settings = engine_settings(setup)?;
         let mut session = None;
-        let (mut mappings, mut phases) = (Vec::new(), Phases::new());
-        let mut entries = Entries::new();
+        let (mut mappings, mut entries) = (Vec::new(), Entries::new());
         if setup.needs_postgres() {
             let session = session.insert(Session::connect(&settings.postgres).await?);
             // Where no proxy has ever been there is none of these.
-            phases = session.phases().await.unwrap_or_default();
             entries = session.mapping_entries().await.unwrap_or_default();
-            mappings = bind(session, &setup.plans, &phases).await?;
+            let phases = session.phases().await.unwrap_or_default();
+            mappings = bind(session, &setup.plans, &phases, &entries).await?;
         }
-        let redis_only = redis_only(&setup.plans, &phases);
-        let (registry, tables) =
-            (Registry::new(mappings, redis_only), Tables::new(&settings.plans));
+        let (registry, tables) = (registry(mappings, &setup.plans), Tables::new(&settings.plans));
         switchboard::adopt(&registry, &entries);
         let explainer = Explainer { settings: &settings, registry: &registry, tables: &tables };
         let mut control = Control::new(settings.control.clone());
@@ -341,31 +340,33 @@ fn engine_settings(setup: &Setup) -> Result<EngineSettings, AppError> {
 /// What operators have settled: mapping, and value as JSON.
 type Entries = Vec<(String, String)>;
 
-/// The mappings that have a side in Postgres, bound to their tables, and what is recorded of all.
+/// The mappings that have a side in Postgres, or may get one, bound to their tables, and what operators have
+/// settled.
 async fn mappings(
     setup: &Setup,
     control: &ControlSettings,
-) -> Result<(Vec<Arc<Mapping>>, Phases, Entries), AppError> {
+) -> Result<(Vec<Arc<Mapping>>, Entries), AppError> {
     if !setup.needs_postgres() {
-        return Ok((Vec::new(), Phases::new(), Entries::new()));
+        return Ok((Vec::new(), Entries::new()));
     }
     let mut session = Session::connect(&setup.config.postgres).await?;
     session.migrate().await?;
     // What does not fit is not begun with.
-    bind(&mut session, &setup.plans, &Phases::new()).await?;
-    let phases = phase::begin(&mut session, setup, control).await?;
-    let mappings = bind(&mut session, &setup.plans, &phases).await?;
+    bind(&mut session, &setup.plans, &Phases::new(), &[]).await?;
+    // Before the phases: a mapping that leaves `redis_only` in between imports, whatever its phase was.
     let entries = session.mapping_entries().await?;
+    let phases = phase::begin(&mut session, setup, control).await?;
+    let mappings = bind(&mut session, &setup.plans, &phases, &entries).await?;
     session.close().await;
-    Ok((mappings, phases, entries))
+    Ok((mappings, entries))
 }
 
-/// The patterns of the mappings that have none, or not yet.
-fn redis_only(plans: &[Plan], phases: &Phases) -> Vec<KeyPattern> {
-    let plans = plans.iter().filter(|plan| {
-        plan.config.strategy == Strategy::RedisOnly || phase_of(plan, phases).passes_through()
-    });
-    plans.map(|plan| plan.pattern.clone()).collect()
+/// Of these mappings, and the patterns of the others: those pass through, whatever is said of their strategy.
+fn registry(mappings: Vec<Arc<Mapping>>, plans: &[Plan]) -> Registry {
+    let is_here = |plan: &&Plan| mappings.iter().any(|mapping| mapping.index == plan.index);
+    let elsewhere = plans.iter().filter(|plan| !is_here(plan)).map(|plan| plan.pattern.clone());
+    let elsewhere: Vec<KeyPattern> = elsewhere.collect();
+    Registry::new(mappings, elsewhere)
 }
 
 /// Where nothing is recorded, one in which nothing is lost.
@@ -373,14 +374,29 @@ fn phase_of(plan: &Plan, phases: &Phases) -> Phase {
     phases.get(&plan.config.name).copied().unwrap_or(Phase::DualWrite)
 }
 
-/// Checks all mappings that have a side in Postgres; those that pass through for now are not among the result.
+/// What operators have settled, or else what the file says.
+fn strategy_of(plan: &Plan, entries: &[(String, String)]) -> Strategy {
+    let entry = entries.iter().find(|(name, _)| *name == plan.config.name);
+    let entry = entry.and_then(|(_, text)| Entry::parse(text)).filter(|entry| !entry.is_unset());
+    let strategy = entry.and_then(|entry| Strategy::parse(&entry.strategy).ok());
+    strategy.unwrap_or(plan.config.strategy)
+}
+
+/// Checks all mappings that have a side in Postgres. Those that pass through for now are not among the result;
+/// `redis_only` ones are, if their tables fit.
 async fn bind(
     session: &mut Session,
     plans: &[Plan],
     phases: &Phases,
+    entries: &[(String, String)],
 ) -> Result<Vec<Arc<Mapping>>, AppError> {
     let (mut mappings, mut problems) = (Vec::new(), Vec::new());
-    for plan in plans.iter().filter(|plan| plan.config.strategy != Strategy::RedisOnly) {
+    for plan in plans {
+        let strategy = strategy_of(plan, entries);
+        let may_be_without = [plan.config.strategy, strategy] == [Strategy::RedisOnly; 2];
+        if may_be_without && plan.config.table.is_empty() {
+            continue;
+        }
         let shape = session.table_shape(&TableName::parse(&plan.config.table)).await?;
         let phase = phase_of(plan, phases);
         match Layout::bind(plan, shape.as_ref()) {
@@ -389,14 +405,14 @@ async fn bind(
                 index: plan.index,
                 name: plan.config.name.clone(),
                 pattern: plan.pattern.clone(),
-                gate: Gate::new(plan.config.strategy),
+                gate: Gate::new(strategy, phase.imports()),
                 cache_ttl_ms: milliseconds(plan.config.cache_ttl_ms),
                 negative_ttl_ms: milliseconds(plan.config.negative_ttl_ms),
                 on_expire: plan.config.on_expire,
                 on_postgres_down: plan.config.on_postgres_down,
-                imports: phase.imports(),
                 layout,
             })),
+            Err(_) if may_be_without => {}
             Err(mut more) => problems.append(&mut more),
         }
     }

@@ -8,13 +8,13 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep};
 
-use super::{AppError, Setup, bind, engine_settings, phase, redis_only, worker_runtime};
+use super::{AppError, Setup, bind, engine_settings, phase, registry, strategy_of, worker_runtime};
 use crate::config::Strategy;
 use crate::engine::moving::{
     Backfill, Finding, Ground, Job, MovingError, Progress, Repair, Running, Speed, Verify, Warm,
     start,
 };
-use crate::mapping::{Mapping, Phase, Registry};
+use crate::mapping::{Mapping, Phase};
 use crate::store::{Phases, Session};
 
 /// How often a terminal is told how far it is, and how often somebody else.
@@ -43,9 +43,8 @@ pub struct Comparison {
 /// # Errors
 /// When it cannot begin, or not go on.
 pub fn backfill(setup: &Setup, mapping: Option<&str>, speed: Speed) -> Result<Report, AppError> {
-    let names = phase::chosen(setup, mapping)?;
     worker_runtime()?.block_on(async {
-        let (ground, phases) = ground(setup, &names).await?;
+        let (ground, names, phases) = ground(setup, mapping).await?;
         let mut report = Report { lines: Vec::new(), is_clean: true };
         let has_migrated =
             |mapping: &Arc<Mapping>| phases.get(&mapping.name) == Some(&Phase::Migrated);
@@ -76,9 +75,8 @@ pub fn backfill(setup: &Setup, mapping: Option<&str>, speed: Speed) -> Result<Re
 /// # Errors
 /// When it cannot begin, or not go on.
 pub fn warm(setup: &Setup, mapping: Option<&str>, speed: Speed) -> Result<Report, AppError> {
-    let names = phase::chosen(setup, mapping)?;
     worker_runtime()?.block_on(async {
-        let (ground, _) = ground(setup, &names).await?;
+        let (ground, names, _) = ground(setup, mapping).await?;
         let mut mappings = named(&ground, &names);
         mappings.retain(|mapping| mapping.strategy() != Strategy::PostgresOnly);
         let mut running = start(Job::Warm(Warm { mappings, speed }), ground);
@@ -101,10 +99,9 @@ pub fn verify(
     speed: Speed,
     comparison: Comparison,
 ) -> Result<Report, AppError> {
-    let names = phase::chosen(setup, mapping)?;
     let Comparison { sample, is_complete, repair, json } = comparison;
     worker_runtime()?.block_on(async {
-        let (ground, _) = ground(setup, &names).await?;
+        let (ground, names, _) = ground(setup, mapping).await?;
         let mappings = named(&ground, &names);
         let verify = Verify { mappings, speed, sample, is_complete, repair };
         let mut running = start(Job::Verify(verify), ground);
@@ -135,25 +132,39 @@ pub fn verify(
     })
 }
 
-/// What jobs run on, and the phases of all mappings. These ones must not pass through.
-async fn ground(setup: &Setup, names: &[&str]) -> Result<(Arc<Ground>, Phases), AppError> {
+/// What jobs run on, the mappings that are meant, none of which passes through, and the phases of all.
+async fn ground<'s>(
+    setup: &'s Setup,
+    mapping: Option<&str>,
+) -> Result<(Arc<Ground>, Vec<&'s str>, Phases), AppError> {
     let mut session = Session::connect(&setup.config.postgres).await?;
     session.migrate().await?;
     let phases = session.phases().await?;
-    for name in names {
-        if phases.get(*name).is_none_or(|phase| phase.passes_through()) {
+    let entries = session.mapping_entries().await?;
+    let mut names = phase::chosen(setup, &phases, mapping)?;
+    if mapping.is_none() {
+        // Of several, those that operators have sent back to Redis are none that move.
+        let is_redis_only = |name: &str| {
+            let mut plans = setup.plans.iter().filter(|plan| plan.config.name == name);
+            plans.any(|plan| strategy_of(plan, &entries) == Strategy::RedisOnly)
+        };
+        names.retain(|name| !is_redis_only(name));
+    }
+    let mappings = bind(&mut session, &setup.plans, &phases, &entries).await?;
+    session.close().await;
+    let registry = registry(mappings, &setup.plans);
+    for name in &names {
+        let passes_through = phases.get(*name).is_none_or(|phase| phase.passes_through());
+        if passes_through || !registry.mappings().any(|known| known.name == *name) {
             return Err(AppError::NotMoving((*name).to_owned()));
         }
     }
-    let mappings = bind(&mut session, &setup.plans, &phases).await?;
-    session.close().await;
-    let registry = Registry::new(mappings, redis_only(&setup.plans, &phases));
     let ground = Ground::open(&engine_settings(setup)?, registry).await?;
-    Ok((Arc::new(ground), phases))
+    Ok((Arc::new(ground), names, phases))
 }
 
 fn named(ground: &Ground, names: &[&str]) -> Vec<Arc<Mapping>> {
-    let mappings = ground.mappings().iter();
+    let mappings = ground.mappings();
     mappings.filter(|mapping| names.contains(&&mapping.name[..])).cloned().collect()
 }
 

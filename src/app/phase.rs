@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{AppError, Setup, bind, engine_settings, redis_only, worker_runtime};
+use super::{AppError, Setup, bind, engine_settings, registry, worker_runtime};
 use crate::command::Needs;
 use crate::config::Strategy;
 use crate::engine::EngineSettings;
 use crate::mapping::registry::Plan;
-use crate::mapping::{MappedKey, Phase, Registry};
+use crate::mapping::{MappedKey, Phase};
 use crate::store::{Phases, RowLock, Session, Want};
 use crate::upstream::UpstreamError;
 use crate::upstream::control::{Control, ControlSettings, scan_page};
@@ -98,12 +98,12 @@ fn scan(cursor: Bytes) -> [Bytes; 4] {
 /// # Errors
 /// When Postgres is out of reach, or there is no such mapping.
 pub fn get(setup: &Setup, mapping: Option<&str>) -> Result<Vec<String>, AppError> {
-    let names = chosen(setup, mapping)?;
     worker_runtime()?.block_on(async {
         let mut session = Session::connect(&setup.config.postgres).await?;
         session.migrate().await?;
         let phases = session.phases().await?;
         session.close().await;
+        let names = chosen(setup, &phases, mapping)?;
         let line = |name: &&str| {
             let phase = phases.get(*name).map_or("not started yet", |phase| phase.name());
             format!("{name}: {phase}")
@@ -117,10 +117,11 @@ pub fn get(setup: &Setup, mapping: Option<&str>) -> Result<Vec<String>, AppError
 /// # Errors
 /// As `get`.
 pub fn set(setup: &Setup, phase: Phase, mapping: Option<&str>) -> Result<Vec<String>, AppError> {
-    let names = chosen(setup, mapping)?;
     worker_runtime()?.block_on(async {
         let mut session = Session::connect(&setup.config.postgres).await?;
         session.migrate().await?;
+        let phases = session.phases().await?;
+        let names = chosen(setup, &phases, mapping)?;
         session.set_phases(&names, phase).await?;
         session.close().await;
         Ok(names.iter().map(|name| format!("{name}: {}", phase.name())).collect())
@@ -136,7 +137,6 @@ pub fn dangers(
     phase: Phase,
     mapping: Option<&str>,
 ) -> Result<Vec<String>, AppError> {
-    let names = chosen(setup, mapping)?;
     if !matches!(phase, Phase::Preparation | Phase::Migrated) {
         return Ok(Vec::new());
     }
@@ -144,6 +144,7 @@ pub fn dangers(
         let mut session = Session::connect(&setup.config.postgres).await?;
         session.migrate().await?;
         let phases = session.phases().await?;
+        let names = chosen(setup, &phases, mapping)?;
         let mut dangers = Vec::new();
         if phase == Phase::Migrated {
             let originals = originals(setup, &mut session).await?;
@@ -179,8 +180,9 @@ pub fn dangers(
 /// The keys that only Redis has.
 async fn originals(setup: &Setup, session: &mut Session) -> Result<Vec<MappedKey>, AppError> {
     // In whatever phase they are: those that pass through have all their keys there.
-    let mappings = bind(session, &setup.plans, &Phases::new()).await?;
-    let registry = Registry::new(mappings, redis_only(&setup.plans, &Phases::new()));
+    let entries = session.mapping_entries().await?;
+    let mappings = bind(session, &setup.plans, &Phases::new(), &entries).await?;
+    let registry = registry(mappings, &setup.plans);
     let EngineSettings { control, .. } = engine_settings(setup)?;
     let mut control = Control::new(control);
     let mut originals = Vec::new();
@@ -220,12 +222,18 @@ fn names(setup: &Setup) -> impl Iterator<Item = &str> {
     plans.map(|plan| plan.config.name.as_str())
 }
 
+/// The mappings that have a side in Postgres, or have had one, so that their phase is recorded.
 pub(super) fn chosen<'s>(
     setup: &'s Setup,
+    phases: &Phases,
     mapping: Option<&str>,
 ) -> Result<Vec<&'s str>, AppError> {
-    let names = names(setup).filter(|name| mapping.is_none_or(|mapping| mapping == *name));
-    let names: Vec<&str> = names.collect();
+    let has_side = |plan: &&Plan| {
+        plan.config.strategy != Strategy::RedisOnly || phases.contains_key(&plan.config.name)
+    };
+    let names = setup.plans.iter().filter(has_side).map(|plan| plan.config.name.as_str());
+    let names: Vec<&str> =
+        names.filter(|name| mapping.is_none_or(|mapping| mapping == *name)).collect();
     match mapping {
         Some(mapping) if names.is_empty() => Err(AppError::NoSuchRows(mapping.to_owned())),
         _ => Ok(names),

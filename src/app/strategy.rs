@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
-use super::{AppError, Setup, bind, engine_settings, redis_only, worker_runtime};
+use super::{AppError, Setup, bind, engine_settings, registry, worker_runtime};
 use crate::config::Strategy;
 use crate::engine::switchboard::Entry;
 use crate::engine::switcher::{NotSwitched, Switched, Switcher};
-use crate::mapping::Registry;
 use crate::mapping::registry::Plan;
 use crate::store::Session;
 use crate::upstream::Control;
@@ -48,6 +47,7 @@ pub fn set(
     strategy: &str,
     mapping: Option<&str>,
     limit: Duration,
+    discards_rows: bool,
 ) -> Result<Vec<String>, AppError> {
     let target = Strategy::parse(strategy).map_err(AppError::NoStrategy)?;
     worker_runtime()?.block_on(async {
@@ -55,9 +55,10 @@ pub fn set(
         let settings = engine_settings(setup)?;
         let mut session = Session::connect(&setup.config.postgres).await?;
         session.migrate().await?;
+        let entries = session.mapping_entries().await?;
         let phases = session.phases().await?;
-        let mappings = bind(&mut session, &setup.plans, &phases).await?;
-        let registry = Registry::new(mappings.clone(), redis_only(&setup.plans, &phases));
+        let mappings = bind(&mut session, &setup.plans, &phases, &entries).await?;
+        let registry = registry(mappings.clone(), &setup.plans);
         let mut control = Control::new(settings.control);
         let mut lines = Vec::new();
         for plan in plans {
@@ -66,19 +67,31 @@ pub fn set(
                 NotSwitched::InDoubt(_) => AppError::InDoubt(name.clone(), Box::new(error)),
                 error => AppError::NotSwitched(name.clone(), Box::new(error)),
             };
-            let Some(mapping) = mappings.iter().find(|mapping| mapping.index == plan.index) else {
-                if mapping.is_some() {
-                    return Err(failed(NotSwitched::RedisOnly));
+            let Some(bound) = mappings.iter().find(|mapping| mapping.index == plan.index) else {
+                if mapping.is_none() {
+                    continue;
                 }
-                continue;
+                let phase = phases.get(name);
+                let waits = phase.is_some_and(|phase| phase.passes_through());
+                return Err(failed(match waits {
+                    true => NotSwitched::Preparation,
+                    false => NotSwitched::NoTable,
+                }));
             };
+            if !setup.needs_postgres() {
+                return Err(failed(NotSwitched::WithoutPostgres));
+            }
+            if bound.strategy() == Strategy::RedisOnly && mapping.is_none() {
+                continue;
+            }
             let mut switcher = Switcher {
                 session: &mut session,
                 control: &mut control,
                 registry: &registry,
                 limit,
+                discards_rows,
             };
-            let done = switcher.switch(mapping, plan.config.strategy, target).await;
+            let done = switcher.switch(bound, plan.config.strategy, target).await;
             lines.push(match done.map_err(failed)? {
                 Switched::Already => format!("{name}: is {strategy} already"),
                 Switched::Done { waited } => {

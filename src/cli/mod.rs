@@ -83,6 +83,21 @@ pub enum Verb {
     /// By which strategy mappings go, for all proxies.
     #[command(subcommand)]
     Strategy(StrategyVerb),
+    /// Go back to Redis alone, while no respgres runs.
+    ///
+    /// The keys of the mappings are put into Redis, whole, and compared with their rows, byte for byte. Then the
+    /// mappings are redis_only, whatever the configuration file says, and the app may as well be pointed at Redis itself. The tables stay
+    /// as they are. What fails leaves a mapping as it was.
+    Rollback {
+        #[command(flatten)]
+        file: ConfigFile,
+        /// Only this mapping; without it, or with `all`, all of them.
+        #[arg(long, value_name = "NAME")]
+        mapping: Option<String>,
+        /// Do not ask.
+        #[arg(long)]
+        force: bool,
+    },
     /// Bring all keys that only Redis has to Postgres, while clients go on.
     ///
     /// Each key is imported as the first write to it would do. A running respgres is needed, and the phase of the
@@ -151,14 +166,18 @@ pub enum StrategyVerb {
     Set {
         #[command(flatten)]
         file: ConfigFile,
-        /// dual_write, cache_first, database_first or postgres_only.
+        /// dual_write, cache_first, database_first or postgres_only. A mapping that is redis_only imports its keys from
+        /// then on (see `respgres phase`).
         strategy: String,
-        /// Only this mapping; without it, all that have a table, one after the other.
+        /// Only this mapping; without it, all that are not redis_only, one after the other.
         #[arg(long, value_name = "NAME")]
         mapping: Option<String>,
         /// Seconds that clients may have to wait for each mapping; they are told -TRYAGAIN after five.
         #[arg(long, value_name = "SECONDS", default_value_t = 10)]
         timeout: u64,
+        /// Where the mapping leaves redis_only: delete the rows that its table has from before.
+        #[arg(long)]
+        discard_rows: bool,
     },
 }
 

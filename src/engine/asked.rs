@@ -113,7 +113,7 @@ impl Asked<'_> {
         };
         // All of it is wanted, and it is too much for one answer: Postgres is going to tell it piece by piece.
         let is_to_be_imported =
-            self.key.mapping.imports && self.needs.each && self.is_told_in_part();
+            self.key.mapping.imports() && self.needs.each && self.is_told_in_part();
         self.stored.is_none() && (self.needs.expiry || !by_redis || is_to_be_imported)
     }
 
@@ -132,7 +132,7 @@ impl Asked<'_> {
             Residence::Through | Residence::Fill(_) => false,
         };
         let has_no_row = matches!(self.stored, Some(Found::Record { record: None, .. }));
-        self.key.mapping.imports && is_there && has_no_row
+        self.key.mapping.imports() && is_there && has_no_row
     }
 
     /// Whether Postgres is going to be asked for a key of which Redis may be ahead. A reader that may fill it,

@@ -326,7 +326,7 @@ impl BehindWriter {
     /// How many operations, from the first on, are on keys that Redis does not have alone. What it does is
     /// brought to Postgres, if that takes it.
     async fn without_originals(&mut self, run: &[Operation]) -> usize {
-        let is_unknown = |key: &&MappedKey| key.mapping.imports && !self.known.has(&key.key);
+        let is_unknown = |key: &&MappedKey| key.mapping.imports() && !self.known.has(&key.key);
         let unknown: Vec<&MappedKey> =
             run.iter().flat_map(|operation| &operation.keys).filter(is_unknown).collect();
         if unknown.is_empty() {

@@ -53,12 +53,9 @@ impl Explainer<'_> {
             told.push(("near", self.near(key)));
             return told;
         };
-        let mut mappings = self.registry.mappings().iter();
+        let mut mappings = self.registry.all().iter();
         let gate = mappings.find(|mapping| mapping.index == plan.index).map(|mapping| mapping.gate);
         told.extend(of_plan(plan, gate, key));
-        if plan.config.strategy == Strategy::RedisOnly {
-            return told;
-        }
         let Some(key) = self.registry.mapped_key(key) else { return told };
         match self.tables.current(&key.mapping) {
             Some(mapping) => {
@@ -99,7 +96,7 @@ impl Explainer<'_> {
         };
         let Some(row) = read.rows.into_iter().next() else { return Vec::new() };
         let Some(record) = row.record else {
-            let text = match (row.present, mapping.imports) {
+            let text = match (row.present, mapping.imports()) {
                 (true, _) => "there, and absent for clients: past its expiry, or without a field",
                 (false, true) => "absent: what Redis has is brought over when it is needed",
                 (false, false) => "absent",

@@ -204,7 +204,7 @@ impl Flusher {
     async fn finds_entry(&mut self) -> Result<bool, UpstreamError> {
         let is_behind = |mapping: &Arc<Mapping>| mapping.strategy() == Strategy::CacheFirst;
         // Then entries are to be expected.
-        let waits = self.registry.mappings().iter().any(is_behind);
+        let waits = self.registry.mappings().any(is_behind);
         if waits || self.settings.health.is_degraded() {
             let most_ms = self.settings.control.request_timeout_ms / 2;
             return self.control.wait_for_entry(WAIT_MS.min(most_ms.max(1))).await;

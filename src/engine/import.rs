@@ -140,7 +140,7 @@ impl Importer<'_> {
         known: &mut Known,
     ) -> Result<Option<Reply>, Failure> {
         let unknown: Vec<&MappedKey> =
-            keys.filter(|key| key.mapping.imports && !known.has(&key.key)).collect();
+            keys.filter(|key| key.mapping.imports() && !known.has(&key.key)).collect();
         if unknown.is_empty() {
             return Ok(None);
         }
@@ -337,7 +337,7 @@ pub(super) async fn see_to_missing(
     spared: &Known,
 ) -> Result<(), Failure> {
     let is_missing = |touched: &&Touched<'_>| {
-        touched.mapping.imports && !touched.present && !spared.has(&touched.key.key)
+        touched.mapping.imports() && !touched.present && !spared.has(&touched.key.key)
     };
     let missing: Vec<&Bytes> =
         touched.iter().filter(is_missing).map(|touched| &touched.key.key).collect();
@@ -362,7 +362,7 @@ pub(super) async fn may_be_any_original(
     keys: &[&MappedKey],
 ) -> Result<bool, StoreError> {
     let needs = Needs { existence: true, ..Needs::default() };
-    for key in keys.iter().filter(|key| key.mapping.imports) {
+    for key in keys.iter().filter(|key| key.mapping.imports()) {
         let mapping = tables.current(&key.mapping).ok_or_else(set_aside)?;
         let want = [Want { key, needs: &needs, whole_up_to: 0 }];
         let read = session.read_parts(&mapping, &want, RowLock::None).await?;

@@ -323,7 +323,7 @@ impl Keeper {
             if !mapped.is_empty() {
                 seen += mapped.len();
                 let imports = |key: &Bytes| {
-                    self.registry.mapped_key(key).is_some_and(|key| key.mapping.imports)
+                    self.registry.mapped_key(key).is_some_and(|key| key.mapping.imports())
                 };
                 let (importing, others): (Vec<Bytes>, Vec<Bytes>) =
                     mapped.into_iter().partition(imports);
@@ -359,12 +359,12 @@ impl Keeper {
         let mut with_rows = Vec::new();
         for group in groups.values() {
             let known = &group[0].mapping;
-            if known.imports && self.tables.is_due(known) {
+            if known.imports() && self.tables.is_due(known) {
                 let session = connected(&mut self.session, &self.settings).await?;
                 self.tables.look_again(session, known).await?;
             }
             let Some(mapping) = self.tables.current(known) else {
-                if known.imports {
+                if known.imports() {
                     // Nobody knows what only Redis has of it: this Redis has to wait.
                     return Err(set_aside().into());
                 }
@@ -376,7 +376,7 @@ impl Keeper {
             let session = connected(&mut self.session, &self.settings).await?;
             let read = session.read_parts(&mapping, &wants, RowLock::None).await?;
             let mut there: Vec<bool> = read.rows.iter().map(|row| row.present).collect();
-            if mapping.imports {
+            if mapping.imports() {
                 let names: Vec<&[u8]> = group.iter().map(|key| &key.key[..]).collect();
                 let had = session.has_had(&mapping, &names).await?;
                 there.iter_mut().zip(had).for_each(|(there, had)| *there |= had);
@@ -395,15 +395,26 @@ impl Keeper {
     /// Drops the copies of all keys that are in the outbox, but for dirty ones.
     async fn work_off_the_outbox(&mut self) -> Result<(), Trouble> {
         let mut after = i64::MIN;
+        let registry = Arc::clone(&self.registry);
         loop {
+            // What a row says of a key that Redis alone has is of no use, and must not be heard of later, when the
+            // mapping has left `redis_only`: so what it was is found out before the row is read.
+            let before: HashSet<usize> = registry.mappings().map(|mapping| mapping.index).collect();
             let session = connected(&mut self.session, &self.settings).await?;
             let rows = session.read_outbox(after, ROWS).await?;
             let Some(last) = rows.last() else { return Ok(()) };
             after = last.id;
-            // What a trigger tells of a mapping that is no more, or `redis_only` by now, is none of ours.
-            let (rows, others): (Vec<OutboxRow>, Vec<OutboxRow>) =
-                rows.into_iter().partition(|row| self.registry.find(&row.key).is_some());
-            let mut done: Vec<i64> = others.iter().map(|row| row.id).collect();
+            let (mut done, mut ours): (Vec<i64>, Vec<OutboxRow>) = (Vec::new(), Vec::new());
+            for row in rows {
+                match registry.find(&row.key) {
+                    Some(mapping) if before.contains(&mapping.index) => ours.push(row),
+                    // It is seen to when the outbox is looked into again.
+                    Some(_) => {}
+                    // What a trigger tells of a mapping that is no more, or `redis_only` by now, is none of ours.
+                    None => done.push(row.id),
+                }
+            }
+            let rows = ours;
             if !rows.is_empty() {
                 let keys: Vec<Bytes> =
                     rows.iter().map(|row| Bytes::from(row.key.clone())).collect();
@@ -413,8 +424,9 @@ impl Keeper {
                 done.extend(rows.iter().enumerate().filter_map(clean));
             }
             let session = connected(&mut self.session, &self.settings).await?;
-            let registry = Arc::clone(&self.registry);
-            let importing = registry.mappings().iter().filter(|mapping| mapping.imports);
+            let importing = registry
+                .mappings()
+                .filter(|mapping| mapping.imports() && before.contains(&mapping.index));
             let importing: Vec<&str> = importing.map(|mapping| mapping.name.as_str()).collect();
             session.delete_from_outbox(&done, &importing).await?;
         }

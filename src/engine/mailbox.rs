@@ -8,6 +8,7 @@ use tokio::sync::Notify;
 
 use super::errand::Errand;
 use super::stream::Large;
+use crate::mapping::Pass;
 use crate::protocol::{Reply, Version};
 use crate::upstream::lane::Owner;
 
@@ -30,6 +31,8 @@ pub enum Mail {
         large: Box<Large>,
     },
     Errand(Errand),
+    /// A mapping leaves `redis_only`: to be held until what passes through to its keys has ended.
+    Fence(Pass),
     /// The lane that is held under this number is not needed any more.
     GiveBack(u32),
 }

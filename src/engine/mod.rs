@@ -37,6 +37,7 @@ mod process;
 pub mod queue;
 pub mod refusal;
 pub mod rescue;
+pub mod rollback;
 pub mod route;
 pub mod slow;
 mod split;
@@ -146,7 +147,7 @@ pub struct Engine {
 
 impl Engine {
     /// An engine whose queues nobody serves yet; see `start`. The mappings of `registry` are those
-    /// that have a side in Postgres (all but `redis_only` ones).
+    /// that have a side in Postgres, or may get one.
     pub fn new(registry: Registry, settings: &EngineSettings) -> Self {
         let queues = |count: usize| (0..count.max(1)).map(|_| Arc::default()).collect();
         let board = Arc::new(Switchboard::new(&registry));
@@ -273,6 +274,11 @@ impl Engine {
         Arc::clone(&self.trust)
     }
 
+    /// Has an event loop told of mappings that leave `redis_only`; to be called before it serves clients.
+    pub fn attach(&self, mailbox: &Arc<Mailbox>) {
+        self.board.attach(Arc::clone(mailbox));
+    }
+
     /// Goes by what operators have settled before this proxy began: mapping, and value as JSON.
     pub fn adopt(&self, entries: &[(String, String)]) {
         self.board.adopt(entries);
@@ -379,24 +385,24 @@ impl Engine {
 
     /// Whether Redis is told first of any key, as a rule.
     pub fn is_cache_first(&self) -> bool {
-        let mut mappings = self.registry.mappings().iter();
+        let mut mappings = self.registry.mappings();
         mappings.any(|mapping| mapping.strategy() == Strategy::CacheFirst)
     }
 
     /// Whether Redis may be told first of any key.
     pub fn writes_behind(&self) -> bool {
-        self.registry.mappings().iter().any(|mapping| mapping.may_be_behind())
+        self.registry.mappings().any(|mapping| mapping.may_be_behind())
     }
 
     /// Whether that may become so by a change of strategies.
     pub fn may_ever_write_behind(&self) -> bool {
-        self.registry.mappings().iter().any(|mapping| mapping.may_ever_be_behind())
+        self.registry.all().iter().any(|mapping| mapping.may_ever_be_behind())
     }
 
     /// Whether Redis may have what Postgres lacks: changes, of this proxy or of another one that has just lost
     /// Postgres, or keys of a mapping that has not migrated.
     pub fn needs_what_redis_has(&self) -> bool {
-        self.writes_behind() || self.registry.mappings().iter().any(|mapping| mapping.imports)
+        self.writes_behind() || self.registry.mappings().any(|mapping| mapping.imports())
     }
 
     /// Has Redis never be told first of what is written through as a rule.
@@ -413,7 +419,7 @@ impl Engine {
     pub fn degraded_mappings(&self) -> Vec<String> {
         let is_degraded =
             |mapping: &&Arc<Mapping>| self.health.strategy_of(mapping) != mapping.strategy();
-        let degraded = self.registry.mappings().iter().filter(is_degraded);
+        let degraded = self.registry.mappings().filter(is_degraded);
         degraded.map(|mapping| mapping.name.clone()).collect()
     }
 

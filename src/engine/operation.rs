@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::mailbox::ReplyTo;
 use super::stream::Large;
 use crate::command::{Command, Listing, Mapped, Read, Write};
-use crate::mapping::MappedKey;
+use crate::mapping::{MappedKey, Pass};
 use crate::metrics::{Metrics, Side};
 use crate::protocol::Reply;
 
@@ -23,6 +23,8 @@ pub struct Operation {
     pub keys: Vec<MappedKey>,
     /// Keys that are not mapped (DEL, UNLINK and EXISTS take both).
     pub others: Vec<Bytes>,
+    /// For those of the others that are of a `redis_only` mapping.
+    pub passes: Vec<Pass>,
     pub reply_to: ReplyTo,
     arrived: Instant,
     answered: AtomicBool,
@@ -47,6 +49,7 @@ impl Operation {
             arguments,
             keys,
             others,
+            passes: Vec::new(),
             reply_to,
             arrived: Instant::now(),
             answered: AtomicBool::new(false),

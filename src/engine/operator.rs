@@ -134,7 +134,7 @@ impl Operator {
 
     /// Whether a mapping's table does not fit any more, so that its keys are refused.
     pub fn is_set_aside(&self, name: &str) -> bool {
-        let mut mappings = self.engine.registry().mappings().iter();
+        let mut mappings = self.engine.registry().mappings();
         let mapping = mappings.find(|mapping| mapping.name == name);
         mapping.is_some_and(|mapping| self.engine.current(mapping).is_none())
     }
@@ -159,7 +159,7 @@ impl Operator {
     /// When there is none of this number, or Postgres does not take it.
     pub async fn retry_dead_letter(&self, id: i64) -> Result<(), NotDone> {
         let registry = self.engine.registry();
-        let mappings = registry.mappings().iter();
+        let mappings = registry.mappings();
         let mappings: Vec<Arc<Mapping>> =
             mappings.filter_map(|mapping| self.engine.current(mapping)).collect();
         let retry = async |session: &mut Session| {
@@ -202,7 +202,7 @@ impl Operator {
             return Err(NotDone::NoMapping(name.to_owned()));
         }
         let registry = self.engine.registry();
-        if registry.mappings().is_empty() {
+        if registry.is_empty() {
             return Err(NotDone::NoMappings);
         }
         // Of its own: it holds a lock for as long as it takes.
@@ -213,15 +213,22 @@ impl Operator {
         let mut done = Vec::new();
         for plan in plans.iter().filter(|plan| name.is_none_or(|name| plan.config.name == name)) {
             let own = &plan.config.name;
-            let mut mappings = registry.mappings().iter();
+            let mut mappings = registry.all().iter();
             let Some(mapping) = mappings.find(|mapping| mapping.index == plan.index) else {
                 if name.is_some() {
-                    return Err(NotDone::NotSwitched(own.clone(), NotSwitched::RedisOnly.into()));
+                    return Err(NotDone::NotSwitched(
+                        own.clone(),
+                        NotSwitched::PassesThrough.into(),
+                    ));
                 }
                 continue;
             };
+            if name.is_none() && !mapping.gate.has_rows() {
+                continue;
+            }
             let (session, control) = (&mut session, &mut control);
-            let mut switcher = Switcher { session, control, registry, limit: USUAL_LIMIT };
+            let limit = USUAL_LIMIT;
+            let mut switcher = Switcher { session, control, registry, limit, discards_rows: false };
             let switched = switcher.switch(mapping, plan.config.strategy, target).await;
             let switched =
                 switched.map_err(|error| NotDone::NotSwitched(own.clone(), error.into()))?;
@@ -255,10 +262,10 @@ impl Operator {
     /// # Errors
     /// When there is no such mapping, when somebody is at it already, or a store does not answer.
     pub async fn clear_cache(&self, name: Option<&str>) -> Result<Cleared, NotDone> {
-        let mappings = self.engine.registry().mappings();
+        let mut mappings = self.engine.registry().mappings();
         match name {
-            None if mappings.is_empty() => return Err(NotDone::NoMappings),
-            Some(name) if !mappings.iter().any(|mapping| mapping.name == name) => {
+            None if mappings.next().is_none() => return Err(NotDone::NoMappings),
+            Some(name) if !mappings.any(|mapping| mapping.name == name) => {
                 return Err(NotDone::NoMapping(name.to_owned()));
             }
             _ => {}
@@ -302,7 +309,7 @@ impl Operator {
         for mapping in self.engine.registry().mappings() {
             let of_mapping = keys.iter().filter(|key| key.mapping.index == mapping.index);
             let of_mapping: Vec<&MappedKey> = of_mapping.collect();
-            if of_mapping.is_empty() || !mapping.imports {
+            if of_mapping.is_empty() || !mapping.imports() {
                 copies.extend(of_mapping);
                 continue;
             }
@@ -341,25 +348,16 @@ impl Operator {
     /// # Errors
     /// When another one runs, when it is for no mapping of which both stores may have keys, or a store does not answer.
     pub async fn start_job(&self, order: Order) -> Result<JobReport, NotDone> {
-        let names = self.moving(order.mapping.as_deref())?;
+        let mappings = self.moving(order.mapping.as_deref())?;
         let place = self.jobs.take_place();
         let place = place.map_err(|runs| runs.map_or(NotDone::Busy, NotDone::JobRuns))?;
         let phases = self.with_session(async |session| Ok(session.phases().await?)).await?;
-        let registry = Arc::clone(&self.engine.registry);
-        let mut mappings = Vec::new();
-        for name in names {
-            let mapping = registry.mappings().iter().find(|mapping| mapping.name == name);
-            let moves = phases.get(name).is_some_and(|phase| !phase.passes_through());
-            let Some(mapping) = mapping.filter(|_| moves) else {
-                return Err(NotDone::NotMoving(name.to_owned()));
-            };
-            mappings.push(Arc::clone(mapping));
-        }
         let job = job_of(&order, mappings, &phases)?;
         // What jobs read and fill is no client's.
         let metrics = Arc::new(Metrics::new(COMMANDS.len(), self.settings.plans.len()));
         let settings = EngineSettings { metrics, ..self.settings.clone() };
-        let ground = Ground::open(&settings, registry).await.map_err(|error| match error {
+        let ground = Ground::open(&settings, Arc::clone(&self.engine.registry)).await;
+        let ground = ground.map_err(|error| match error {
             MovingError::Store(error) => NotDone::Store(error),
             MovingError::Upstream(error) => NotDone::Upstream(error),
             _ => NotDone::NotSwept,
@@ -367,21 +365,22 @@ impl Operator {
         place.start(order, job, Arc::new(ground)).await.map_err(NotDone::NoThread)
     }
 
-    /// The mapping of this name, or all, of those that have a side in Postgres.
-    fn moving(&self, wanted: Option<&str>) -> Result<Vec<&str>, NotDone> {
-        let plans = self.settings.plans.iter();
-        let names: Vec<&str> = plans
-            .filter(|plan| plan.config.strategy != Strategy::RedisOnly)
-            .map(|plan| plan.config.name.as_str())
-            .collect();
-        match wanted {
-            _ if names.is_empty() => Err(NotDone::NoMappings),
-            None => Ok(names),
-            Some(name) if names.contains(&name) => {
-                Ok(names.into_iter().filter(|known| *known == name).collect())
-            }
-            Some(name) => Err(NotDone::NoMapping(name.to_owned())),
+    /// The mapping of this name, or all, of those that have a side in Postgres now.
+    fn moving(&self, wanted: Option<&str>) -> Result<Vec<Arc<Mapping>>, NotDone> {
+        let mappings = self.engine.registry.mappings();
+        let is_wanted = |mapping: &&Arc<Mapping>| wanted.is_none_or(|name| mapping.name == name);
+        let mappings: Vec<Arc<Mapping>> = mappings.filter(is_wanted).cloned().collect();
+        if !mappings.is_empty() {
+            return Ok(mappings);
         }
+        let mut plans = self.settings.plans.iter();
+        Err(match wanted {
+            None => NotDone::NoMappings,
+            Some(name) if plans.any(|plan| plan.config.name == name) => {
+                NotDone::NotMoving(name.to_owned())
+            }
+            Some(name) => NotDone::NoMapping(name.to_owned()),
+        })
     }
 
     /// Does something over the one session. It is taken out meanwhile: a future that is dropped half-way takes it,

@@ -17,6 +17,8 @@ use crate::value::ValueKind;
 pub enum Touch {
     /// No key is mapped: the upstream answers.
     Nothing,
+    /// So, but some are of a mapping that may get a side in Postgres.
+    Passing,
     /// Its one key is mapped, and Redis may answer it as it came: with a reply that proves that the key
     /// was there. With its mapping's place in the configuration file.
     Asks(Proof, &'static Gate, usize),
@@ -39,6 +41,8 @@ pub enum MappedRoute {
     Watch { keys: Vec<MappedKey>, others: Vec<Bytes> },
     /// Tell the client this.
     Refuse(String),
+    /// A key's mapping is on its way out of `redis_only`, or has just come back to it: try again.
+    Wait,
 }
 
 impl Engine {
@@ -58,7 +62,9 @@ impl Engine {
             return touch;
         }
         command.for_each_key(count, &argument, |at| self.touch_key(argument(at), &mut touch));
-        if touch == Touch::Nothing && self.looks_up_mapped_keys(command, count, argument) {
+        if matches!(touch, Touch::Nothing | Touch::Passing)
+            && self.looks_up_mapped_keys(command, count, argument)
+        {
             touch = Touch::Mapped;
         }
         touch
@@ -80,7 +86,11 @@ impl Engine {
     fn touch_only_key(&self, command: &Command, key: &[u8], touch: &mut Touch) {
         if key.starts_with(RESERVED_PREFIX) {
             *touch = Touch::Reserved;
-        } else if let Some(mapping) = self.registry().find(key) {
+        } else if let Some(mapping) = self.registry().find_any(key) {
+            if mapping.gate.passes_through() {
+                *touch = Touch::Passing;
+                return;
+            }
             *touch = match command.mapped {
                 Mapped::Read(Read { proof, of, .. })
                     if proof != Proof::Never
@@ -97,8 +107,11 @@ impl Engine {
     fn touch_key(&self, key: &[u8], touch: &mut Touch) {
         if key.starts_with(RESERVED_PREFIX) {
             *touch = Touch::Reserved;
-        } else if *touch == Touch::Nothing && self.registry().find(key).is_some() {
-            *touch = Touch::Mapped;
+        } else if matches!(*touch, Touch::Nothing | Touch::Passing)
+            && let Some(mapping) = self.registry().find_any(key)
+        {
+            let passes = mapping.gate.passes_through();
+            *touch = if passes { Touch::Passing } else { Touch::Mapped };
         }
     }
 
@@ -121,6 +134,9 @@ impl Engine {
                 None => others.push(arguments[at].clone()),
             },
         );
+        if others.iter().any(|key| self.is_leaving_redis(key)) {
+            return MappedRoute::Wait;
+        }
         let fits = |of: Option<ValueKind>| {
             of.is_none_or(|of| keys.iter().all(|key| key.mapping.holds() == of))
         };
@@ -128,8 +144,12 @@ impl Engine {
             // Redis tells what it has to say of a key that holds something else.
             Mapped::Read(Read { of, .. }) | Mapped::Write(Write { of, .. }) => !fits(of),
             Mapped::Lent | Mapped::Refused(_) | Mapped::NotApplicable => true,
+            Mapped::Watched if keys.is_empty() => return MappedRoute::Wait,
             Mapped::Watched => return MappedRoute::Watch { keys, others },
         };
+        if keys.is_empty() && !lends {
+            return MappedRoute::Wait;
+        }
         if lends {
             let argument = |at: usize| &arguments[at][..];
             return match self.lent_request(command, bytes, arguments.len(), argument) {
@@ -147,15 +167,26 @@ impl Engine {
 
 impl Engine {
     /// Lets an operation in at the gates of all its keys' mappings; `false` when one of them is closed.
-    pub fn admit(keys: &mut [MappedKey]) -> bool {
+    pub fn admit(&self, operation: &mut Operation) -> bool {
+        let Operation { keys, others, passes, .. } = operation;
         for key in &mut *keys {
             key.pass = key.mapping.gate.enter();
         }
-        let is_in = keys.iter().all(|key| key.pass.is_some());
+        let passing = others.iter().filter_map(|key| self.registry().find_any(key));
+        let passing: Option<Vec<Pass>> =
+            passing.map(|mapping| mapping.gate.enter_passing()).collect();
+        let is_in = passing.is_some() && keys.iter().all(|key| key.pass.is_some());
         if !is_in {
             keys.iter_mut().for_each(|key| key.pass = None);
         }
+        *passes = passing.unwrap_or_default();
         is_in
+    }
+
+    /// Whether a key is in Redis alone, and its mapping's gate is closed.
+    pub fn is_leaving_redis(&self, key: &[u8]) -> bool {
+        let mapping = self.registry().find_any(key);
+        mapping.is_some_and(|mapping| !mapping.gate.has_rows() && mapping.gate.is_closed())
     }
 
     /// Hands over a read of one key that Redis could not answer for good (see [`Touch::Asks`]).

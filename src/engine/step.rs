@@ -124,7 +124,7 @@ impl Engine {
             && self.health.strategy_of(&key.mapping) == Strategy::CacheFirst
             && !self.health.is_lost()
             // Redis may have such a key with an end of its own, and nobody else.
-            && !key.mapping.imports;
+            && !key.mapping.imports();
         if !is_told_first || write.of.is_some_and(|of| of != key.mapping.holds()) {
             return None;
         }

@@ -15,8 +15,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
+use super::mailbox::{Mail, Mailbox};
 use crate::config::Strategy;
-use crate::mapping::{Mapping, Registry};
+use crate::mapping::{Gate, Mapping, Registry};
 
 /// What holds for a mapping: the members of a row of `respgres.control` that are about its strategy.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +34,8 @@ pub struct Entry {
 pub(super) struct Switchboard {
     mappings: Vec<Arc<Mapping>>,
     known: Mutex<HashMap<String, Entry>>,
+    /// Of the event loops.
+    loops: Mutex<Vec<Arc<Mailbox>>>,
 }
 
 /// How far this proxy is with what it knows.
@@ -67,7 +70,7 @@ impl Entry {
 
 impl Switchboard {
     pub(super) fn new(registry: &Registry) -> Self {
-        Self { mappings: registry.mappings().to_vec(), known: Mutex::default() }
+        Self { mappings: registry.all().to_vec(), ..Self::default() }
     }
 
     fn known(&self) -> std::sync::MutexGuard<'_, HashMap<String, Entry>> {
@@ -103,6 +106,22 @@ impl Switchboard {
         newer.map(|(mapping, entry)| (mapping.clone(), entry.version, entry.text())).collect()
     }
 
+    /// Has an event loop told of what it has to wait for.
+    pub(super) fn attach(&self, mailbox: Arc<Mailbox>) {
+        self.loops.lock().unwrap_or_else(PoisonError::into_inner).push(mailbox);
+    }
+
+    /// Closes a gate. Nobody has counted the requests that passed through it: each event loop gets a pass, and holds
+    /// it until those that it has under way are answered.
+    fn close(&self, gate: &'static Gate) {
+        let passed_through = gate.passes_through();
+        gate.close();
+        if passed_through {
+            let loops = self.loops.lock().unwrap_or_else(PoisonError::into_inner);
+            loops.iter().for_each(|mailbox| mailbox.put(Mail::Fence(gate.hold())));
+        }
+    }
+
     /// Goes by what is known, as far as that is possible now.
     pub(super) fn settle(&self) -> Settled {
         let mut settled = Settled::default();
@@ -118,7 +137,9 @@ impl Switchboard {
                 // What comes of it is not known yet.
                 Some(_) => None,
                 None => match Strategy::parse(&entry.strategy) {
-                    Ok(strategy) if strategy != Strategy::RedisOnly => Some(strategy),
+                    Ok(strategy) if strategy != Strategy::RedisOnly || !gate.has_rows() => {
+                        Some(strategy)
+                    }
                     _ => None,
                 },
             };
@@ -128,7 +149,7 @@ impl Switchboard {
                 settled.acknowledged.insert(mapping.name.clone(), entry.version);
                 continue;
             }
-            gate.close();
+            self.close(gate);
             if !gate.is_empty() {
                 settled.is_waiting = true;
                 settled.is_behind |= entry.target.is_none();

@@ -12,8 +12,11 @@
 //! - Proxies are taken for dead when their leases in both stores have ended, by the stores' clocks. Their sessions
 //!   are ended before the change is settled.
 //! - What was written past Redis has left it before the strategy is another.
-//! - While a mapping is `postgres_only` nobody makes copies; those from before are gone before it leaves that
-//!   strategy.
+//! - A mapping that leaves `redis_only` begins with no rows, and imports. With the barrier in place no request that
+//!   passed through is under way: each event loop has had the replies to what it had appended.
+//! - While a mapping is `postgres_only` nobody makes copies; they are gone before it leaves that strategy. What only
+//!   Redis has stays, and a mapping that imports neither becomes `postgres_only` nor leaves that; but one that leaves
+//!   `redis_only` may become so, as it has no copies.
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
@@ -25,10 +28,11 @@ use tokio::time::{Instant, sleep};
 
 use super::fleet::Standing;
 use super::switchboard::Entry;
+use crate::command::Needs;
 use crate::config::Strategy;
-use crate::mapping::{Mapping, Registry};
+use crate::mapping::{MappedKey, Mapping, Phase, Registry};
 use crate::store::sole::Work;
-use crate::store::{Session, StoreError};
+use crate::store::{RowLock, Session, StoreError, Want};
 use crate::upstream::UpstreamError;
 use crate::upstream::control::{Control, Frame, scan_page};
 use crate::upstream::scripts::{Call, Script, aside_of, mark_of, owner_of};
@@ -47,6 +51,8 @@ pub struct Switcher<'a> {
     pub control: &'a mut Control,
     pub registry: &'a Registry,
     pub limit: Duration,
+    /// Whether a table may be emptied that has rows from before its mapping was `redis_only`.
+    pub discards_rows: bool,
 }
 
 /// Why a strategy was not changed.
@@ -55,10 +61,34 @@ pub enum NotSwitched {
     #[error("another strategy is just being changed; try again when that is done")]
     Busy,
     #[error(
-        "a mapping goes into or out of redis_only only by its configuration file and a restart of all \
-         proxies: what one side has is not brought to the other"
+        "a mapping goes into redis_only while no proxy runs: stop them, and say `respgres rollback`"
     )]
-    RedisOnly,
+    IntoRedisOnly,
+    #[error(
+        "its table does not fit it; `respgres schema --apply` makes what is missing, and a restart of all \
+         proxies finds it"
+    )]
+    NoTable,
+    #[error(
+        "it passes through since this proxy has started: its table does not fit it (`respgres schema --apply` makes what is \
+         missing), or it was in phase preparation (`respgres phase set dual_write`); a restart of all proxies finds \
+         what has changed"
+    )]
+    PassesThrough,
+    #[error(
+        "it is in phase preparation; `respgres phase set dual_write` and a restart of all proxies end that"
+    )]
+    Preparation,
+    #[error(
+        "all mappings of the configuration file are redis_only, so that proxies do not even ask Postgres; \
+         change their strategies there, and start all proxies anew"
+    )]
+    WithoutPostgres,
+    #[error(
+        "its table has rows from before, of which Redis may have newer values; empty it, or have it emptied: \
+         `respgres strategy set … --discard-rows`"
+    )]
+    Rows,
     #[error(
         "the mapping has not migrated, and in postgres_only what Redis alone has would not be kept; bring its \
          keys over first (`respgres backfill`, `respgres phase set migrated`)"
@@ -83,6 +113,15 @@ pub enum NotSwitched {
         have Redis"
     )]
     Outbox,
+    #[error("the proxy {0} is alive; stop all of them, and start them again when this is done")]
+    Alive(String),
+    #[error(
+        "the journal has changes that Postgres lacks; start a proxy until `respgres journal status` says that there \
+         are none"
+    )]
+    Unflushed,
+    #[error("Redis does not have what Postgres has of the key {0}: somebody has changed either")]
+    Different(String),
     #[error("Postgres: {0}")]
     Store(#[from] StoreError),
     #[error("Postgres, in the last step: {0}; `respgres strategy get` tells what holds")]
@@ -104,8 +143,8 @@ pub enum Switched {
 
 /// What the stores say of one proxy.
 #[derive(Debug, Default)]
-struct Seen {
-    is_alive: bool,
+pub(super) struct Seen {
+    pub(super) is_alive: bool,
     acknowledged: u64,
 }
 
@@ -151,9 +190,6 @@ impl Switcher<'_> {
         initial: Strategy,
         target: Strategy,
     ) -> Result<Switched, NotSwitched> {
-        if target == Strategy::RedisOnly || initial == Strategy::RedisOnly {
-            return Err(NotSwitched::RedisOnly);
-        }
         if !self.session.take_on(Work::Switch).await? {
             return Err(NotSwitched::Busy);
         }
@@ -170,19 +206,19 @@ impl Switcher<'_> {
         initial: Strategy,
         target: Strategy,
     ) -> Result<Switched, NotSwitched> {
-        let mut entry = self.entry(mapping).await?;
-        if entry.is_unset() || entry.strategy.is_empty() {
-            entry.strategy = initial.name().to_owned();
-        }
-        if entry.target.is_some() {
-            // Somebody has died over it.
-            entry = self.change(mapping, &entry, None).await?;
-        }
+        let entry = self.clean_entry(mapping, initial).await?;
         if entry.strategy == target.name() {
             return Ok(Switched::Already);
         }
-        let postgres_only = Strategy::PostgresOnly;
-        if mapping.imports && [&entry.strategy[..], target.name()].contains(&postgres_only.name()) {
+        if target == Strategy::RedisOnly {
+            return Err(NotSwitched::IntoRedisOnly);
+        }
+        let (redis_only, postgres_only) =
+            (Strategy::RedisOnly.name(), Strategy::PostgresOnly.name());
+        if mapping.imports()
+            && entry.strategy != redis_only
+            && [&entry.strategy[..], target.name()].contains(&postgres_only)
+        {
             return Err(NotSwitched::Imports);
         }
         // Both stores are there.
@@ -190,33 +226,70 @@ impl Switcher<'_> {
         if target == Strategy::CacheFirst {
             self.check_eviction().await?;
         }
-        if entry.strategy == Strategy::PostgresOnly.name() {
+        if entry.strategy == postgres_only {
             // Nobody makes copies now.
             self.drop_copies(mapping).await?;
         }
+        let leaves_redis = entry.strategy == redis_only;
+        if leaves_redis && !self.discards_rows && self.session.has_rows(mapping).await? {
+            return Err(NotSwitched::Rows);
+        }
         let began = Instant::now();
         let barrier = self.change(mapping, &entry, Some(target)).await?;
-        let ready = self.get_ready(mapping, &barrier, began + self.limit).await;
+        let mut ready = self.get_ready(mapping, &barrier, began + self.limit).await;
+        if leaves_redis && ready.is_ok() {
+            ready = self.forget_rows(mapping).await;
+        }
         if let Err(why) = ready {
             self.change(mapping, &barrier, None).await?;
             return Err(why);
         }
-        let settled = Entry { strategy: target.name().to_owned(), ..barrier };
-        let settled = match self.change(mapping, &settled, None).await {
-            Err(NotSwitched::Store(error)) => return Err(NotSwitched::InDoubt(error)),
-            settled => settled?,
-        };
+        let phase = leaves_redis.then_some(Phase::DualWrite);
+        let settled = self.settle(mapping, barrier, target, phase).await?;
         if let Err(error) = self.until_acknowledged(mapping, settled.version, self.limit).await {
             tracing::warn!(%error, "a strategy is changed, but not all proxies are known to go by it");
         }
         let waited = began.elapsed();
+        // Of one that has left Redis just now there are originals alone.
         if target == Strategy::PostgresOnly
+            && !leaves_redis
             && let Err(error) = self.drop_copies(mapping).await
         {
             tracing::warn!(%error, "copies of a mapping that has none any more were not dropped");
         }
         tracing::info!(mapping = %mapping.name, to = target.name(), ?waited, "the strategy is changed for all proxies");
         Ok(Switched::Done { waited })
+    }
+
+    /// What holds for a mapping; if somebody has died over changing it, nobody changes it any more.
+    pub(super) async fn clean_entry(
+        &mut self,
+        mapping: &Mapping,
+        initial: Strategy,
+    ) -> Result<Entry, NotSwitched> {
+        let mut entry = self.entry(mapping).await?;
+        if entry.is_unset() || entry.strategy.is_empty() {
+            entry.strategy = initial.name().to_owned();
+        }
+        if entry.target.is_some() {
+            entry = self.change(mapping, &entry, None).await?;
+        }
+        Ok(entry)
+    }
+
+    /// The last version: all go by the target from now on.
+    pub(super) async fn settle(
+        &mut self,
+        mapping: &Mapping,
+        barrier: Entry,
+        target: Strategy,
+        phase: Option<Phase>,
+    ) -> Result<Entry, NotSwitched> {
+        let settled = Entry { strategy: target.name().to_owned(), ..barrier };
+        match self.change_with(mapping, &settled, None, phase).await {
+            Err(NotSwitched::Store(error)) => Err(NotSwitched::InDoubt(error)),
+            settled => settled,
+        }
     }
 
     /// With the barrier in place: until the strategy may be changed.
@@ -239,25 +312,40 @@ impl Switcher<'_> {
 
     /// Makes the entry's next version, in Postgres and then in Redis, of which it is not certain that it
     /// hears: the proxies tell it what it lacks.
-    async fn change(
+    pub(super) async fn change(
         &mut self,
         mapping: &Mapping,
         entry: &Entry,
         target: Option<Strategy>,
+    ) -> Result<Entry, NotSwitched> {
+        self.change_with(mapping, entry, target, None).await
+    }
+
+    /// The same; from the new version on the mapping is in this phase.
+    async fn change_with(
+        &mut self,
+        mapping: &Mapping,
+        entry: &Entry,
+        target: Option<Strategy>,
+        phase: Option<Phase>,
     ) -> Result<Entry, NotSwitched> {
         let next = Entry {
             version: entry.version + 1,
             strategy: entry.strategy.clone(),
             target: target.map(|target| target.name().to_owned()),
         };
-        put(self.session, &mapping.name, &next).await?;
+        put(self.session, &mapping.name, &next, phase).await?;
         if let Err(error) = self.announce(mapping, &next).await {
             tracing::debug!(%error, "Redis was not told of a strategy");
         }
         Ok(next)
     }
 
-    async fn announce(&mut self, mapping: &Mapping, entry: &Entry) -> Result<(), UpstreamError> {
+    pub(super) async fn announce(
+        &mut self,
+        mapping: &Mapping,
+        entry: &Entry,
+    ) -> Result<(), UpstreamError> {
         let told = (mapping.name.clone(), entry.version, entry.text());
         self.control.announce(&[told]).await
     }
@@ -285,7 +373,10 @@ impl Switcher<'_> {
         }
     }
 
-    async fn look(&mut self, mapping: &str) -> Result<BTreeMap<String, Seen>, NotSwitched> {
+    pub(super) async fn look(
+        &mut self,
+        mapping: &str,
+    ) -> Result<BTreeMap<String, Seen>, NotSwitched> {
         let mut all: BTreeMap<String, Seen> = BTreeMap::new();
         let mut see = |id: String, left_ms: i64, standing: &str| {
             let seen = all.entry(id).or_default();
@@ -337,6 +428,12 @@ impl Switcher<'_> {
         Ok(())
     }
 
+    /// Of a mapping that leaves `redis_only`, with the barrier in place: from now on what Redis has is imported,
+    /// so nothing may say of its keys that Postgres has had them.
+    async fn forget_rows(&mut self, mapping: &Mapping) -> Result<(), NotSwitched> {
+        Ok(self.session.forget_rows(mapping, self.discards_rows).await?)
+    }
+
     async fn check_eviction(&mut self) -> Result<(), NotSwitched> {
         let words =
             ["CONFIG", "GET", "maxmemory-policy"].map(|word| Bytes::from_static(word.as_bytes()));
@@ -350,31 +447,54 @@ impl Switcher<'_> {
         }
     }
 
-    /// Drops the copies of a mapping's keys, and what stands beside them. Twice: what was set aside may have come
-    /// back behind the walk.
-    /// Which of these are copies, or have marks alone: a value without an end is none, and may be nowhere else.
+    /// Which of a mapping's keys have nothing in Redis that may be nowhere else: copies, and marks alone. A copy has an
+    /// end, but for one that was made complete; it has a row. While a mapping imports, an original may have an end, too.
     async fn copies_of(
         &mut self,
-        keys: HashSet<Bytes, ahash::RandomState>,
+        mapping: &Mapping,
+        keys: Vec<Bytes>,
     ) -> Result<Vec<Bytes>, NotSwitched> {
-        let keys: Vec<Bytes> = keys.into_iter().collect();
-        let asked: Vec<[Bytes; 2]> =
-            keys.iter().map(|key| [Bytes::from_static(b"PTTL"), key.clone()]).collect();
-        let asked: Vec<&[Bytes]> = asked.iter().map(|words| &words[..]).collect();
-        let told = if keys.is_empty() { Vec::new() } else { self.control.commands(&asked).await? };
         let mut copies = Vec::new();
-        for (key, told) in keys.into_iter().zip(told) {
-            match told {
-                Frame::Integer(-1) => {}
-                Frame::Integer(_) => copies.push(key),
-                Frame::Error(text) => return Err(UpstreamError::Refused(text.to_string()).into()),
-                _ => return Err(UpstreamError::Protocol("an odd answer to PTTL".into()).into()),
+        let mut in_doubt = keys;
+        if !mapping.imports() {
+            let asked: Vec<[Bytes; 2]> =
+                in_doubt.iter().map(|key| [Bytes::from_static(b"PTTL"), key.clone()]).collect();
+            let asked: Vec<&[Bytes]> = asked.iter().map(|words| &words[..]).collect();
+            let told = self.control.commands(&asked).await?;
+            for (key, told) in std::mem::take(&mut in_doubt).into_iter().zip(told) {
+                match told {
+                    Frame::Integer(-1) => in_doubt.push(key),
+                    Frame::Integer(_) => copies.push(key),
+                    Frame::Error(text) => {
+                        return Err(UpstreamError::Refused(text.to_string()).into());
+                    }
+                    _ => return Err(UpstreamError::Protocol("an odd answer to PTTL".into()).into()),
+                }
             }
         }
+        if in_doubt.is_empty() {
+            return Ok(copies);
+        }
+        let keys: Vec<MappedKey> =
+            in_doubt.iter().filter_map(|key| self.registry.mapped_key(key)).collect();
+        let needs = Needs { existence: true, ..Needs::default() };
+        let wants: Vec<Want<'_>> =
+            keys.iter().map(|key| Want { key, needs: &needs, whole_up_to: 0 }).collect();
+        let read = self.session.read_parts(mapping, &wants, RowLock::None).await?;
+        let names: Vec<&[u8]> = keys.iter().map(|key| &key.key[..]).collect();
+        let had = match mapping.imports() {
+            true => self.session.has_had(mapping, &names).await?,
+            false => vec![false; names.len()],
+        };
+        let known = keys.iter().zip(read.rows.iter().zip(had));
+        let known = known.filter(|(_, (row, had))| row.present || *had);
+        copies.extend(known.map(|(key, _)| key.key.clone()));
         Ok(copies)
     }
 
-    async fn drop_copies(&mut self, mapping: &Mapping) -> Result<(), NotSwitched> {
+    /// Drops the copies of a mapping's keys, and what stands beside them; not what only Redis has. Twice: what was set
+    /// aside may have come back behind the walk.
+    pub(super) async fn drop_copies(&mut self, mapping: &Mapping) -> Result<(), NotSwitched> {
         for _ in 0..2 {
             let mut cursor = Bytes::from_static(b"0");
             loop {
@@ -388,7 +508,7 @@ impl Switcher<'_> {
                     self.registry.find(key).is_some_and(|found| found.index == mapping.index)
                 };
                 let keys: HashSet<Bytes, ahash::RandomState> = owners.filter(of_mapping).collect();
-                let keys = self.copies_of(keys).await?;
+                let keys = self.copies_of(mapping, keys.into_iter().collect()).await?;
                 if !keys.is_empty() {
                     let keys =
                         keys.iter().flat_map(|key| [key.clone(), mark_of(key), aside_of(key)]);
@@ -427,17 +547,25 @@ pub(super) async fn call_off(
         };
         tracing::info!(mapping, "a change of its strategy that nobody carries on is called off");
         let next = Entry { version: entry.version + 1, target: None, ..entry };
-        done = done.and(put(session, &mapping, &next).await);
+        done = done.and(put(session, &mapping, &next, None).await);
     }
     session.lay_down(Work::Switch).await?;
     done
 }
 
 /// Makes an entry's next version.
-async fn put(session: &mut Session, mapping: &str, entry: &Entry) -> Result<(), NotSwitched> {
-    let members = json!({
+async fn put(
+    session: &mut Session,
+    mapping: &str,
+    entry: &Entry,
+    phase: Option<Phase>,
+) -> Result<(), NotSwitched> {
+    let mut members = json!({
         "version": entry.version, "strategy": entry.strategy, "target": entry.target
     });
+    if let Some(phase) = phase {
+        members["phase"] = phase.name().into();
+    }
     let before = entry.version - 1;
     match session.change_mapping_entry(mapping, before, &members.to_string()).await? {
         true => Ok(()),

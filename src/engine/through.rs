@@ -709,7 +709,7 @@ pub(super) fn set_aside() -> StoreError {
 /// Whether Redis may have copies of an operation's keys, or the keys themselves.
 fn needs_upstream(operation: &Operation) -> bool {
     let mut mappings = operation.keys.iter().map(|key| &key.mapping);
-    mappings.any(|mapping| mapping.strategy() != Strategy::PostgresOnly || mapping.imports)
+    mappings.any(|mapping| mapping.strategy() != Strategy::PostgresOnly || mapping.imports())
 }
 
 /// Whether Redis may be told first of any of its keys.

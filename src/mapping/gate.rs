@@ -5,6 +5,8 @@
 //! - Who is inside sees one strategy for all of his time.
 //! - Who has found the gate closed has not been inside; who has closed it and then found nobody inside knows
 //!   that nobody will be.
+//! - While Redis alone has the keys, nobody is let in: their requests pass through, and are counted only once the
+//!   gate is closed, by the event loops that have them under way.
 //!
 //! Who is inside is counted in several places, so that event loops do not wait for each other's memory. One
 //! leaves where he came in, and so do those whom he let in.
@@ -23,6 +25,8 @@ pub struct Gate {
     strategy: AtomicU8,
     /// Which entry of `respgres.control` the strategy is from; 0: the configuration file.
     version: AtomicU64,
+    /// Redis may have keys that Postgres lacks.
+    imports: AtomicBool,
     is_closed: AtomicBool,
     inside: [Place; PLACES],
 }
@@ -57,10 +61,11 @@ impl Eq for Gate {}
 
 impl Gate {
     /// An open one. There is one for each mapping of the configuration, for as long as the program runs.
-    pub fn new(strategy: Strategy) -> &'static Self {
+    pub fn new(strategy: Strategy, imports: bool) -> &'static Self {
         Box::leak(Box::new(Self {
             strategy: AtomicU8::new(strategy as u8),
             version: AtomicU64::new(0),
+            imports: AtomicBool::new(imports),
             is_closed: AtomicBool::new(false),
             inside: Default::default(),
         }))
@@ -80,10 +85,37 @@ impl Gate {
         self.version.load(Ordering::Acquire)
     }
 
-    /// Lets somebody in; `None` while it is closed.
+    /// Whether Redis may have keys that Postgres lacks.
+    pub fn imports(&self) -> bool {
+        self.imports.load(Ordering::Acquire)
+    }
+
+    /// Whether the keys have a side in Postgres.
+    pub fn has_rows(&self) -> bool {
+        self.strategy() != Strategy::RedisOnly
+    }
+
+    /// Whether requests for the keys pass through, uncounted.
+    pub fn passes_through(&self) -> bool {
+        // In this order: who sees it open after a change sees the change.
+        !self.is_closed() && !self.has_rows()
+    }
+
+    /// Lets somebody in; `None` while it is closed, or Redis alone has the keys.
     pub fn enter(&'static self) -> Option<Pass> {
-        let pass = Pass::new(self, this_place());
-        (!self.is_closed.load(Ordering::SeqCst)).then_some(pass)
+        let pass = self.hold();
+        (!self.is_closed() && self.has_rows()).then_some(pass)
+    }
+
+    /// Counts somebody for whom the keys are in Redis alone; `None` while it is closed, or Postgres has them.
+    pub fn enter_passing(&'static self) -> Option<Pass> {
+        let pass = self.hold();
+        self.passes_through().then_some(pass)
+    }
+
+    /// Counts somebody, also while it is closed: he may be at the keys since before.
+    pub fn hold(&'static self) -> Pass {
+        Pass::new(self, this_place())
     }
 
     pub fn is_closed(&self) -> bool {
@@ -101,6 +133,10 @@ impl Gate {
 
     /// Goes by this strategy from now on; to be called while it is closed, and nobody inside.
     pub fn adopt(&self, strategy: Strategy, version: u64) {
+        if !self.has_rows() && strategy != Strategy::RedisOnly {
+            // All keys are in Redis now.
+            self.imports.store(true, Ordering::Release);
+        }
         self.strategy.store(strategy as u8, Ordering::Release);
         self.version.store(version, Ordering::Release);
     }
@@ -152,7 +188,7 @@ mod tests {
 
     #[test]
     fn who_is_inside_keeps_the_strategy_and_those_he_lets_in_count_too() {
-        let gate = Gate::new(Strategy::DualWrite);
+        let gate = Gate::new(Strategy::DualWrite, false);
         let pass = gate.enter().unwrap();
         gate.close();
         assert!(gate.enter().is_none());
@@ -168,8 +204,25 @@ mod tests {
     }
 
     #[test]
+    fn keys_that_redis_alone_has_pass_through_until_it_is_closed_and_are_imported_afterwards() {
+        let gate = Gate::new(Strategy::RedisOnly, false);
+        assert!(gate.passes_through() && gate.enter().is_none());
+        let passing = gate.enter_passing().unwrap();
+        gate.close();
+        assert!(!gate.passes_through() && gate.enter_passing().is_none());
+        let held = gate.hold();
+        drop(passing);
+        assert!(!gate.is_empty());
+        drop(held);
+        assert!(gate.is_empty() && !gate.imports());
+        gate.adopt(Strategy::DualWrite, 2);
+        gate.open();
+        assert!(gate.imports() && gate.enter().is_some() && gate.enter_passing().is_none());
+    }
+
+    #[test]
     fn nobody_slips_in_while_it_is_closed() {
-        let gate = Gate::new(Strategy::DualWrite);
+        let gate = Gate::new(Strategy::DualWrite, false);
         let threads: Vec<_> = (0..4)
             .map(|_| {
                 std::thread::spawn(move || {
@@ -188,7 +241,8 @@ mod tests {
             while !gate.is_empty() {
                 std::thread::yield_now();
             }
-            gate.adopt(Strategy::ALL[usize::try_from(version % 5).unwrap()], version);
+            let strategies = [Strategy::PostgresOnly, Strategy::CacheFirst, Strategy::DualWrite];
+            gate.adopt(strategies[usize::try_from(version % 3).unwrap()], version);
             gate.open();
         }
         for thread in threads {

@@ -40,8 +40,6 @@ pub struct Mapping {
     pub on_expire: OnExpire,
     /// `None`: what is usual for its strategy.
     pub on_postgres_down: Option<OnPostgresDown>,
-    /// Redis may have keys that Postgres lacks: they are imported before anything is done with them.
-    pub imports: bool,
     pub layout: Layout,
 }
 
@@ -51,6 +49,11 @@ impl Mapping {
     /// By which strategy its keys are served now; may change while nobody is inside of its gate.
     pub fn strategy(&self) -> Strategy {
         self.gate.strategy()
+    }
+
+    /// Whether Redis may have keys that Postgres lacks: they are imported before anything is done with them.
+    pub fn imports(&self) -> bool {
+        self.gate.imports()
     }
 
     /// What becomes of keys that Redis does not have, while Postgres is lost.

@@ -29,7 +29,8 @@ pub struct Plan {
 #[derive(Debug)]
 pub struct Registry {
     mappings: Vec<Arc<Mapping>>,
-    /// Patterns of `redis_only` mappings that keep keys from one of the others.
+    /// Patterns of mappings that are not here, as their tables do not fit or are only checked, and that keep keys
+    /// from one of the others.
     keeping: Vec<KeyPattern>,
     /// Of all these patterns, those of `mappings` first.
     tree: PrefixTree,
@@ -147,21 +148,26 @@ impl Registry {
     /// A registry of these mappings. Should two patterns match the same key, the one that has a
     /// literal where they first differ has it. At most 1,000 of them, which the configuration sees to.
     ///
-    /// `redis_only` are the patterns of mappings that have no side in Postgres. Their keys belong to
+    /// `elsewhere` are the patterns of mappings that cannot have a side in Postgres now. Their keys belong to
     /// none of the mappings here, also where a less specific one matches them; a pattern that none of
     /// them could match the keys of costs nothing.
-    pub fn new(mappings: Vec<Arc<Mapping>>, redis_only: Vec<KeyPattern>) -> Self {
+    pub fn new(mappings: Vec<Arc<Mapping>>, elsewhere: Vec<KeyPattern>) -> Self {
         let takes_from = |pattern: &KeyPattern| {
             mappings.iter().any(|mapping| overlap::may_take_from(pattern, &mapping.pattern))
         };
-        let keeping: Vec<_> = redis_only.into_iter().filter(takes_from).collect();
+        let keeping: Vec<_> = elsewhere.into_iter().filter(takes_from).collect();
         let mapped = mappings.iter().map(|mapping| &mapping.pattern);
         let tree = PrefixTree::new(&mapped.chain(&keeping).collect::<Vec<_>>());
         Self { mappings, keeping, tree }
     }
 
-    /// The mapping that the key belongs to.
+    /// The mapping that the key belongs to, if it has a side in Postgres now: if it is not `redis_only`.
     pub fn find(&self, key: &[u8]) -> Option<&Arc<Mapping>> {
+        self.find_any(key).filter(|mapping| mapping.gate.has_rows())
+    }
+
+    /// The mapping that the key belongs to, `redis_only` or not.
+    pub fn find_any(&self, key: &[u8]) -> Option<&Arc<Mapping>> {
         let pattern = |index: usize| match self.mappings.get(index) {
             Some(mapping) => &mapping.pattern,
             None => &self.keeping[index - self.mappings.len()],
@@ -189,7 +195,7 @@ impl Registry {
 
     /// A mapping that may have keys which begin like this; in doubt there is one.
     pub fn that_may_hold(&self, beginning: &[u8]) -> Option<&Arc<Mapping>> {
-        self.mappings.iter().find(|mapping| {
+        self.mappings().find(|mapping| {
             let prefix = mapping.pattern.literal_prefix().as_bytes();
             prefix.starts_with(beginning) || beginning.starts_with(prefix)
         })
@@ -202,8 +208,13 @@ impl Registry {
         !others.any(|other| overlap::may_meet(other, &mapping.pattern))
     }
 
-    /// All mappings, in the order in which they were given.
-    pub fn mappings(&self) -> &[Arc<Mapping>] {
+    /// The mappings that have a side in Postgres now, in the order in which they were given.
+    pub fn mappings(&self) -> impl Iterator<Item = &Arc<Mapping>> {
+        self.mappings.iter().filter(|mapping| mapping.gate.has_rows())
+    }
+
+    /// All mappings, `redis_only` ones too, in the order in which they were given.
+    pub fn all(&self) -> &[Arc<Mapping>] {
         &self.mappings
     }
 

@@ -122,7 +122,7 @@ mod tests {
     use crate::mapping::Gate;
 
     fn ask(proof: Proof) -> Ask {
-        let pass = Gate::new(Strategy::DualWrite).enter().unwrap();
+        let pass = Gate::new(Strategy::DualWrite, false).enter().unwrap();
         let command = lookup(b"hget").unwrap();
         Ask { command, proof, mapping: 0, version: Version::Resp2, pass }
     }

@@ -48,6 +48,8 @@ pub(super) struct Client {
     /// Mapped writes under way, and the worker that they are with.
     pub(super) writes: Cell<u32>,
     pub(super) writer: Cell<usize>,
+    /// Keys that Redis alone has were named while there was a connection of its own.
+    pub(super) has_passed: Cell<bool>,
     /// What an EXEC that the engine runs does to the connection, and its slot.
     pub(super) exec_effects: RefCell<Option<(u32, Vec<Queued>)>>,
     fate: Cell<Fate>,
@@ -134,6 +136,7 @@ impl Client {
             on_scripts_lane: Cell::new(false),
             writes: Cell::new(0),
             writer: Cell::new(0),
+            has_passed: Cell::new(false),
             exec_effects: RefCell::default(),
             fate: Cell::new(Fate::Stays),
             most_output_bytes,

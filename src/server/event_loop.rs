@@ -87,11 +87,13 @@ impl EventLoop {
     pub(super) fn new(shared: Arc<Shared>, tasks: Tasks) -> Rc<Self> {
         let address = Rc::new(shared.upstream_address.clone());
         let read_buffer = vec![0; READ_BUFFER_BYTES].into_boxed_slice();
+        let mailbox = Arc::default();
+        shared.engine.attach(&mailbox);
         let counts = shared.engine.metrics().of_new_loop();
         Rc::new_cyclic(|me| Self {
             me: me.clone(),
             shared,
-            mailbox: Arc::default(),
+            mailbox,
             tasks,
             read_buffer: Rc::new(RefCell::new(read_buffer)),
             spare_inputs: SpareInputs::default(),
@@ -130,6 +132,10 @@ impl EventLoop {
                     }
                     Mail::Errand(errand) => {
                         self.run_errand(errand);
+                        continue;
+                    }
+                    Mail::Fence(pass) => {
+                        self.fence(&pass);
                         continue;
                     }
                     Mail::GiveBack(number) => {
@@ -236,6 +242,10 @@ impl EventLoop {
     pub(super) fn client(&self, owner: Owner) -> Option<Rc<Client>> {
         let clients = self.clients.borrow();
         clients.get(place_of(owner)).filter(|client| client.owner == owner).cloned()
+    }
+
+    pub(super) fn all_clients(&self) -> Vec<Rc<Client>> {
+        self.clients.borrow().iter().map(|(_, client)| Rc::clone(client)).collect()
     }
 
     // --- lanes ---

@@ -511,7 +511,7 @@ mod tests {
             proof: Proof::NonNil,
             mapping: 0,
             version: Version::Resp2,
-            pass: Gate::new(Strategy::DualWrite).enter().expect("it is open"),
+            pass: Gate::new(Strategy::DualWrite, false).enter().expect("it is open"),
         };
         expected.ask(ask, request, false);
     }

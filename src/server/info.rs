@@ -15,7 +15,7 @@ pub(super) fn section(shared: &Shared) -> String {
     line("respgres_uptime_in_seconds", &shared.started.elapsed().as_secs());
     line("respgres_connected_clients", &shared.roster.len());
     line("respgres_maxclients", &shared.max_clients);
-    line("respgres_mappings", &shared.engine.registry().mappings().len());
+    line("respgres_mappings", &shared.engine.registry().mappings().count());
     let health = shared.engine.health();
     let standing = match (health.is_lost, health.is_degraded) {
         (true, _) => "lost",

@@ -16,7 +16,7 @@ use super::expect::Unproven;
 use crate::command::{Command, Mapped};
 use crate::engine::refusal::{GATE_PATIENCE, gate_closed};
 use crate::engine::route::{MappedRoute, Touch};
-use crate::engine::{Engine, Loan, Over, ReplyTo, Runner, Told};
+use crate::engine::{Loan, Over, ReplyTo, Runner, Told};
 use crate::metrics;
 use crate::protocol::Reply;
 use crate::protocol::request::{Scanned, Scanner};
@@ -64,7 +64,7 @@ impl Talk {
         let arguments = arguments_of(&bytes, request.scanner);
         match engine.route_mapped(command, &bytes, arguments, self.reply_to(0)) {
             MappedRoute::Read(mut operation) => {
-                if !Engine::admit(&mut operation.keys) {
+                if !engine.admit(&mut operation) {
                     return self.wait_at_gate();
                 }
                 client.at_gate_since.set(None);
@@ -82,7 +82,7 @@ impl Talk {
                 engine.read(*operation);
             }
             MappedRoute::Write(mut operation) => {
-                if !Engine::admit(&mut operation.keys) {
+                if !engine.admit(&mut operation) {
                     return self.wait_at_gate();
                 }
                 client.at_gate_since.set(None);
@@ -126,6 +126,7 @@ impl Talk {
                 self.count(metrics::Way::Refused);
                 return Flow::Done;
             }
+            MappedRoute::Wait => return self.wait_at_gate(),
         }
         self.count(metrics::Way::Mapped);
         Flow::Done

@@ -12,6 +12,7 @@ mod conversation;
 mod errand;
 mod event_loop;
 mod expect;
+mod fence;
 mod info;
 mod large;
 mod listener;

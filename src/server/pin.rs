@@ -12,7 +12,7 @@ use super::queued::Queued;
 use super::roster::Standing;
 use super::subscription::Subscriptions;
 use super::takeover::Kept;
-use crate::command::{Command, Path};
+use crate::command::{Command, Path, lookup};
 use crate::protocol::{Reply, Version};
 use crate::upstream::Lane;
 
@@ -38,6 +38,8 @@ pub(super) struct Pin {
     pub(super) watching: bool,
     /// Until the reply of a blocking command is there.
     pub(super) blocking: bool,
+    /// The command waits for elements, inside Redis.
+    pub(super) waits_in_redis: bool,
     pub(super) subscriptions: Option<Subscriptions>,
     /// MONITOR, CLIENT TRACKING: until the client leaves or resets.
     pub(super) sticky: bool,
@@ -63,6 +65,7 @@ impl Pin {
             queued_database: None,
             watching: false,
             blocking: false,
+            waits_in_redis: false,
             subscriptions: None,
             sticky: false,
             tracking: None,
@@ -200,6 +203,8 @@ impl Talk {
         }
         if let Some(pin) = &mut self.client.session.borrow_mut().pin {
             pin.blocking = true;
+            pin.waits_in_redis =
+                lookup(name.as_bytes()).is_some_and(|known| known.path == Path::Blocking);
             pin.lane.set_patient(true);
             self.client.entry.begin_wait(pin.lane.upstream_id());
         }
@@ -278,6 +283,7 @@ impl Talk {
         }
         let mut session = self.client.session.borrow_mut();
         let Some(pin) = &mut session.pin else { return };
+        pin.waits_in_redis = false;
         if std::mem::take(&mut pin.blocking) {
             pin.spoiled |= self.client.entry.end_wait();
             pin.lane.set_patient(false);
@@ -294,6 +300,7 @@ impl Talk {
             return;
         }
         if let Some(pin) = session.pin.take() {
+            self.client.has_passed.set(false);
             drop(session);
             self.client.show_standing();
             if pin.spoiled {

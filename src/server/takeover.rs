@@ -129,6 +129,9 @@ impl Talk {
         match self.event_loop.shared.engine.lent_request(command, &bytes, request.count(), |at| {
             &bytes[request.scanner.arguments()[at].clone()]
         }) {
+            Ok(lent) if lent.is_leaving_redis(&self.event_loop.shared.engine) => {
+                self.wait_at_gate()
+            }
             Ok(lent) => self.keep_and_queue(lent, request.bytes),
             Err(refusal) => {
                 self.refuse(&Reply::Error(refusal));

@@ -64,6 +64,10 @@ impl Talk {
             if may_be_mapped && is_accounted {
                 match engine.touch_of_unknown(count, argument) {
                     Touch::Nothing => {}
+                    Touch::Passing if self.is_fenced() => {
+                        return Way::Apart(Apart::Tell(fenced()));
+                    }
+                    Touch::Passing => self.client.passes(pin.is_some()),
                     Touch::Asks(..) | Touch::Mapped => {
                         let name = String::from_utf8_lossy(argument(0)).into_owned();
                         return tell(format!(
@@ -104,6 +108,10 @@ impl Talk {
             }
             match touch {
                 Touch::Nothing => {}
+                Touch::Passing => {
+                    let starts = command.path == Path::Transaction;
+                    self.client.passes(pin.is_some() || starts);
+                }
                 Touch::Asks(proof, gate, mapping)
                     if command.arity_ok(count) && session.pin.is_none() =>
                 {

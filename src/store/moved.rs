@@ -73,7 +73,7 @@ pub(super) fn write_down<'a>(
     mapping: &'a Mapping,
     changes: &[Change<'a>],
 ) -> Option<Statement<'a>> {
-    if !mapping.imports {
+    if !mapping.imports() {
         return None;
     }
     let gone = changes.iter().filter(|change| !change.draft.exists());

@@ -29,6 +29,7 @@ use super::link::{Link, LinkReader, LinkWriter, Questions, UpstreamError};
 use super::run::RunId;
 use super::silence::Silence;
 use crate::config::RedisUrl;
+use crate::mapping::Pass;
 use crate::protocol::Version;
 use crate::protocol::scan::{ReplyScanner, Step};
 
@@ -130,6 +131,8 @@ struct Pending {
     owner: Owner,
     requests: u32,
     one_by_one: bool,
+    /// Somebody waits until these are answered, and what was appended before them.
+    held: Vec<Pass>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -245,16 +248,27 @@ impl<R: Receiver> Lane<R> {
         if self.accounted.get() {
             let mut pending = self.pending.borrow_mut();
             match pending.back_mut() {
-                Some(last) if delivered == Delivered::Joined && last.owner == owner => {
+                Some(last)
+                    if delivered == Delivered::Joined
+                        && last.owner == owner
+                        && last.held.is_empty() =>
+                {
                     last.requests += requests;
                 }
                 _ => {
                     let one_by_one = delivered == Delivered::OneByOne;
-                    pending.push_back(Pending { owner, requests, one_by_one });
+                    pending.push_back(Pending { owner, requests, one_by_one, held: Vec::new() });
                 }
             }
         }
         true
+    }
+
+    /// Holds a pass until all that was appended is answered, or will not be.
+    pub fn hold(&self, pass: Pass) {
+        if let Some(last) = self.pending.borrow_mut().back_mut() {
+            last.held.push(pass);
+        }
     }
 
     /// Appends a request that is answered by unasked frames only.

@@ -22,9 +22,11 @@ mod panics;
 #[path = "../chaos/relay.rs"]
 mod relay;
 mod restart;
+mod rollback;
 mod split;
 #[path = "../stack/mod.rs"]
 mod stack;
 mod steps;
 mod switch;
+mod switch_redis_only;
 mod tables;

@@ -72,12 +72,11 @@ async fn house() -> House {
         index: 0,
         name: "things".into(),
         pattern: plans[0].pattern.clone(),
-        gate: respgres::mapping::Gate::new(plans[0].config.strategy),
+        gate: respgres::mapping::Gate::new(plans[0].config.strategy, false),
         cache_ttl_ms: 60_000,
         negative_ttl_ms: 1000,
         on_expire: OnExpire::Delete,
         on_postgres_down: Some(OnPostgresDown::RedisOnly),
-        imports: false,
         layout: Layout::bind(&plans[0], shape.as_ref()).unwrap(),
     };
     let control = ControlSettings {

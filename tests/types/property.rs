@@ -236,12 +236,11 @@ impl House {
             index: 0,
             name: plan.config.name,
             pattern: plan.pattern,
-            gate: respgres::mapping::Gate::new(plan.config.strategy),
+            gate: respgres::mapping::Gate::new(plan.config.strategy, false),
             cache_ttl_ms: 1000,
             negative_ttl_ms: 1000,
             on_expire: OnExpire::Delete,
             on_postgres_down: Some(config::OnPostgresDown::RedisOnly),
-            imports: false,
             layout: layout.unwrap_or_else(|problems| panic!("{problems:?}")),
         })
     }

@@ -82,7 +82,7 @@ impl Surveyor {
 
     /// Empties Redis alone, once Postgres has what it has.
     pub(super) async fn empty(&mut self, arguments: &[Bytes]) -> Result<Reply, Reply> {
-        if let Some(mapping) = self.registry.mappings().iter().find(|mapping| mapping.imports) {
+        if let Some(mapping) = self.registry.mappings().find(|mapping| mapping.imports()) {
             return Err(has_originals(&mapping.name));
         }
         for _ in 0..EMPTY_TRIES {

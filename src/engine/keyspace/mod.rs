@@ -237,7 +237,7 @@ impl Surveyor {
 
     /// Waits until the tables have what clients were told, where any may lack it.
     async fn until_flushed(&mut self) -> Result<(), Reply> {
-        let mut mappings = self.registry.mappings().iter();
+        let mut mappings = self.registry.mappings();
         if !mappings.any(|mapping| mapping.may_be_behind()) {
             return Ok(());
         }

@@ -19,7 +19,7 @@ impl Surveyor {
     /// Of keys that Redis has, those that it is to list.
     pub(super) async fn of_redis(&mut self, mut keys: Vec<Bytes>) -> Result<Vec<Bytes>, Reply> {
         let importing = keys.iter().filter_map(|key| self.registry.mapped_key(key));
-        let mut to_ask: Vec<MappedKey> = importing.filter(|key| key.mapping.imports).collect();
+        let mut to_ask: Vec<MappedKey> = importing.filter(|key| key.mapping.imports()).collect();
         to_ask.sort_by(|one, other| {
             one.mapping.index.cmp(&other.mapping.index).then_with(|| one.key.cmp(&other.key))
         });

@@ -111,8 +111,8 @@ impl Surveyor {
     ) -> Result<Reply, Reply> {
         let registry = Arc::clone(&self.registry);
         let mut from = entry.from;
-        for mapping in &registry.mappings()[entry.at..] {
-            if !options.may_list(mapping) {
+        for mapping in &registry.all()[entry.at..] {
+            if !mapping.gate.has_rows() || !options.may_list(mapping) {
                 from = None;
                 continue;
             }
@@ -163,7 +163,7 @@ impl Surveyor {
         };
         let bookmark: Option<Bookmark> = serde_json::from_slice(&text).ok();
         let entry = bookmark.and_then(|Bookmark { mapping, place, before }| {
-            let mut mappings = self.registry.mappings().iter();
+            let mut mappings = self.registry.all().iter();
             let at = mappings.position(|known| known.name == mapping)?;
             Some(Entry { at, from: place, cursor: Some(cursor), before })
         });

@@ -2,7 +2,7 @@
 
 use super::Surveyor;
 use crate::config::Strategy;
-use crate::engine::switcher::{Switcher, USUAL_LIMIT};
+use crate::engine::switcher::{NotSwitched, Switcher, USUAL_LIMIT};
 use crate::engine::through::connected;
 use crate::protocol::Reply;
 
@@ -15,7 +15,7 @@ impl Surveyor {
         let wanted = plans.filter(|plan| mapping.is_none_or(|name| plan.config.name == name));
         let told: Vec<(Reply, Reply)> = wanted
             .map(|plan| {
-                let mut mappings = self.registry.mappings().iter();
+                let mut mappings = self.registry.all().iter();
                 let mapping = mappings.find(|mapping| mapping.index == plan.index);
                 let strategy = mapping.map_or(plan.config.strategy, |mapping| mapping.strategy());
                 (Reply::bulk(plan.config.name.clone()), Reply::bulk(strategy.name().to_owned()))
@@ -35,9 +35,9 @@ impl Surveyor {
             return Err(no_mapping(name));
         };
         let initial = plan.config.strategy;
-        let mut mappings = self.registry.mappings().iter();
+        let mut mappings = self.registry.all().iter();
         let Some(mapping) = mappings.find(|mapping| mapping.index == plan.index) else {
-            return Err(Reply::err(crate::engine::switcher::NotSwitched::RedisOnly.to_string()));
+            return Err(Reply::err(NotSwitched::PassesThrough.told()));
         };
         let session = connected(&mut self.session, &self.settings).await;
         let session = session.map_err(|error| {
@@ -49,6 +49,7 @@ impl Surveyor {
             control: &mut self.control,
             registry: &self.registry,
             limit: USUAL_LIMIT,
+            discards_rows: false,
         };
         match switcher.switch(mapping, initial, target).await {
             Ok(_) => Ok(Reply::OK),

@@ -99,13 +99,12 @@ impl Surveyor {
 
     /// The keys that Redis has to list.
     async fn count_redis(&mut self, survey: &Survey) -> Result<u64, Reply> {
-        let mut mappings = self.registry.mappings().iter();
         let never_has_copies = |mapping: &Arc<Mapping>| {
             mapping.strategy() == Strategy::PostgresOnly
                 && mapping.gate.version() == 0
-                && !mapping.imports
+                && !mapping.imports()
         };
-        if mappings.all(never_has_copies) {
+        if self.registry.mappings().all(never_has_copies) {
             // There are no copies, and no marks: what is ours can be called by name.
             let mut exists = vec![Bytes::from_static(b"EXISTS")];
             exists.extend((0..DRAWERS).map(drawer));
@@ -188,9 +187,9 @@ impl Surveyor {
     pub(super) async fn random(&mut self, survey: &Survey) -> Result<Reply, Reply> {
         let (size, of_redis) = self.random_of_redis().await?;
         let weight_of_redis = size * of_redis.len() as u64 / TRIES as u64;
-        let registry = Arc::clone(&self.registry);
+        let mappings: Vec<Arc<Mapping>> = self.registry.mappings().cloned().collect();
         let mut sizes = Vec::new();
-        for mapping in registry.mappings() {
+        for mapping in &mappings {
             sizes.push(self.table_size(mapping).await?);
         }
         let counts = sizes.iter().map(|size| size.keys.unsigned_abs());
@@ -199,7 +198,7 @@ impl Surveyor {
             return Ok(Reply::Bulk(any_of(of_redis)));
         }
         number -= weight_of_redis;
-        for ((mapping, size), count) in registry.mappings().iter().zip(&sizes).zip(counts) {
+        for ((mapping, size), count) in mappings.iter().zip(&sizes).zip(counts) {
             if number >= count {
                 number -= count;
                 continue;

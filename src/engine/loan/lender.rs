@@ -109,7 +109,7 @@ impl Lender {
         match job {
             Job::Loan(loan) => {
                 // Held until it is done.
-                let Some(_passes) = admitted(loan).await else {
+                let Some(_passes) = admitted(loan, &self.registry).await else {
                     job.told().answer(&gate_closed());
                     return;
                 };
@@ -368,12 +368,21 @@ fn reply_to_failed_import(failure: &Failure, keys: &[MappedKey]) -> Reply {
     import::reply_to(failure, keys.first().map_or("", |key| key.mapping.name.as_str()))
 }
 
-/// Lets a loan in at the gates of its keys' mappings; `None` when one of them stays closed.
-async fn admitted(loan: &Loan) -> Option<Vec<Pass>> {
+/// Lets a loan in at the gates of its keys' mappings; `None` when one of them stays closed, or a key that was
+/// Redis' alone has a side in Postgres by now.
+async fn admitted(loan: &Loan, registry: &Registry) -> Option<Vec<Pass>> {
     let since = Instant::now();
     loop {
         let keys = loan.requests.iter().flat_map(|request| &request.keys);
-        let passes: Option<Vec<Pass>> = keys.map(|key| key.mapping.gate.enter()).collect();
+        let others = loan.requests.iter().flat_map(|request| &request.others);
+        let others: Vec<_> = others.filter_map(|key| registry.find_any(key)).collect();
+        if others.iter().any(|mapping| mapping.gate.has_rows()) {
+            return None;
+        }
+        let passes: Option<Vec<Pass>> = keys
+            .map(|key| key.mapping.gate.enter())
+            .chain(others.iter().map(|mapping| mapping.gate.enter_passing()))
+            .collect();
         if passes.is_some() || since.elapsed() >= GATE_PATIENCE {
             return passes;
         }

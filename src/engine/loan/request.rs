@@ -62,6 +62,11 @@ impl Lent {
         })
     }
 
+    /// Whether it has to wait, as a key that Redis alone has may soon have a side in Postgres.
+    pub fn is_leaving_redis(&self, engine: &Engine) -> bool {
+        self.others.iter().any(|key| engine.is_leaving_redis(key))
+    }
+
     pub fn has_mapped_keys(&self) -> bool {
         !self.keys.is_empty()
     }

@@ -219,7 +219,7 @@ impl Ground {
     }
 
     /// The mappings that have a side in Postgres.
-    pub fn mappings(&self) -> &[Arc<Mapping>] {
+    pub fn mappings(&self) -> impl Iterator<Item = &Arc<Mapping>> {
         self.registry.mappings()
     }
 }

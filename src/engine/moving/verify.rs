@@ -79,7 +79,7 @@ impl Verify {
     ) -> Result<(), MovingError> {
         let Self { mappings, speed, sample, is_complete, repair } = self;
         let compare = Compare { is_complete, repair };
-        let is_moving_in = |mapping: &&Arc<Mapping>| mapping.imports;
+        let is_moving_in = |mapping: &&Arc<Mapping>| mapping.imports();
         let moving_in: Vec<Arc<Mapping>> = match sample {
             None if !is_complete => mappings.iter().filter(is_moving_in).cloned().collect(),
             _ => Vec::new(),
@@ -235,7 +235,7 @@ impl Compare {
     ) -> Result<bool, MovingError> {
         let session = hand.session().await?;
         if found.what == What::MissingInPostgres
-            && mapping.imports
+            && mapping.imports()
             && session.has_had(mapping, &[&key.key]).await? == [false]
         {
             // Nobody else has it.
@@ -274,7 +274,7 @@ async fn to_postgres(
         }
         Held::Value { record, ends_at_ms, left_ms } => {
             if row.record.is_none()
-                && mapping.imports
+                && mapping.imports()
                 && session.has_had(mapping, &[&key.key]).await? == [false]
             {
                 // The import is to do it, with all that belongs to that.
