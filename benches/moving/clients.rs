@@ -17,9 +17,6 @@ use crate::rig::figure::quantile;
 
 const CLIENTS: u32 = 8;
 
-/// Of all paced clients together.
-const PACED_PER_SECOND: u32 = 1000;
-
 /// Keys that have come over before.
 const MOVED: u64 = 10_000;
 
@@ -47,6 +44,15 @@ pub(crate) struct Figure {
     pub(crate) per_second: f64,
 }
 
+// === impl Request ===
+
+impl Request {
+    /// Of all paced clients together: far less than they could. Each write waits for a disk.
+    fn per_second(self) -> u32 {
+        if self == Self::Read { 1000 } else { 100 }
+    }
+}
+
 // === impl Workload ===
 
 impl Workload {
@@ -64,7 +70,7 @@ impl Workload {
             Request::WriteAny => "HINCRBY of any key",
         };
         let pace = if self.is_paced {
-            format!("{PACED_PER_SECOND} a second")
+            format!("{} a second", self.request.per_second())
         } else {
             "one after the other".to_owned()
         };
@@ -98,7 +104,7 @@ impl Workload {
         length: Duration,
     ) -> Result<Vec<u32>, Failure> {
         let mut client = Client::connect(port).await?;
-        let each = Duration::from_secs(1) * CLIENTS / PACED_PER_SECOND;
+        let each = Duration::from_secs(1) * CLIENTS / self.request.per_second();
         let start = Instant::now();
         let mut due = start + each * number / CLIENTS;
         let mut waits = Vec::new();

@@ -32,7 +32,7 @@ struct Options {
     #[arg(long, default_value_t = 1_000_000)]
     keys: u64,
     /// Seconds of one run of clients.
-    #[arg(long, default_value_t = 4.0)]
+    #[arg(long, default_value_t = 3.0)]
     seconds: f64,
     /// Runs of each kind of clients, alone and beside a backfill.
     #[arg(long, default_value_t = 3)]
