@@ -1,6 +1,6 @@
 # What there is to do with a checkout. See README.md.
 
-.PHONY: help run test fuzz bench bench-mapped bench-behind bench-moving soak check-model check-coherence check-outage check-outbox check-scan demo-migration chaos check-compose check-service check-monitoring conformance conformance-mapped client-suites
+.PHONY: help run test fuzz bench bench-mapped bench-behind bench-moving soak check-model check-coherence check-outage check-outbox check-scan demo-migration chaos check-compose check-service check-monitoring check-page screenshots check-admin conformance conformance-mapped client-suites
 
 help:
 	@echo 'make run              respgres over a Redis and a Postgres of its own, to try it out'
@@ -22,6 +22,9 @@ help:
 	@echo 'make check-compose    docker-compose.yml, and with hadolint the Dockerfile'
 	@echo 'make check-service    the unit for systemd'
 	@echo 'make check-monitoring  each alert fires and does not fire where it should; the queries of the dashboard'
+	@echo 'make check-page       the web page of the admin port in a headless Chromium'
+	@echo 'make screenshots      the same; writes its pictures to docs'
+	@echo 'make check-admin      odd requests of all kinds for the admin API (schemathesis)'
 	@echo 'make conformance      Redis'"'"' own test suite, beside plain Redis'
 	@echo 'make conformance-mapped  its files on hashes and sets, with these in Postgres, under each strategy'
 	@echo 'make client-suites    test suites of client libraries, beside plain Redis'
@@ -112,6 +115,17 @@ check-service:
 
 check-monitoring:
 	@scripts/check-monitoring
+
+check-page:
+	@scripts/tools chromium
+	cargo test --locked --test page -- --test-threads 1
+
+screenshots:
+	@scripts/tools chromium
+	RESPGRES_SCREENSHOTS=$(CURDIR)/docs cargo test --locked --test page scenes
+
+check-admin:
+	@scripts/check-admin
 
 conformance:
 	@scripts/conformance

@@ -10,10 +10,10 @@ use axum::response::{IntoResponse, Response};
 use subtle::ConstantTimeEq;
 use tokio::time::timeout;
 
-use super::Shared;
 use super::reply::Refusal;
+use super::{Shared, page};
 
-/// What anybody may ask.
+/// What anybody may ask, beside the files of the page.
 const OPEN: [&str; 2] = ["/live", "/ready"];
 
 /// More than any request needs, and how long it may take to come.
@@ -21,7 +21,8 @@ const MOST_BYTES: usize = 16 << 10;
 const BODY: Duration = Duration::from_secs(10);
 
 pub(super) async fn guard(State(view): State<Shared>, request: Request, next: Next) -> Response {
-    let is_open = OPEN.contains(&request.uri().path());
+    let path = request.uri().path();
+    let is_open = OPEN.contains(&path) || page::PATHS.contains(&path);
     if !is_open && let Some(refusal) = refusal(view.token.as_deref(), request.headers()) {
         return refusal.into_response();
     }

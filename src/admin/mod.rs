@@ -4,7 +4,8 @@
 //! their share of the machine.
 //!
 //! Invariants
-//! - Without the token nothing answers but /live and /ready, which tell no more than yes or no and why.
+//! - Without the token nothing answers but /live and /ready, which tell no more than yes or no and why, and the
+//!   files of the web page, in which nothing is.
 //! - Nothing that is told has passwords or addresses of stores in it.
 //! - docs/admin-api.yaml is all that there is; a test compares the two.
 
@@ -12,6 +13,7 @@ mod gather;
 mod guard;
 mod jobs;
 mod listener;
+mod page;
 mod reply;
 mod report;
 mod routes;

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::reply::{Answer, Refusal, ok, told};
 use super::report::{self, Standing};
-use super::{Shared, gather, guard, jobs};
+use super::{Shared, gather, guard, jobs, page};
 use crate::config::Strategy;
 use crate::engine::dead_letters::lines;
 use crate::engine::switcher::Switched;
@@ -48,6 +48,10 @@ pub(super) fn router(view: Shared) -> Router {
         .route("/live", get(live))
         .route("/ready", get(ready))
         .route("/metrics", get(metrics_text))
+        .route("/", get(page::page))
+        .route("/page.css", get(page::style))
+        .route("/page.js", get(page::script))
+        .route("/figures.js", get(page::figures))
         .nest("/admin/database", database)
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)

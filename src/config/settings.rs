@@ -188,15 +188,15 @@ pub(super) static SECTIONS: &[Section] = &[
              some milliseconds after it was acknowledged. `strict`: one of them has dropped it before, so that nobody reads \
              the old value any more; where none of them reaches Redis, such writes are refused."),
     ]},
-    Section { name: "admin", about: "The admin HTTP API, with metrics: where operators look in. docs/admin-api.yaml has its paths.", settings: &[
+    Section { name: "admin", about: "The admin HTTP API, with metrics: where operators look in. docs/admin-api.yaml has its paths; in a browser it is a page.", settings: &[
         row("listen", Default("\"127.0.0.1:6381\""),
             Slot::Text(|c, v| { if !v.is_empty() { check_listen(v)?; } c.admin.listen = v.to_owned(); Ok(()) }),
             "Address and port; port 0 takes a free one, which the log tells; empty: there is no such API. Other addresses \
              than those of this machine alone need a token."),
         row("token", Optional("\"…\""),
             Slot::Text(|c, v| { words::token(v)?; c.admin.token = Some(v.to_owned()); Ok(()) }),
-            "What requests have to bring, as `Authorization: Bearer …`. Without one only `/live` and `/ready` answer. Better \
-             said by the environment, `RESPGRES__ADMIN__TOKEN`, than in a file."),
+            "What requests have to bring, as `Authorization: Bearer …`. Without one only `/live` and `/ready` tell \
+             anything. Better said by the environment, `RESPGRES__ADMIN__TOKEN`, than in a file."),
     ]},
     Section { name: "log", about: "The log.", settings: &[
         row("format", Default("\"text\""),

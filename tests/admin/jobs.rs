@@ -168,7 +168,7 @@ async fn a_proxy_that_stops_ends_its_job() {
 #[tokio::test]
 async fn a_job_that_cannot_go_on_says_so() {
     let mut house = moving_house(400).await;
-    let id = started(&house.get(&format!("{CHECK}?rate=20")).await);
+    let id = started(&house.post_json(TO_POSTGRES, r#"{"rate": 20}"#).await);
     house.stack.redis.restart().await;
     let job = ended(&house, id).await;
     assert_eq!(job["state"], "failed", "{job}");

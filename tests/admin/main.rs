@@ -11,6 +11,7 @@ mod house;
 mod http;
 mod jobs;
 mod metrics;
+mod page;
 #[path = "../stack/mod.rs"]
 mod stack;
 mod verbs;

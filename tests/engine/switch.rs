@@ -250,6 +250,41 @@ async fn a_switcher_that_dies_is_called_off() {
 }
 
 #[tokio::test]
+async fn loans_that_wait_at_a_gate_hold_up_no_others() {
+    let stack = stack().await;
+    let second = stack.start_second_proxy().await;
+    let mut client = stack.client().await;
+    client.say("HSET other:1 a 1").await;
+    second.process().signal("STOP");
+    let mut first = stack.command(&["strategy", "set", "database_first", "--mapping", "things"]);
+    let mut first = first.stdout(Stdio::null()).spawn().unwrap();
+    wait_until("it waits", async || entry(&stack, "target").await.is_some()).await;
+    // More of them than there are lenders.
+    let mut waiting = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        let mut client = stack.client().await;
+        waiting.spawn(async move {
+            client.say("MULTI").await;
+            client.say("HINCRBY thing:1 n 1").await;
+            client.say("EXEC").await
+        });
+    }
+    client.say("MULTI").await;
+    client.say("HINCRBY other:1 a 1").await;
+    let told = client.say("EXEC").await;
+    assert_eq!(told, Value::Array(vec![Value::Integer(2)]));
+    assert!(first.try_wait().unwrap().is_none(), "the gate is still closed");
+    assert!(waiting.try_join_next().is_none());
+    assert!(first.wait().unwrap().success(), "the one that stood still is dead by then");
+    let told = waiting.join_all().await;
+    assert!(told.iter().all(|told| matches!(told, Value::Array(_))), "{told:?}");
+    assert_eq!(client.say("HGET thing:1 n").await, bulk("8"));
+    second.process().signal("CONT");
+    drop(second);
+    stack.stop_expecting(&[]).await;
+}
+
+#[tokio::test]
 async fn two_at_once_do_not_mix() {
     let stack = stack().await;
     let second = stack.start_second_proxy().await;

@@ -89,7 +89,23 @@ impl Lender {
                 job = self.queue.take_one() => job,
                 () = tasks.stopping() => break,
             };
-            if rescue(self.serve(&job)).await.is_err() {
+            let passes = match &job {
+                Job::Loan(loan) => match admit(loan, &self.registry) {
+                    Admission::In(passes) => passes,
+                    Admission::NotYet if loan.told.age() < GATE_PATIENCE => {
+                        self.put_off(job, tasks);
+                        continue;
+                    }
+                    Admission::NotYet | Admission::Never => {
+                        loan.told.answer(&gate_closed());
+                        continue;
+                    }
+                },
+                Job::Watch { .. } => Vec::new(),
+            };
+            let served = rescue(self.serve(&job)).await;
+            drop(passes);
+            if served.is_err() {
                 tracing::error!("a lender panicked; it starts again with new connections");
                 self.session = None;
                 self.control = Control::new(self.settings.control.clone());
@@ -101,6 +117,17 @@ impl Lender {
         }
     }
 
+    /// Has a job come again after a while; others need not wait for it.
+    fn put_off(&self, job: Job, tasks: &Tasks) {
+        let (queue, stopping) = (Arc::clone(&self.queue), tasks.clone());
+        tasks.spawn(async move {
+            tokio::select! {
+                () = tokio::time::sleep(PAUSE) => queue.push(job),
+                () = stopping.stopping() => job.told().answer(&gate_closed()),
+            }
+        });
+    }
+
     async fn serve(&mut self, job: &Job) {
         if job.told().age() >= patience(&self.settings.postgres) {
             job.told().answer(&too_busy());
@@ -108,11 +135,6 @@ impl Lender {
         }
         match job {
             Job::Loan(loan) => {
-                // Held until it is done.
-                let Some(_passes) = admitted(loan, &self.registry).await else {
-                    job.told().answer(&gate_closed());
-                    return;
-                };
                 let answer = match self.persist(loan).await {
                     Ok(answer) => answer,
                     Err(failure) => Answer::Reply(self.reply_to(&failure, loan)),
@@ -368,26 +390,28 @@ fn reply_to_failed_import(failure: &Failure, keys: &[MappedKey]) -> Reply {
     import::reply_to(failure, keys.first().map_or("", |key| key.mapping.name.as_str()))
 }
 
-/// Lets a loan in at the gates of its keys' mappings; `None` when one of them stays closed, or a key that was
-/// Redis' alone has a side in Postgres by now.
-async fn admitted(loan: &Loan, registry: &Registry) -> Option<Vec<Pass>> {
-    let since = Instant::now();
-    loop {
-        let keys = loan.requests.iter().flat_map(|request| &request.keys);
-        let others = loan.requests.iter().flat_map(|request| &request.others);
-        let others: Vec<_> = others.filter_map(|key| registry.find_any(key)).collect();
-        if others.iter().any(|mapping| mapping.gate.has_rows()) {
-            return None;
-        }
-        let passes: Option<Vec<Pass>> = keys
-            .map(|key| key.mapping.gate.enter())
-            .chain(others.iter().map(|mapping| mapping.gate.enter_passing()))
-            .collect();
-        if passes.is_some() || since.elapsed() >= GATE_PATIENCE {
-            return passes;
-        }
-        tokio::time::sleep(PAUSE).await;
+/// Whether a loan is let in at the gates of its keys' mappings.
+enum Admission {
+    /// For as long as these are held.
+    In(Vec<Pass>),
+    /// One of them is closed.
+    NotYet,
+    /// Keys that were in Redis alone have rows by now.
+    Never,
+}
+
+fn admit(loan: &Loan, registry: &Registry) -> Admission {
+    let keys = loan.requests.iter().flat_map(|request| &request.keys);
+    let others = loan.requests.iter().flat_map(|request| &request.others);
+    let others: Vec<_> = others.filter_map(|key| registry.find_any(key)).collect();
+    if others.iter().any(|mapping| mapping.gate.has_rows()) {
+        return Admission::Never;
     }
+    let passes: Option<Vec<Pass>> = keys
+        .map(|key| key.mapping.gate.enter())
+        .chain(others.iter().map(|mapping| mapping.gate.enter_passing()))
+        .collect();
+    passes.map_or(Admission::NotYet, Admission::In)
 }
 
 fn is_for_later(error: &str) -> bool {
