@@ -136,7 +136,7 @@ async fn an_app_moves_in_and_out_again_without_a_wrong_reply() {
                 async || {
                     let closed = app.service.close().await;
                     second.stop_expecting(&[]).await;
-                    house.run(&["rollback", "--force"]).await;
+                    house.roll_back().await;
                     app.service.point_to(redis.address());
                     drop(closed);
                 },
