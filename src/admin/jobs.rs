@@ -1,13 +1,15 @@
 //! Jobs that move or compare data: started here, looked at, ended. What may be asked for has the words of the
 //! command line.
 
+use std::fmt;
 use std::time::UNIX_EPOCH;
 
 use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::Response;
-use serde::Deserialize;
+use serde::de::{Error, Unexpected, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 
 use super::Shared;
@@ -21,13 +23,16 @@ use crate::engine::operator::NotDone;
 const PARALLEL: usize = 4;
 const MOST_PARALLEL: usize = 64;
 
+/// More keys than any Redis has.
+const MOST_SAMPLED: u64 = i64::MAX.unsigned_abs();
+
 /// How a sync is wanted.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Sync {
     mapping: Option<String>,
-    rate: Option<u32>,
-    parallel: Option<usize>,
+    rate: Option<Whole>,
+    parallel: Option<Whole>,
 }
 
 /// How a check is wanted; `repair` only of a fix.
@@ -35,9 +40,9 @@ pub(super) struct Sync {
 #[serde(deny_unknown_fields)]
 pub(super) struct Comparison {
     mapping: Option<String>,
-    rate: Option<u32>,
-    parallel: Option<usize>,
-    sample: Option<u64>,
+    rate: Option<Whole>,
+    parallel: Option<Whole>,
+    sample: Option<Whole>,
     complete: Option<bool>,
     repair: Option<Side>,
 }
@@ -48,6 +53,10 @@ enum Side {
     Redis,
     Postgres,
 }
+
+/// A number without a fraction, of which JSON knows more than one form: 5, 5.0, 0.5e1.
+#[derive(Clone, Copy, Debug)]
+struct Whole(u64);
 
 // === starting ===
 
@@ -103,23 +112,26 @@ fn sync(kind: Kind, wanted: Sync) -> Result<Order, Refusal> {
 fn comparison(kind: Kind, wanted: Comparison) -> Result<Order, Refusal> {
     let Comparison { mapping, rate, parallel, sample, complete, repair: _ } = wanted;
     let (speed, is_complete) = (speed(rate, parallel)?, complete.unwrap_or_default());
+    let sample = sample.map(|Whole(sample)| sample);
     if sample.is_some() && is_complete {
         return Err(bad(
             "a sample is of what Redis has, so it cannot tell whether that is complete",
         ));
     }
-    if sample == Some(0) {
-        return Err(bad("a sample has a key at least"));
+    if sample.is_some_and(|sample| !(1..=MOST_SAMPLED).contains(&sample)) {
+        return Err(bad(format!("sample is a number from 1 to {MOST_SAMPLED}")));
     }
     Ok(Order { kind, mapping, speed, sample, is_complete })
 }
 
-fn speed(rate: Option<u32>, parallel: Option<usize>) -> Result<Speed, Refusal> {
-    let parallel = parallel.unwrap_or(PARALLEL);
-    if !(1..=MOST_PARALLEL).contains(&parallel) {
-        return Err(bad(format!("parallel is a number from 1 to {MOST_PARALLEL}")));
+fn speed(rate: Option<Whole>, parallel: Option<Whole>) -> Result<Speed, Refusal> {
+    let rate = u32::try_from(rate.map_or(0, |Whole(rate)| rate));
+    let rate = rate.map_err(|_| bad(format!("rate is a number from 0 to {}", u32::MAX)))?;
+    let parallel = parallel.map_or(Ok(PARALLEL), |Whole(parallel)| usize::try_from(parallel));
+    match parallel {
+        Ok(parallel @ 1..=MOST_PARALLEL) => Ok(Speed { keys_per_second: rate, parallel }),
+        _ => Err(bad(format!("parallel is a number from 1 to {MOST_PARALLEL}"))),
     }
-    Ok(Speed { keys_per_second: rate.unwrap_or_default(), parallel })
 }
 
 fn bad(error: impl Into<String>) -> Refusal {
@@ -213,4 +225,61 @@ pub(super) fn told(job: &JobReport, with_findings: bool) -> Value {
         body["found"] = job.findings.iter().map(finding).collect();
     }
     body
+}
+
+// === impl Whole ===
+
+impl<'de> Deserialize<'de> for Whole {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_u64(WholeNumber)
+    }
+}
+
+/// Reads a `Whole`.
+struct WholeNumber;
+
+impl Visitor<'_> for WholeNumber {
+    type Value = Whole;
+
+    fn expecting(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        to.write_str("a number from 0 on without a fraction")
+    }
+
+    fn visit_u64<E: Error>(self, number: u64) -> Result<Whole, E> {
+        Ok(Whole(number))
+    }
+
+    fn visit_f64<E: Error>(self, number: f64) -> Result<Whole, E> {
+        /// Up to here a f64 has every whole number.
+        const EXACT: f64 = 9_007_199_254_740_992.0;
+        if number.fract() != 0.0 || !(0.0..=EXACT).contains(&number) {
+            return Err(E::invalid_value(Unexpected::Float(number), &self));
+        }
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "seen to above")]
+        Ok(Whole(number as u64))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whole_numbers_are_read_in_all_their_forms() {
+        let check = |text: &str, expected: Option<u64>| {
+            let read = serde_json::from_str::<Whole>(text).ok().map(|Whole(number)| number);
+            assert_eq!(read, expected, "{text}");
+        };
+        check("5", Some(5));
+        check("5.0", Some(5));
+        check("0.5e1", Some(5));
+        check("-0", Some(0));
+        check("18446744073709551615", Some(u64::MAX));
+        check("5.5", None);
+        check("-1", None);
+        check("1e300", None);
+        check("1e999", None);
+        check("\"5\"", None);
+        check("true", None);
+    }
 }

@@ -352,6 +352,13 @@ impl Operator {
         let place = self.jobs.take_place();
         let place = place.map_err(|runs| runs.map_or(NotDone::Busy, NotDone::JobRuns))?;
         let phases = self.with_session(async |session| Ok(session.phases().await?)).await?;
+        // One that is to live in Redis alone from the next start on is not moved any more.
+        let moves = |mapping: &&Arc<Mapping>| {
+            phases.get(&mapping.name).is_some_and(|phase| !phase.passes_through())
+        };
+        if let Some(mapping) = mappings.iter().find(|mapping| !moves(mapping)) {
+            return Err(NotDone::NotMoving(mapping.name.clone()));
+        }
         let job = job_of(&order, mappings, &phases)?;
         // What jobs read and fill is no client's.
         let metrics = Arc::new(Metrics::new(COMMANDS.len(), self.settings.plans.len()));

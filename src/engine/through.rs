@@ -413,14 +413,22 @@ impl Writer {
         hurried: bool,
     ) -> Result<Prepared<'a>, Failure> {
         let is_strict = self.settings.redis_loss == RedisLoss::Strict
-            && self.trust.is_out()
             && self.settings.health.fleet().has_others();
+        if !is_strict {
+            return self.transact(operations, spared, hurried, true).await;
+        }
+        if !self.trust.is_out() {
+            match self.transact(operations, spared, hurried, false).await {
+                // Redis was lost meanwhile.
+                Err(Failure::NotDropped) => {}
+                done => return done,
+            }
+        }
         let keys = operations.iter().flat_map(|operation| &operation.keys);
         let leaves_copies = |key: &&MappedKey| key.mapping.strategy() != Strategy::PostgresOnly;
-        let keys: Vec<&MappedKey> =
-            if is_strict { keys.filter(leaves_copies).collect() } else { Vec::new() };
+        let keys: Vec<&MappedKey> = keys.filter(leaves_copies).collect();
         if keys.is_empty() {
-            return self.transact(operations, spared, hurried).await;
+            return self.transact(operations, spared, hurried, true).await;
         }
         let session = connected(&mut self.session, &self.settings).await.map_err(Failure::Store)?;
         // What only Redis has is not to be dropped.
@@ -429,7 +437,7 @@ impl Writer {
         }
         let limit = Duration::from_millis(self.settings.postgres.statement_timeout_ms / 2);
         let transacted = match lock_and_have_dropped(session, &keys, limit).await {
-            Ok(true) => self.transact(operations, spared, hurried).await,
+            Ok(true) => self.transact(operations, spared, hurried, true).await,
             Ok(false) => Err(Failure::NotDropped),
             Err(error) => Err(Failure::Store(error)),
         };
@@ -443,12 +451,13 @@ impl Writer {
         transacted
     }
 
-    /// One try at one transaction.
+    /// One try at one transaction; past Redis only if it is `in_sight` of those who reach it.
     async fn transact<'a>(
         &mut self,
         operations: &[&'a Operation],
         spared: &Known,
         hurried: bool,
+        in_sight: bool,
     ) -> Result<Prepared<'a>, Failure> {
         let timeout_ms = self.settings.postgres.statement_timeout_ms;
         let session = connected(&mut self.session, &self.settings).await.map_err(Failure::Store)?;
@@ -467,6 +476,9 @@ impl Writer {
             Copies::Kept
         };
         let lease_ms = self.settings.lease_ms;
+        if !in_sight && matches!(copies, Copies::Bypassed { .. }) {
+            return Err(Failure::NotDropped);
+        }
         let preparing = prepare(
             session,
             &mut self.control,

@@ -16,7 +16,7 @@ use super::expect::Unproven;
 use crate::command::{Command, Mapped};
 use crate::engine::refusal::{GATE_PATIENCE, gate_closed};
 use crate::engine::route::{MappedRoute, Touch};
-use crate::engine::{Loan, Over, ReplyTo, Runner, Told};
+use crate::engine::{Admission, Loan, Over, ReplyTo, Runner, Told};
 use crate::metrics;
 use crate::protocol::Reply;
 use crate::protocol::request::{Scanned, Scanner};
@@ -102,6 +102,10 @@ impl Talk {
                 if !self.drained() {
                     return Flow::Wait;
                 }
+                let Admission::In(passes) = engine.admit_loan([&*lent], None) else {
+                    return self.wait_at_gate();
+                };
+                client.at_gate_since.set(None);
                 client.writer.set(NO_WRITER);
                 client.writes.set(1);
                 let muted = client.take_muted();
@@ -112,6 +116,7 @@ impl Talk {
                     transaction: false,
                     watched: None,
                     spoils: false,
+                    passes,
                     runner: Runner::new(Arc::clone(&self.event_loop.mailbox), over),
                     told: Told::new(self.reply_to(slot)),
                 });
@@ -135,18 +140,26 @@ impl Talk {
     /// The strategy of a key's mapping is just being changed: the request is tried again until it may go on,
     /// or has waited for too long.
     pub(super) fn wait_at_gate(&self) -> Flow {
+        if let Some(flow) = self.wait_on() {
+            return flow;
+        }
+        self.refuse(&gate_closed());
+        self.count(metrics::Way::Refused);
+        Flow::Done
+    }
+
+    /// The same; `None`: it has waited for too long.
+    pub(super) fn wait_on(&self) -> Option<Flow> {
         let client = &self.client;
         let since = client.at_gate_since.get().unwrap_or_else(Instant::now);
-        client.at_gate_since.set(Some(since));
         if since.elapsed() >= GATE_PATIENCE {
             client.at_gate_since.set(None);
-            self.refuse(&gate_closed());
-            self.count(metrics::Way::Refused);
-            return Flow::Done;
+            return None;
         }
+        client.at_gate_since.set(Some(since));
         client.stalled.set(true);
         self.event_loop.wake_soon(client);
-        Flow::Wait
+        Some(Flow::Wait)
     }
 
     // --- asking Redis ---

@@ -21,7 +21,7 @@ use super::mapped::NO_WRITER;
 use super::pin::Pin;
 use super::queued::Effect;
 use crate::command::{Command, Mapped, Path, lookup};
-use crate::engine::{Lent, Loan, Over, Runner, Told};
+use crate::engine::{Admission, Lent, Loan, Over, Runner, Told};
 use crate::mapping::MappedKey;
 use crate::protocol::Reply;
 use crate::protocol::inline::encode_request;
@@ -242,6 +242,17 @@ impl Talk {
     /// EXEC of a transaction with mapped keys, or that watches such. Nothing is under way.
     pub(super) fn take_over(&self) -> Flow {
         let client = &self.client;
+        let passes = match self.admit_kept() {
+            Admission::In(passes) => passes,
+            Admission::NotYet => {
+                let why = ": the strategy of a key's mapping is being changed; try again";
+                return self.wait_on().unwrap_or_else(|| self.end_aborted(why));
+            }
+            Admission::Stale => {
+                return self.end_aborted(": the strategy of a watched key's mapping was changed");
+            }
+        };
+        client.at_gate_since.set(None);
         let version = client.version();
         let mut session = client.session.borrow_mut();
         let (watched, database) = (session.watched.take(), session.database);
@@ -279,6 +290,7 @@ impl Talk {
             transaction: true,
             watched,
             spoils,
+            passes,
             runner: Runner::new(Arc::clone(&self.event_loop.mailbox), over),
             told: Told::new(self.reply_to(slot)),
         };
@@ -286,6 +298,22 @@ impl Talk {
         client.show_standing();
         self.drained();
         Flow::Done
+    }
+
+    /// Lets in what was queued. Keys that Redis alone has by now are not lent any more; but what one held that is
+    /// watched can no longer be compared.
+    fn admit_kept(&self) -> Admission {
+        let engine = &self.event_loop.shared.engine;
+        let mut session = self.client.session.borrow_mut();
+        let watched = session.watched.clone();
+        let kept = session.pin.as_mut().and_then(|pin| pin.kept.as_mut());
+        let Some(kept) = kept else { return Admission::In(Vec::new()) };
+        let mut admission = engine.admit_loan(&kept.requests, watched.as_deref());
+        if matches!(admission, Admission::Stale) {
+            kept.requests.iter_mut().for_each(|lent| engine.look_again(lent));
+            admission = engine.admit_loan(&kept.requests, watched.as_deref());
+        }
+        admission
     }
 
     /// Moves the queue to the lane on which the client watches, EXEC's place. Nothing is under way.

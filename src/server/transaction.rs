@@ -119,7 +119,7 @@ impl Talk {
     }
 
     /// Ends a transaction that respgres knows to fail.
-    fn end_aborted(&self, why: &str) -> Flow {
+    pub(super) fn end_aborted(&self, why: &str) -> Flow {
         if !self.drained() {
             return Flow::Wait;
         }

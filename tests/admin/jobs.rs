@@ -44,6 +44,14 @@ fn started(answer: &Answer) -> u64 {
     job["id"].as_u64().unwrap()
 }
 
+/// Waits until some keys are done.
+async fn gets_on(house: &House, id: u64) {
+    wait_until("it gets on", async || {
+        house.get(&format!("{JOBS}/{id}")).await.json()["done"].as_u64().unwrap() > 0
+    })
+    .await;
+}
+
 /// The job, when it has ended.
 async fn ended(house: &House, id: u64) -> Json {
     let path = format!("{JOBS}/{id}");
@@ -134,10 +142,7 @@ async fn one_job_runs_at_a_time_and_can_be_ended() {
         );
     }
     house.wait_for(STATUS, "/jobs/0/state", json!("running")).await;
-    wait_until("it gets on", async || {
-        house.get(&format!("{JOBS}/{id}")).await.json()["done"].as_u64().unwrap() > 0
-    })
-    .await;
+    gets_on(&house, id).await;
     let (done, told, error) = house.stack.run(&["status"]);
     assert!(done, "{error}");
     let line = told.lines().find(|line| line.starts_with(&format!("job {id}: ")));
@@ -169,6 +174,7 @@ async fn a_proxy_that_stops_ends_its_job() {
 async fn a_job_that_cannot_go_on_says_so() {
     let mut house = moving_house(400).await;
     let id = started(&house.post_json(TO_POSTGRES, r#"{"rate": 20}"#).await);
+    gets_on(&house, id).await;
     house.stack.redis.restart().await;
     let job = ended(&house, id).await;
     assert_eq!(job["state"], "failed", "{job}");
@@ -193,7 +199,9 @@ async fn what_cannot_be_begun_is_refused() {
     refused(house.get(&format!("{CHECK}?parallel=0")).await, 400, "from 1 to 64");
     refused(house.get(&format!("{CHECK}?parallel=65")).await, 400, "from 1 to 64");
     refused(house.get(&format!("{CHECK}?rate=-1")).await, 400, "not understood");
-    refused(house.get(&format!("{CHECK}?sample=0")).await, 400, "a key at least");
+    refused(house.get(&format!("{CHECK}?sample=0")).await, 400, "sample is a number from 1");
+    refused(house.get(&format!("{CHECK}?rate=4294967296")).await, 400, "rate is a number from 0");
+    refused(house.get(&format!("{CHECK}?sample=9223372036854775808")).await, 400, "sample");
     refused(house.get(&format!("{CHECK}?sample=5&complete=true")).await, 400, "complete");
     refused(house.get(&format!("{CHECK}?repair=redis")).await, 400, "a check repairs nothing");
     refused(house.get(&format!("{CHECK}?what=1")).await, 400, "not understood");

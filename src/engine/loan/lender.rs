@@ -17,8 +17,8 @@ use crate::engine::barrier::until_clean;
 use crate::engine::import::{self, Importer, Known};
 use crate::engine::queue::Queue;
 use crate::engine::refusal::{
-    GATE_PATIENCE, Happened, gate_closed, not_flushed, read_failed, read_too_slow, too_busy,
-    too_slow, upstream_failed, upstream_not_read, write_failed,
+    Happened, not_flushed, read_failed, read_too_slow, too_busy, too_slow, upstream_failed,
+    upstream_not_read, write_failed,
 };
 use crate::engine::rescue::rescue;
 use crate::engine::slow::{Slow, Verdict, hurry_ms};
@@ -27,7 +27,7 @@ use crate::engine::through::{connected, set_aside};
 use crate::engine::transaction::{Failure, Touched};
 use crate::engine::trust::Trust;
 use crate::engine::{EngineSettings, patience};
-use crate::mapping::{MappedKey, Pass, Registry};
+use crate::mapping::{MappedKey, Registry};
 use crate::protocol::Reply;
 use crate::store::{RowLock, Session, StoreError};
 use crate::tasks::Tasks;
@@ -89,23 +89,7 @@ impl Lender {
                 job = self.queue.take_one() => job,
                 () = tasks.stopping() => break,
             };
-            let passes = match &job {
-                Job::Loan(loan) => match admit(loan, &self.registry) {
-                    Admission::In(passes) => passes,
-                    Admission::NotYet if loan.told.age() < GATE_PATIENCE => {
-                        self.put_off(job, tasks);
-                        continue;
-                    }
-                    Admission::NotYet | Admission::Never => {
-                        loan.told.answer(&gate_closed());
-                        continue;
-                    }
-                },
-                Job::Watch { .. } => Vec::new(),
-            };
-            let served = rescue(self.serve(&job)).await;
-            drop(passes);
-            if served.is_err() {
+            if rescue(self.serve(&job)).await.is_err() {
                 tracing::error!("a lender panicked; it starts again with new connections");
                 self.session = None;
                 self.control = Control::new(self.settings.control.clone());
@@ -115,17 +99,6 @@ impl Lender {
         if let Some(session) = self.session.take() {
             session.close().await;
         }
-    }
-
-    /// Has a job come again after a while; others need not wait for it.
-    fn put_off(&self, job: Job, tasks: &Tasks) {
-        let (queue, stopping) = (Arc::clone(&self.queue), tasks.clone());
-        tasks.spawn(async move {
-            tokio::select! {
-                () = tokio::time::sleep(PAUSE) => queue.push(job),
-                () = stopping.stopping() => job.told().answer(&gate_closed()),
-            }
-        });
     }
 
     async fn serve(&mut self, job: &Job) {
@@ -388,30 +361,6 @@ impl Lender {
 
 fn reply_to_failed_import(failure: &Failure, keys: &[MappedKey]) -> Reply {
     import::reply_to(failure, keys.first().map_or("", |key| key.mapping.name.as_str()))
-}
-
-/// Whether a loan is let in at the gates of its keys' mappings.
-enum Admission {
-    /// For as long as these are held.
-    In(Vec<Pass>),
-    /// One of them is closed.
-    NotYet,
-    /// Keys that were in Redis alone have rows by now.
-    Never,
-}
-
-fn admit(loan: &Loan, registry: &Registry) -> Admission {
-    let keys = loan.requests.iter().flat_map(|request| &request.keys);
-    let others = loan.requests.iter().flat_map(|request| &request.others);
-    let others: Vec<_> = others.filter_map(|key| registry.find_any(key)).collect();
-    if others.iter().any(|mapping| mapping.gate.has_rows()) {
-        return Admission::Never;
-    }
-    let passes: Option<Vec<Pass>> = keys
-        .map(|key| key.mapping.gate.enter())
-        .chain(others.iter().map(|mapping| mapping.gate.enter_passing()))
-        .collect();
-    passes.map_or(Admission::NotYet, Admission::In)
 }
 
 fn is_for_later(error: &str) -> bool {

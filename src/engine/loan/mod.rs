@@ -42,13 +42,13 @@ use std::time::{Duration, Instant};
 
 use super::errand::Runner;
 use super::mailbox::ReplyTo;
-use crate::mapping::MappedKey;
+use crate::mapping::{MappedKey, Pass};
 use crate::protocol::Reply;
 use answer::Answer;
 use watch::Watched;
 
 pub(super) use lender::Lender;
-pub use request::Lent;
+pub use request::{Admission, Lent};
 
 /// Loans under way at once. A script that runs for long holds up none of the others, as far as Redis
 /// goes on with them; most loans wait for their COMMIT.
@@ -76,6 +76,8 @@ pub struct Loan {
     pub watched: Option<Arc<Watched>>,
     /// A request changes the state of the connection (SELECT).
     pub spoils: bool,
+    /// It is inside at the gates of its keys' mappings, and of the watched ones', until it is done.
+    pub passes: Vec<Pass>,
     pub runner: Runner,
     pub told: Told,
 }

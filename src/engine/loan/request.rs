@@ -3,9 +3,10 @@
 use bytes::Bytes;
 
 use super::lookup::Lookups;
+use super::watch::Watched;
 use crate::command::{Command, Keys, Mapped, Path};
 use crate::engine::Engine;
-use crate::mapping::MappedKey;
+use crate::mapping::{Gate, MappedKey, Pass};
 use crate::protocol::Reply;
 use crate::value::number::parse_i64;
 
@@ -24,6 +25,27 @@ pub struct Lent {
     pub(super) may_wait: bool,
     /// It may look up mapped keys that it does not name.
     pub(super) lookups: Option<Lookups>,
+}
+
+/// Whether requests are let in.
+#[derive(Debug)]
+pub enum Admission {
+    /// For as long as these are held.
+    In(Vec<Pass>),
+    /// A gate is closed.
+    NotYet,
+    /// A key has left its side in Postgres since it was looked at, or has one now.
+    Stale,
+}
+
+fn enter(gate: &'static Gate, has_rows: bool) -> Admission {
+    let pass = if has_rows { gate.enter() } else { gate.enter_passing() };
+    match pass {
+        Some(pass) => Admission::In(vec![pass]),
+        // Or it was when we tried.
+        None if gate.is_closed() || gate.has_rows() == has_rows => Admission::NotYet,
+        None => Admission::Stale,
+    }
 }
 
 // === impl Lent ===
@@ -110,6 +132,45 @@ impl Lent {
 // === impl Engine ===
 
 impl Engine {
+    /// Lets requests in at the gates of the mappings of all that they name, and of all that is watched.
+    pub fn admit_loan<'a>(
+        &self,
+        requests: impl IntoIterator<Item = &'a Lent>,
+        watched: Option<&Watched>,
+    ) -> Admission {
+        let mut passes = Vec::new();
+        let watched = watched.map_or_else(Vec::new, Watched::keys);
+        for (key, _) in &watched {
+            match enter(key.mapping.gate, true) {
+                Admission::In(pass) => passes.extend(pass),
+                other => return other,
+            }
+        }
+        for request in requests {
+            let others = request.others.iter().filter_map(|key| self.registry().find_any(key));
+            let gates = others.map(|mapping| (mapping.gate, false));
+            let gates = request.keys.iter().map(|key| (key.mapping.gate, true)).chain(gates);
+            for (gate, has_rows) in gates {
+                match enter(gate, has_rows) {
+                    Admission::In(pass) => passes.extend(pass),
+                    other => return other,
+                }
+            }
+        }
+        Admission::In(passes)
+    }
+
+    /// Looks again which keys of a request are mapped.
+    pub fn look_again(&self, lent: &mut Lent) {
+        let keys = std::mem::take(&mut lent.keys).into_iter().map(|key| key.key);
+        for key in keys.chain(std::mem::take(&mut lent.others)) {
+            match self.registry().mapped_key(&key) {
+                Some(key) => lent.keys.push(key),
+                None => lent.others.push(key),
+            }
+        }
+    }
+
     /// A request for a loan.
     ///
     /// # Errors
