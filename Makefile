@@ -1,6 +1,6 @@
 # What there is to do with a checkout. See README.md.
 
-.PHONY: help run test fuzz bench bench-mapped bench-behind bench-moving bench-rollback soak check-model check-coherence check-outage check-outbox check-scan chaos check-compose check-service check-monitoring check-page screenshots check-admin conformance conformance-mapped client-suites
+.PHONY: help run test fuzz bench bench-mapped bench-behind bench-moving bench-rollback soak check-model check-coherence check-outage check-outbox check-scan demo-migration chaos check-compose check-service check-monitoring check-page screenshots check-admin conformance conformance-mapped client-suites
 
 help:
 	@echo 'make run              respgres over a Redis and a Postgres of its own, to try it out'
@@ -9,8 +9,9 @@ help:
 	@echo 'make bench            pass-through beside direct Redis and other proxies; writes docs/performance.md'
 	@echo 'make bench-mapped     mapped keys beside SQL statements and Redis; writes docs/performance-mapped.md'
 	@echo 'make bench-behind     what is written behind, and the flusher; writes docs/performance-behind.md'
-	@echo 'make bench-moving     backfill and verify of 1 million keys, and what clients feel of it'
+	@echo 'make bench-moving     backfill and verify of 1 million keys, one that is killed, and what clients feel; writes docs/performance-moving.md'
 	@echo 'make bench-rollback   back to Redis alone with 1 million keys, and how long clients wait for it'
+	@echo 'make demo-migration   an app moves from a pure Redis to typed tables and back while it works; a few minutes'
 	@echo 'make soak             30 minutes of clients that come, go and die; looks for leaks'
 	@echo 'make check-model      the cache protocol as a model: every order of its steps, with faults'
 	@echo 'make check-coherence  two proxies, 200 clients, 60 s, twice; looks for stale reads'
@@ -52,7 +53,16 @@ bench-behind:
 	cargo bench --locked --bench mapped -- --behind --write docs/performance-behind.md
 
 bench-moving:
-	@scripts/bench-moving
+	@scripts/tools
+	cargo bench --locked --bench moving -- --write docs/performance-moving.md
+
+# RESPGRES_DEMO_ORDERS: hashes beside the relay's; RESPGRES_DEMO_PAUSE_MS: how long the app works after each step.
+demo-migration:
+	@scripts/tools
+	RESPGRES_DEMO_ORDERS=$${RESPGRES_DEMO_ORDERS:-5000} \
+	RESPGRES_DEMO_PAUSE_MS=$${RESPGRES_DEMO_PAUSE_MS:-5000} \
+	RESPGRES_DEMO_ROUNDS=$${RESPGRES_DEMO_ROUNDS:-1} \
+	    cargo test --release --locked --test demo -- --nocapture
 
 bench-rollback:
 	@scripts/bench-rollback

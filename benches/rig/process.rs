@@ -150,6 +150,17 @@ impl Process {
         Ok(std::fs::read_dir(format!("/proc/{}/fd", self.pid()))?.count())
     }
 
+    pub(crate) fn is_running(&mut self) -> Result<bool, Failure> {
+        Ok(self.child.try_wait()?.is_none())
+    }
+
+    /// Ends it now, and not only when it is dropped.
+    pub(crate) fn end(&mut self) {
+        // Both can only fail when the process is gone already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
     pub(crate) fn log(&self) -> std::io::Result<String> {
         std::fs::read_to_string(&self.log)
     }
@@ -186,9 +197,7 @@ impl Drop for Process {
                 std::thread::sleep(Duration::from_millis(10));
             }
         }
-        // Both can only fail when the process is gone already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.end();
     }
 }
 
@@ -287,6 +296,13 @@ pub(crate) async fn start_respgres(
     })?;
     process.wait_for_port(port).await?;
     Ok(process)
+}
+
+/// What processes that the benchmark has started and waited for have used.
+pub(crate) fn ended_children_seconds() -> Result<f64, Failure> {
+    let stat = std::fs::read_to_string("/proc/self/stat")?;
+    let ticks = ended_children_ticks(&stat).ok_or("cannot read /proc/self/stat")?;
+    Ok(ticks as f64 / 100.0)
 }
 
 /// ppid (proc(5): field 4).

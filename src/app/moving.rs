@@ -107,25 +107,27 @@ pub fn verify(
         let mut running = start(Job::Verify(verify), ground);
         let ended = watch(&mut running, "repaired", "different").await?;
         let (progress, found) = (running.progress(), running.findings());
+        let remarks = running.remarks();
         let Progress { done, written, findings, .. } = progress;
         let is_clean = findings == written && ended.is_ok();
         if json && !matches!(&ended, Err(error) if !matches!(error, MovingError::Cancelled)) {
-            let differences: Vec<_> = found
-                .iter()
-                .map(|Finding { mapping, what, keys, examples }| {
+            let as_json = |found: &[Finding]| -> Vec<_> {
+                let of_one = |Finding { mapping, what, keys, examples }: &Finding| {
                     serde_json::json!({"mapping": mapping, "what": what, "keys": keys, "examples": examples})
-                })
-                .collect();
+                };
+                found.iter().map(of_one).collect()
+            };
             let all = serde_json::json!({
                 "compared": done, "differences": findings, "repaired": written, "ended": ended.is_ok(),
-                "seconds": progress.elapsed.as_secs_f64(), "found": differences,
+                "seconds": progress.elapsed.as_secs_f64(), "found": as_json(&found),
+                "remarks": as_json(&remarks),
             });
             return Ok(Report { lines: vec![format!("{all:#}")], is_clean });
         }
         let pace = pace_of(&progress);
         let mut lines =
             vec![format!("{done} keys compared, {findings} different, {written} repaired, {pace}")];
-        lines.extend(found.iter().flat_map(lines_of));
+        lines.extend(found.iter().chain(&remarks).flat_map(lines_of));
         ended_well(ended, Report { lines, is_clean })
     })
 }

@@ -197,7 +197,7 @@ impl Importer<'_> {
             Ok(()) => {
                 tracing::debug!(mapping = %mapping.name, "a key was imported");
                 if left_ms.is_none() {
-                    self.adopt(&[adopt(key, &mapping)]).await;
+                    self.adopt(&[adopt(&[key], &mapping)]).await;
                 }
                 return Ok(Outcome::Imported);
             }
@@ -221,7 +221,7 @@ impl Importer<'_> {
         mapping: &Mapping,
         record: &Record,
     ) -> Result<(), StoreError> {
-        let draft = draft_of(mapping, record).map_err(StoreError::Unencodable)?;
+        let draft = draft_of(mapping, record.clone()).map_err(StoreError::Unencodable)?;
         let changes = [Change { key, present: false, draft: &draft }];
         let session = self.session.as_mut().expect("it has begun the transaction");
         session.write_and_commit(&[(mapping, &changes)]).await
@@ -298,14 +298,11 @@ pub(super) async fn begin(
 }
 
 /// What becomes of an absent key that gets this value.
-pub(super) fn draft_of(mapping: &Mapping, record: &Record) -> Result<Draft, Unencodable> {
-    let mut draft = Draft::new(mapping.holds(), None);
+pub(super) fn draft_of(mapping: &Mapping, record: Record) -> Result<Draft, Unencodable> {
     for (name, value) in &record.fields {
         mapping.layout.check_field(name, value)?;
-        draft.set(name.clone(), value.clone());
     }
-    draft.set_expires_at_ms(record.expires_at_ms);
-    Ok(draft)
+    Ok(Draft::made(record))
 }
 
 // === what Redis has ===
@@ -405,7 +402,8 @@ async fn ask(
     key: &MappedKey,
     mapping: &Mapping,
 ) -> Result<Told, UpstreamError> {
-    let frame = control.call(&[original(key, mapping, MOST_BYTES)]).await?.pop().ok_or_else(odd)?;
+    let answer = control.call(&[original(&[key], mapping, MOST_BYTES)]).await?.pop();
+    let frame = answers(answer.ok_or_else(odd)?, 1)?.pop().ok_or_else(odd)?;
     let (left_ms, expected) = match told(frame, mapping)? {
         Told::Many { left_ms, expected } => (left_ms, expected),
         told => return Ok(told),
@@ -417,11 +415,12 @@ async fn ask(
     Ok(value(record, left_ms, expected))
 }
 
-/// Asks what Redis has of a key, where that takes no more than so many bytes.
-pub(super) fn original(key: &MappedKey, mapping: &Mapping, most_bytes: usize) -> Call {
+/// Asks what Redis has of keys, where that takes no more than so many bytes a key.
+pub(super) fn original(keys: &[&MappedKey], mapping: &Mapping, most_bytes: usize) -> Call {
+    let of_key = |key: &&MappedKey| [key.key.clone(), mark_of(&key.key), aside_of(&key.key)];
     Call {
         script: Script::Original,
-        keys: vec![key.key.clone(), mark_of(&key.key), aside_of(&key.key)],
+        keys: keys.iter().flat_map(of_key).collect(),
         arguments: vec![
             Bytes::from_static(mapping.holds().name().as_bytes()),
             Bytes::from(SLICE.to_string()),
@@ -430,13 +429,18 @@ pub(super) fn original(key: &MappedKey, mapping: &Mapping, most_bytes: usize) ->
     }
 }
 
-/// What it says to that.
+/// What it says to that, one answer a key.
+pub(super) fn answers(frame: Frame, keys: usize) -> Result<Vec<Frame>, UpstreamError> {
+    match frame {
+        Frame::Array(answers) if answers.len() == keys => Ok(answers),
+        Frame::Error(text) => Err(UpstreamError::Refused(text.to_string())),
+        _ => Err(odd()),
+    }
+}
+
+/// What it says of a key.
 pub(super) fn told(frame: Frame, mapping: &Mapping) -> Result<Told, UpstreamError> {
-    let parts = match frame {
-        Frame::Array(parts) => parts,
-        Frame::Error(text) => return Err(UpstreamError::Refused(text.to_string())),
-        _ => return Err(odd()),
-    };
+    let Frame::Array(parts) = frame else { return Err(odd()) };
     let mut parts = parts.into_iter();
     let Some(Frame::BulkString(word)) = parts.next() else { return Err(odd()) };
     match &word[..] {
@@ -517,13 +521,14 @@ pub(super) fn take_in(record: &mut Record, values: Vec<Frame>) -> Result<(), Ups
     Ok(())
 }
 
-/// Makes a copy of what was the original; where there are none it goes, now that Postgres has it.
-pub(super) fn adopt(key: &MappedKey, mapping: &Mapping) -> Call {
+/// Makes copies of what were originals; where there are none they go, now that Postgres has them.
+pub(super) fn adopt(keys: &[&MappedKey], mapping: &Mapping) -> Call {
     if mapping.strategy() == Strategy::PostgresOnly {
-        let keys = vec![key.key.clone(), mark_of(&key.key), aside_of(&key.key)];
+        let of_key = |key: &&MappedKey| [key.key.clone(), mark_of(&key.key), aside_of(&key.key)];
+        let keys = keys.iter().flat_map(of_key).collect();
         return Call { script: Script::Inval, keys, arguments: Vec::new() };
     }
-    let keys = vec![key.key.clone(), mark_of(&key.key)];
+    let keys = keys.iter().flat_map(|key| [key.key.clone(), mark_of(&key.key)]).collect();
     Call { script: Script::Adopt, keys, arguments: vec![decimal(mapping.cache_ttl_ms)] }
 }
 

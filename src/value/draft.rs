@@ -65,6 +65,16 @@ impl Draft {
         }
     }
 
+    /// A key that was absent has got this value.
+    pub fn made(record: Record) -> Self {
+        debug_assert!(!record.is_empty());
+        let mut draft = Self::new(record.kind, None);
+        draft.touched.extend(record.fields.keys().cloned());
+        draft.expiry_touched = record.expires_at_ms.is_some();
+        draft.record = Some(record);
+        draft
+    }
+
     /// The value as the operations so far have left it; `None` when the key is absent.
     pub fn record(&self) -> Option<&Record> {
         self.record.as_ref()
@@ -276,6 +286,22 @@ mod tests {
         let expected =
             Delta::Change { set: vec![("a".into(), "3".into())], removed: vec!["b".into()] };
         assert_eq!(draft.delta(), expected);
+    }
+
+    #[test]
+    fn a_key_that_was_made_is_as_one_whose_fields_were_set() {
+        let mut set = Draft::new(ValueKind::Hash, None);
+        set.set("a".into(), "1".into());
+        set.set("b".into(), "2".into());
+        set.set_expires_at_ms(Some(9));
+        let mut made = record(&[("a", "1"), ("b", "2")]).unwrap();
+        made.expires_at_ms = Some(9);
+        let made = Draft::made(made);
+        assert_eq!((made.record(), made.existed()), (set.record(), false));
+        assert!(made.touched().eq(set.touched()) && made.expiry_touched() && made.is_changed());
+        assert_eq!(made.delta(), set.delta());
+        let staying = Draft::made(record(&[("a", "1")]).unwrap());
+        assert!(!staying.expiry_touched());
     }
 
     #[test]

@@ -138,6 +138,42 @@ async fn redis_is_filled_and_then_it_is_complete() {
     stack.stop_expecting(&[]).await;
 }
 
+#[tokio::test]
+async fn rows_that_redis_lacks_are_told_and_are_differences_where_it_is_to_have_all() {
+    let stack = stack(&[]).await;
+    fill_redis(&stack, 1, 1000).await;
+    let (done, told, error) = stack.run(&["backfill"]);
+    assert!(done, "{told}{error}");
+    let (done, told, error) = stack.run(&["verify"]);
+    assert!(done && !told.contains("alone"), "{told}{error}");
+    // As a client does, and as nobody should.
+    stack.client().await.say("HSET h:new n 1").await;
+    stack
+        .sql_execute(
+            "insert into hashes (id, n) select 'extra' || n, n from generate_series(1, 999) n",
+        )
+        .await;
+    let (done, told, error) = stack.run(&["verify"]);
+    assert!(done, "{told}{error}");
+    assert_eq!(first_line(&told), "1000 keys compared, 0 different, 0");
+    assert!(
+        told.contains("hashes: 1000 keys: in Postgres alone, which is no difference"),
+        "{told}"
+    );
+    assert!(told.contains("  h:extra"), "{told}");
+    let (done, told, error) = stack.run(&["verify", "--json"]);
+    assert!(done, "{told}{error}");
+    let told: serde_json::Value = serde_json::from_str(&told).unwrap();
+    assert_eq!((&told["differences"], &told["remarks"][0]["keys"]), (&0.into(), &1000.into()));
+    let (done, told, _) = stack.run(&["verify", "--complete"]);
+    assert!(!done && told.contains("hashes: 1000 keys: missing in Redis\n"), "{told}");
+    // From then on it is known that copies come and go.
+    assert!(stack.run(&["phase", "set", "migrated", "--force"]).0);
+    let (done, told, error) = stack.run(&["verify"]);
+    assert!(done && !told.contains("alone"), "{told}{error}");
+    stack.stop_expecting(&[]).await;
+}
+
 /// What only Redis has is a difference, and the one that is not repaired by dropping it.
 #[tokio::test]
 async fn an_original_is_never_dropped() {

@@ -27,43 +27,80 @@ pub struct Replay {
     start: Instant,
 }
 
+/// A replay that is under way.
+pub struct Talk<'s, S> {
+    server: &'s S,
+    /// By their numbers in the record, with the address that each was opened to.
+    connections: BTreeMap<u64, (String, Client)>,
+    answers: Vec<Option<Answer>>,
+    start: Instant,
+    started_ms: i64,
+}
+
 impl Replay {
     pub async fn with(server: &impl Server, traffic: &[Recorded]) -> Replay {
-        Self::since(Instant::now(), now_ms(), server, traffic).await
+        Talk::begin(server).all(traffic).await
     }
 
     /// A later replay, whose times count from the start of this one.
     pub async fn then(&self, server: &impl Server, traffic: &[Recorded]) -> Replay {
-        Self::since(self.start, self.started_ms, server, traffic).await
+        let talk = Talk::begin(server);
+        Talk { start: self.start, started_ms: self.started_ms, ..talk }.all(traffic).await
+    }
+}
+
+impl<'s, S: Server> Talk<'s, S> {
+    pub fn begin(server: &'s S) -> Self {
+        Self {
+            server,
+            connections: BTreeMap::new(),
+            answers: Vec::new(),
+            start: Instant::now(),
+            started_ms: now_ms(),
+        }
     }
 
-    async fn since(
-        start: Instant,
-        started_ms: i64,
-        server: &impl Server,
-        traffic: &[Recorded],
-    ) -> Replay {
-        let mut connections: BTreeMap<u64, Client> = BTreeMap::new();
-        let mut answers = Vec::with_capacity(traffic.len());
-        for batch in traffic.chunk_by(is_one_write) {
-            let client = match connections.entry(batch[0].connection) {
-                Entry::Occupied(open) => open.into_mut(),
-                Entry::Vacant(new) => new.insert(Client::connect(server).await),
-            };
-            let replies = if batch[0].name() == "scan" {
-                vec![whole_scan(client, &batch[0]).await]
-            } else {
-                let commands: Vec<_> =
-                    batch.iter().map(|recorded| recorded.command.clone()).collect();
-                client.pipeline(&commands).await.into_iter().map(Some).collect()
-            };
-            let after = start.elapsed();
-            answers.extend(
-                replies.into_iter().map(|reply| reply.map(|reply| Answer { reply, after })),
-            );
+    async fn all(mut self, traffic: &[Recorded]) -> Replay {
+        for batch in writes(traffic) {
+            self.say(batch).await;
         }
+        self.take()
+    }
+
+    /// Sends what was one write. A server that has another address by now is connected to anew.
+    pub async fn say(&mut self, batch: &[Recorded]) {
+        let address = self.server.address();
+        self.connections.retain(|_, (opened_to, _)| *opened_to == address);
+        let (_, client) = match self.connections.entry(batch[0].connection) {
+            Entry::Occupied(open) => open.into_mut(),
+            Entry::Vacant(new) => {
+                let client = Client::connect_to(&address).await;
+                new.insert((address, client))
+            }
+        };
+        let replies = if batch[0].name() == "scan" {
+            vec![whole_scan(client, &batch[0]).await]
+        } else {
+            let commands: Vec<_> = batch.iter().map(|recorded| recorded.command.clone()).collect();
+            client.pipeline(&commands).await.into_iter().map(Some).collect()
+        };
+        let after = self.start.elapsed();
+        let answers = replies.into_iter().map(|reply| reply.map(|reply| Answer { reply, after }));
+        self.answers.extend(answers);
+    }
+
+    /// What was said so far. Connections are opened anew for what comes then.
+    pub fn take(&mut self) -> Replay {
+        self.connections.clear();
+        let answers = std::mem::take(&mut self.answers);
+        let Self { start, started_ms, .. } = *self;
         Replay { answers, started_ms, took: start.elapsed(), start }
     }
+}
+
+/// The record in the pieces that the app has written at once.
+pub fn writes(traffic: &[Recorded]) -> impl Iterator<Item = &[Recorded]> {
+    traffic.chunk_by(is_one_write)
 }
 
 fn is_one_write(one: &Recorded, next: &Recorded) -> bool {

@@ -35,12 +35,24 @@ impl Rig {
 
     /// What `original` says of the key `k`.
     fn original(&mut self, arguments: [&str; 3]) -> Vec<Value> {
-        let keys = [b"k".to_vec(), mark_of(b"k").to_vec(), aside_of(b"k").to_vec()];
-        self.run(Script::Original, &keys, &arguments).elements().to_vec()
+        self.originals(&["k"], arguments).remove(0)
     }
 
-    fn adopt(&mut self, ttl_ms: &str) {
-        self.run(Script::Adopt, &[b"k".to_vec(), mark_of(b"k").to_vec()], &[ttl_ms]);
+    /// What it says of these.
+    fn originals(&mut self, keys: &[&str], arguments: [&str; 3]) -> Vec<Vec<Value>> {
+        let of_key = |key: &&str| {
+            let key = key.as_bytes();
+            [key.to_vec(), mark_of(key).to_vec(), aside_of(key).to_vec()]
+        };
+        let keys: Vec<Vec<u8>> = keys.iter().flat_map(of_key).collect();
+        let told = self.run(Script::Original, &keys, &arguments);
+        told.elements().iter().map(|answer| answer.elements().to_vec()).collect()
+    }
+
+    fn adopt(&mut self, keys: &[&str], ttl_ms: &str) {
+        let of_key = |key: &&str| [key.as_bytes().to_vec(), mark_of(key.as_bytes()).to_vec()];
+        let keys: Vec<Vec<u8>> = keys.iter().flat_map(of_key).collect();
+        self.run(Script::Adopt, &keys, &[ttl_ms]);
     }
 
     fn sweep(&mut self, spare: &str) -> Value {
@@ -84,12 +96,35 @@ fn an_original_is_told_unless_somebody_is_at_it() {
 }
 
 #[test]
+fn each_of_many_keys_is_told_and_adopted_as_one_alone() {
+    let mut rig = Rig::new(&[
+        "HSET a f 1",
+        "HSET b f 1 g 2",
+        "SET respgres:m:b w:1",
+        "HSET d f 1",
+        &format!("PEXPIREAT d {EVEN}"),
+        "SADD e x",
+    ]);
+    let told = rig.originals(&["a", "b", "c", "d", "e"], ["hash", "10", "1000000"]);
+    let words: Vec<&Value> = told.iter().map(|answer| &answer[0]).collect();
+    let expected = ["VALUE", "HELD", "NONE", "VALUE", "TYPE"].map(bulk);
+    assert_eq!(words, expected.iter().collect::<Vec<_>>());
+    assert_eq!(rig.say("PEXPIRETIME d"), Value::Integer(4_102_444_799_999));
+    rig.adopt(&["a", "b", "c", "d"], "100000");
+    let Value::Integer(ends_at) = rig.say("PEXPIRETIME a") else { panic!("no end") };
+    assert!(ends_at > 0 && ends_at % 2 == 0, "{ends_at}");
+    // Somebody is at this one, and that one has an end of its own.
+    assert_eq!(rig.say("PTTL b"), Value::Integer(-1));
+    assert_eq!(rig.say("PEXPIRETIME d"), Value::Integer(4_102_444_799_999));
+}
+
+#[test]
 fn an_end_of_its_own_becomes_odd_and_stays() {
     for (end, expected) in [(EVEN, 4_102_444_799_999), (ODD, 4_102_444_800_001)] {
         let mut rig = Rig::new(&["HSET k a 1", &format!("PEXPIREAT k {end}")]);
         rig.original(["hash", "10", "1000000"]);
         assert_eq!(rig.say("PEXPIRETIME k"), Value::Integer(expected));
-        rig.adopt("1000");
+        rig.adopt(&["k"], "1000");
         assert_eq!(rig.say("PEXPIRETIME k"), Value::Integer(expected));
     }
 }
@@ -97,12 +132,12 @@ fn an_end_of_its_own_becomes_odd_and_stays() {
 #[test]
 fn what_was_imported_ends_as_copies_do() {
     let mut rig = Rig::new(&["HSET k a 1"]);
-    rig.adopt("100000");
+    rig.adopt(&["k"], "100000");
     let Value::Integer(ends_at) = rig.say("PEXPIRETIME k") else { panic!("no end") };
     assert!(ends_at > 0 && ends_at % 2 == 0, "{ends_at}");
     // It has been written behind since.
     let mut rig = Rig::new(&["HSET k a 1", "SET respgres:m:k d:7-1"]);
-    rig.adopt("100000");
+    rig.adopt(&["k"], "100000");
     assert_eq!(rig.say("PTTL k"), Value::Integer(-1));
 }
 

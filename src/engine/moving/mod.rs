@@ -111,6 +111,8 @@ struct Hand {
     control: Control,
     /// For jobs that fill.
     warming: Option<Warming>,
+    /// Whether the last keys had a row, some of them.
+    meets_rows: bool,
 }
 
 /// Begins a job on the current runtime.
@@ -151,6 +153,11 @@ impl Running {
     /// For others who watch it.
     pub fn handle(&self) -> Handle {
         self.handle.clone()
+    }
+
+    /// What there is to say of keys that are as they may be, most frequent first.
+    pub fn remarks(&self) -> Vec<Finding> {
+        self.handle.counters.remarks()
     }
 
     /// Completes when the job has ended.
@@ -229,7 +236,7 @@ impl Ground {
 impl Hand {
     fn new(ground: &Arc<Ground>) -> Self {
         let control = Control::new(ground.settings.control.clone());
-        Self { ground: Arc::clone(ground), session: None, control, warming: None }
+        Self { ground: Arc::clone(ground), session: None, control, warming: None, meets_rows: true }
     }
 
     async fn session(&mut self) -> Result<&mut Session, StoreError> {

@@ -56,8 +56,13 @@ struct Findings {
     count: u64,
     /// Hashes of the keys.
     known: HashSet<i64>,
-    by_reason: BTreeMap<(String, String), (u64, Vec<String>)>,
+    by_reason: Reasons,
+    /// What is as it may be.
+    remarks: Reasons,
 }
+
+/// By mapping and what there is to say: keys, and some of them.
+type Reasons = BTreeMap<(String, String), (u64, Vec<String>)>;
 
 // === impl Progress ===
 
@@ -107,13 +112,19 @@ impl Counters {
             return;
         }
         findings.count += 1;
-        findings.tell(key, what, detail);
+        tell(&mut findings.by_reason, key, what, detail);
+    }
+
+    /// Notes what there is to say of a key that is as it may be.
+    pub(super) fn remark(&self, key: &MappedKey, what: &str) {
+        let mut findings = self.findings.lock().unwrap_or_else(PoisonError::into_inner);
+        tell(&mut findings.remarks, key, what.to_owned(), "");
     }
 
     /// Notes one more thing of a key that counts already.
     pub(super) fn note_more(&self, key: &MappedKey, what: String, detail: &str) {
         let mut findings = self.findings.lock().unwrap_or_else(PoisonError::into_inner);
-        findings.tell(key, what, detail);
+        tell(&mut findings.by_reason, key, what, detail);
     }
 
     pub(super) fn progress(&self) -> Progress {
@@ -132,36 +143,37 @@ impl Counters {
     /// What was found, most frequent first. Where the reasons are very many not all of them are told.
     pub(super) fn findings(&self) -> Vec<Finding> {
         let findings = self.findings.lock().unwrap_or_else(PoisonError::into_inner);
-        let finding =
-            |((mapping, what), (keys, examples)): (&(String, String), &(u64, _))| Finding {
-                mapping: mapping.clone(),
-                what: what.clone(),
-                keys: *keys,
-                examples: Vec::clone(examples),
-            };
-        let mut all: Vec<Finding> = findings.by_reason.iter().map(finding).collect();
-        all.sort_by_key(|finding| std::cmp::Reverse(finding.keys));
-        all
+        most_frequent_first(&findings.by_reason)
+    }
+
+    /// What there is to say of keys that are as they may be, in the same order.
+    pub(super) fn remarks(&self) -> Vec<Finding> {
+        let findings = self.findings.lock().unwrap_or_else(PoisonError::into_inner);
+        most_frequent_first(&findings.remarks)
     }
 }
 
-// === impl Findings ===
+fn most_frequent_first(reasons: &Reasons) -> Vec<Finding> {
+    let finding = |((mapping, what), (keys, examples)): (&(String, String), &(u64, _))| Finding {
+        mapping: mapping.clone(),
+        what: what.clone(),
+        keys: *keys,
+        examples: Vec::clone(examples),
+    };
+    let mut all: Vec<Finding> = reasons.iter().map(finding).collect();
+    all.sort_by_key(|finding| std::cmp::Reverse(finding.keys));
+    all
+}
 
-impl Findings {
-    fn tell(&mut self, key: &MappedKey, what: String, detail: &str) {
-        let reason = (key.mapping.name.clone(), what);
-        if self.by_reason.len() >= REASONS && !self.by_reason.contains_key(&reason) {
-            return;
-        }
-        let (count, examples) = self.by_reason.entry(reason).or_default();
-        *count += 1;
-        if examples.len() < NAMED {
-            let key = key.key.escape_ascii();
-            examples.push(if detail.is_empty() {
-                key.to_string()
-            } else {
-                format!("{key}: {detail}")
-            });
-        }
+fn tell(reasons: &mut Reasons, key: &MappedKey, what: String, detail: &str) {
+    let reason = (key.mapping.name.clone(), what);
+    if reasons.len() >= REASONS && !reasons.contains_key(&reason) {
+        return;
+    }
+    let (count, examples) = reasons.entry(reason).or_default();
+    *count += 1;
+    if examples.len() < NAMED {
+        let key = key.key.escape_ascii();
+        examples.push(if detail.is_empty() { key.to_string() } else { format!("{key}: {detail}") });
     }
 }

@@ -6,15 +6,20 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::super::import::{Importer, Told, adopt, begin, draft_of, original, told};
+use super::super::import::{Importer, Told, adopt, answers, begin, draft_of, original, told};
 use super::super::through::connected;
 use super::super::transaction::{Copies, Failure};
 use crate::mapping::{MappedKey, Mapping};
 use crate::store::{Change, StoreError};
+use crate::upstream::UpstreamError;
+use crate::upstream::control::Frame;
 use crate::value::Draft;
 
 /// The bytes of a value that is taken together with others.
 const MOST_BYTES: usize = 128 << 10;
+
+/// Keys of one step in Redis, which holds everybody up for so long: about a tenth of a millisecond.
+const STEP_KEYS: usize = 10;
 
 /// What has become of keys.
 #[derive(Debug, Default)]
@@ -44,9 +49,7 @@ impl Importer<'_> {
         };
         let mut done =
             Together { no_originals: keys.len() - begun.originals.len(), ..Together::default() };
-        let calls: Vec<_> =
-            begun.originals.iter().map(|&at| original(keys[at], mapping, MOST_BYTES)).collect();
-        let answers = match self.control.call(&calls).await {
+        let answers = match self.ask_together(mapping, keys, &begun.originals).await {
             Ok(answers) => answers,
             Err(error) => return Err(self.give_up(Failure::Upstream(error)).await),
         };
@@ -66,13 +69,13 @@ impl Importer<'_> {
                 Err(error) => return Err(self.give_up(Failure::Upstream(error)).await),
             };
             record.expires_at_ms = left_ms.map(|left_ms| now_ms.saturating_add(left_ms));
-            let Ok(draft) = draft_of(mapping, &record) else {
+            let Ok(draft) = draft_of(mapping, record) else {
                 done.left_out.push(at);
                 continue;
             };
             drafts.push((keys[at], draft));
             if left_ms.is_none() {
-                adopted.push(adopt(keys[at], mapping));
+                adopted.push(keys[at]);
             }
         }
         done.imported = drafts.len();
@@ -85,11 +88,28 @@ impl Importer<'_> {
         let session = self.session.as_mut().expect("it has begun the transaction");
         match session.write_and_commit(&[(&**mapping, &changes)]).await {
             Ok(()) => {
-                self.adopt(&adopted).await;
+                let steps = adopted.chunks(STEP_KEYS).map(|keys| adopt(keys, mapping));
+                self.adopt(&steps.collect::<Vec<_>>()).await;
                 Ok(done)
             }
             Err(error @ StoreError::InDoubt(_)) => Err(Failure::Store(error)),
             Err(error) => Err(self.give_up(Failure::Store(error)).await),
         }
+    }
+    /// What Redis has of these, in their order.
+    async fn ask_together(
+        &mut self,
+        mapping: &Mapping,
+        keys: &[&MappedKey],
+        places: &[usize],
+    ) -> Result<Vec<Frame>, UpstreamError> {
+        let asked: Vec<&MappedKey> = places.iter().map(|&at| keys[at]).collect();
+        let steps = asked.chunks(STEP_KEYS);
+        let calls: Vec<_> = steps.clone().map(|keys| original(keys, mapping, MOST_BYTES)).collect();
+        let mut all = Vec::with_capacity(asked.len());
+        for (step, told) in steps.zip(self.control.call(&calls).await?) {
+            all.append(&mut answers(told, step.len())?);
+        }
+        Ok(all)
     }
 }

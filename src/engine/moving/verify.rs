@@ -3,6 +3,9 @@
 //! A key is compared without its lock first; only if it seems to be different it is looked at again under the lock,
 //! where no writer is at it. What Postgres is going to have is waited for. A repair is done under the same lock: the
 //! copy is dropped, as one of the outbox is, or the row gets what Redis has.
+//!
+//! A row whose key Redis lacks is a difference only where Redis is to have every key. While a mapping moves in it is
+//! told all the same, as it may be one that nobody has meant to be there.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,6 +55,13 @@ pub enum Repair {
     Postgres,
 }
 
+/// What is said of a key that Redis lacks.
+const ALONE: &str =
+    "in Postgres alone, which is no difference: copies end, and new keys are rows first";
+
+/// Looks for rows whose keys Redis lacks.
+struct LookForAlone;
+
 /// What is done with keys.
 struct Compare {
     is_complete: bool,
@@ -69,6 +79,11 @@ impl Verify {
     ) -> Result<(), MovingError> {
         let Self { mappings, speed, sample, is_complete, repair } = self;
         let compare = Compare { is_complete, repair };
+        let is_moving_in = |mapping: &&Arc<Mapping>| mapping.imports();
+        let moving_in: Vec<Arc<Mapping>> = match sample {
+            None if !is_complete => mappings.iter().filter(is_moving_in).cloned().collect(),
+            _ => Vec::new(),
+        };
         deal_with_all(compare, &ground, speed, counters, tasks, async |pace, to| {
             if let Some(sample) = sample {
                 return sample_of_redis(&ground, &mappings, sample, pace, counters, tasks, to)
@@ -80,7 +95,42 @@ impl Verify {
             }
             Ok(())
         })
+        .await?;
+        if moving_in.is_empty() {
+            return Ok(());
+        }
+        deal_with_all(LookForAlone, &ground, speed, counters, tasks, async |pace, to| {
+            walk_through_tables(&ground, &moving_in, pace, counters, tasks, to).await
+        })
         .await
+    }
+}
+
+// === impl LookForAlone ===
+
+impl Work for LookForAlone {
+    /// Those that Redis has were compared before.
+    const COUNTS: bool = false;
+
+    async fn deal_with(
+        &self,
+        hand: &mut Hand,
+        keys: &[MappedKey],
+        counters: &Counters,
+    ) -> Result<(), MovingError> {
+        // Where a writer is at it the value is aside.
+        let exists =
+            |key: &MappedKey| [Bytes::from_static(b"EXISTS"), key.key.clone(), aside_of(&key.key)];
+        let asked: Vec<[Bytes; 3]> = keys.iter().map(exists).collect();
+        let asked: Vec<&[Bytes]> = asked.iter().map(|words| &words[..]).collect();
+        for (key, told) in keys.iter().zip(hand.control.commands(&asked).await?) {
+            match told {
+                Frame::Integer(0) => counters.remark(key, ALONE),
+                Frame::Error(text) => return Err(UpstreamError::Refused(text.to_string()).into()),
+                _ => {}
+            }
+        }
+        Ok(())
     }
 }
 

@@ -1,15 +1,20 @@
 #!lua flags=allow-oom
--- Postgres has this value now: what Redis has is a copy, and gets an end as others have. One with an end of
+-- Postgres has these values now: what Redis has are copies, and get an end as others have. One with an end of
 -- its own keeps it.
--- KEYS: value, mark. ARGV: how long the copy lives (ms).
+-- KEYS: value, mark; and so on for each key. ARGV: how long the copies live (ms).
 -- Whoever completes values has to know (see complete.lua).
 if redis.call('EXISTS', 'respgres:completing') == 1 then
-  redis.call('SADD', 'respgres:touched', KEYS[1])
+  for i = 1, #KEYS, 2 do
+    redis.call('SADD', 'respgres:touched', KEYS[i])
+  end
   redis.call('PEXPIRE', 'respgres:touched', 3600000)
 end
-if redis.call('EXISTS', KEYS[2]) == 0 and redis.call('PTTL', KEYS[1]) == -1 then
-  local time = redis.call('TIME')
-  local ends_at = time[1] * 1000 + math.floor(time[2] / 1000) + tonumber(ARGV[1])
-  redis.call('PEXPIREAT', KEYS[1], string.format('%.0f', ends_at - ends_at % 2))
+local time = redis.call('TIME')
+local ends_at = time[1] * 1000 + math.floor(time[2] / 1000) + tonumber(ARGV[1])
+ends_at = string.format('%.0f', ends_at - ends_at % 2)
+for i = 1, #KEYS, 2 do
+  if redis.call('EXISTS', KEYS[i + 1]) == 0 then
+    redis.call('PEXPIREAT', KEYS[i], ends_at, 'NX')
+  end
 end
 return 0

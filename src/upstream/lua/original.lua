@@ -1,37 +1,50 @@
 #!lua flags=allow-oom
--- What Redis has of a key that Postgres has never had. Whoever asks holds the key's lock.
--- KEYS: value, mark, aside. ARGV: 'hash' or 'set', the most elements to tell, the most bytes to take.
--- Answers NONE; DIRTY (Postgres is going to have it); HELD (somebody was at it); TYPE and what it is; LARGE;
--- MANY, how long the key has left in ms, count of elements; or VALUE, the same, and the elements.
+-- What Redis has of keys that Postgres has never had. Whoever asks holds the keys' locks.
+-- KEYS: value, mark, aside; and so on for each key. ARGV: 'hash' or 'set', the most elements to tell, the most
+-- bytes to take.
+-- Answers for each key an array: NONE; DIRTY (Postgres is going to have it); HELD (somebody was at it); TYPE and
+-- what it is; LARGE; MANY, how long the key has left in ms, count of elements; or VALUE, the same, and the elements.
 -- 'gone' hides nothing: every step of ours that puts a value there takes it away.
 -- Whoever completes values has to know (see complete.lua).
 if redis.call('EXISTS', 'respgres:completing') == 1 then
-  redis.call('SADD', 'respgres:touched', KEYS[1])
+  for i = 1, #KEYS, 3 do
+    redis.call('SADD', 'respgres:touched', KEYS[i])
+  end
   redis.call('PEXPIRE', 'respgres:touched', 3600000)
 end
-local kind = redis.call('TYPE', KEYS[1])['ok']
-if kind == 'none' then
-  return {'NONE'}
+local call = redis.call
+local is_set = ARGV[1] == 'set'
+local most_elements, most_bytes = tonumber(ARGV[2]), tonumber(ARGV[3])
+local function tell(key, mark_key, aside)
+  local kind = call('TYPE', key)['ok']
+  if kind == 'none' then
+    return {'NONE'}
+  end
+  local mark = call('GET', mark_key)
+  if mark and (string.sub(mark, 1, 2) == 'd:' or string.sub(mark, 1, 5) == 'gone:') then
+    return {'DIRTY'}
+  elseif (mark and mark ~= 'gone') or call('EXISTS', aside) == 1 then
+    return {'HELD'}
+  elseif kind ~= ARGV[1] then
+    return {'TYPE', kind}
+  elseif call('MEMORY', 'USAGE', key) > most_bytes then
+    return {'LARGE'}
+  end
+  local count = call(is_set and 'SCARD' or 'HLEN', key)
+  local ends_at = call('PEXPIRETIME', key)
+  local answer = {'MANY', ends_at < 0 and -1 or call('PTTL', key), count}
+  if count <= most_elements then
+    answer[1] = 'VALUE'
+    answer[4] = call(is_set and 'SMEMBERS' or 'HGETALL', key)
+  end
+  -- An odd end is the key's own (see engine::copy).
+  if ends_at > 0 and ends_at % 2 == 0 then
+    call('PEXPIREAT', key, string.format('%.0f', ends_at - 1))
+  end
+  return answer
 end
-local mark = redis.call('GET', KEYS[2])
-if mark and (string.sub(mark, 1, 2) == 'd:' or string.sub(mark, 1, 5) == 'gone:') then
-  return {'DIRTY'}
-elseif (mark and mark ~= 'gone') or redis.call('EXISTS', KEYS[3]) == 1 then
-  return {'HELD'}
-elseif kind ~= ARGV[1] then
-  return {'TYPE', kind}
-elseif redis.call('MEMORY', 'USAGE', KEYS[1]) > tonumber(ARGV[3]) then
-  return {'LARGE'}
+local answers = {}
+for i = 1, #KEYS, 3 do
+  answers[#answers + 1] = tell(KEYS[i], KEYS[i + 1], KEYS[i + 2])
 end
-local count = redis.call(kind == 'set' and 'SCARD' or 'HLEN', KEYS[1])
-local answer = {'MANY', redis.call('PTTL', KEYS[1]), count}
-if count <= tonumber(ARGV[2]) then
-  answer[1] = 'VALUE'
-  answer[4] = redis.call(kind == 'set' and 'SMEMBERS' or 'HGETALL', KEYS[1])
-end
--- An odd end is the key's own (see engine::copy).
-local ends_at = redis.call('PEXPIRETIME', KEYS[1])
-if ends_at > 0 and ends_at % 2 == 0 then
-  redis.call('PEXPIREAT', KEYS[1], string.format('%.0f', ends_at - 1))
-end
-return answer
+return answers
