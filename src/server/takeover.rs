@@ -252,7 +252,6 @@ impl Talk {
                 return self.end_aborted(": the strategy of a watched key's mapping was changed");
             }
         };
-        client.at_gate_since.set(None);
         let version = client.version();
         let mut session = client.session.borrow_mut();
         let (watched, database) = (session.watched.take(), session.database);

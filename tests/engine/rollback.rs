@@ -3,7 +3,6 @@
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use sqlx::{Connection, PgConnection};
 
@@ -251,7 +250,6 @@ async fn one_that_is_killed_leaves_all_as_it_was_and_can_be_tried_again() {
         .spawn()
         .unwrap();
     // Its key is locked: it gets no further than that until it is let go.
-    tokio::time::sleep(Duration::from_millis(500)).await;
     assert_eq!(targets(&stack).await, 0);
     held.let_go().await;
     wait_until("clients wait", async || {
@@ -274,6 +272,30 @@ async fn one_that_is_killed_leaves_all_as_it_was_and_can_be_tried_again() {
     assert_eq!(client.say("HSET thing:1 a 4").await, Value::Integer(0));
     assert_eq!(stack.redis.say("HGET thing:1 a").await, Value::Bulk(b"4".to_vec()));
     stack.proxy.stop_allowing(&[], &["strategy"]).await;
+}
+
+/// A copy without an end whose row is gone looks like what only Redis has.
+#[tokio::test]
+async fn what_was_deleted_after_one_was_killed_does_not_come_back_with_a_snapshot() {
+    let mut stack = with_things(2000).await;
+    let mut client = stack.client().await;
+    let words = ["rollback", "--force", "--rate", "500", "--mapping", "things"];
+    let mut killed =
+        stack.command(&words).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    wait_until("it is at it", async || stack.redis.say("PTTL thing:0").await == Value::Integer(-1))
+        .await;
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    assert_eq!(stack.redis.say("SAVE").await, Value::Status("OK".into()));
+    assert_eq!(client.say("DEL thing:0").await, Value::Integer(1));
+    stack.redis.restart().await;
+    assert_eq!(stack.redis.say("EXISTS thing:0").await, Value::Integer(1), "of the snapshot");
+    wait_until("Redis is gone through", async || {
+        assert_eq!(client.say("HGETALL thing:0").await, Value::Array(Vec::new()));
+        stack.redis.say("EXISTS thing:0").await == Value::Integer(0)
+    })
+    .await;
+    stack.stop_allowing(&[], &["upstream", "mapped keys are read"]).await;
 }
 
 /// Its barrier stands, and nobody carries on.
