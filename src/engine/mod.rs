@@ -115,6 +115,8 @@ pub struct EngineSettings {
     pub plans: Vec<Plan>,
     /// The longest reply that a client can be sent.
     pub reply_most_bytes: usize,
+    /// Of a job that moves keys: what every session has to have.
+    pub part: Option<Arc<moving::Part>>,
 }
 
 /// The mapped side of respgres: which keys are mapped, and the workers that serve them.
