@@ -2,6 +2,7 @@
 
 use crate::stack::process::Process;
 use crate::stack::{Client, Stack, Value, wait_until};
+use crate::verify::filled_stack;
 use crate::{fill_redis, stack};
 
 /// Who has a part in moving keys, which keeps mappings where they are.
@@ -73,4 +74,38 @@ async fn one_whose_sessions_have_ended_goes_on_over_new_ones() {
     assert_eq!(status.code(), Some(0), "{log}");
     assert_eq!(stack.sql_i64("select count(*) from hashes").await, 5000, "{log}");
     stack.stop_expecting(&[]).await;
+}
+
+/// A warm-up that goes on while nobody is to make copies would leave some that are believed afterwards.
+#[tokio::test]
+async fn while_one_runs_no_mapping_becomes_or_leaves_postgres_only() {
+    let stack = filled_stack().await;
+    let change = |strategy| stack.run(&["strategy", "set", strategy, "--mapping", "hashes"]);
+    let begin = async || {
+        let process =
+            stack.begin(&["sync", "--from", "postgres", "--to", "redis", "--rate", "200"]);
+        let parts = format!("select count(*) from {PARTS}");
+        wait_until("it has begun", async || stack.sql_i64(&parts).await > 0).await;
+        process
+    };
+    let refused = |strategy| {
+        let (done, _, error) = change(strategy);
+        assert!(!done && error.contains("keys are just being moved"), "{error}");
+    };
+    let mut process = begin().await;
+    refused("postgres_only");
+    let (done, _, error) = change("cache_first");
+    assert!(done, "{error}");
+    refused("postgres_only");
+    assert_eq!(process.stop("INT").await.0.code(), Some(1));
+    let (done, _, error) = change("postgres_only");
+    assert!(done, "{error}");
+    let mut process = begin().await;
+    refused("dual_write");
+    let told = stack.run(&["strategy", "get", "--mapping", "hashes"]).1;
+    assert!(told.starts_with("hashes: postgres_only"), "{told}");
+    process.stop("INT").await;
+    let (done, _, error) = change("dual_write");
+    assert!(done, "{error}");
+    stack.stop_allowing(&[], &["strategy"]).await;
 }
