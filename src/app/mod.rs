@@ -334,6 +334,7 @@ fn engine_settings(setup: &Setup) -> Result<EngineSettings, AppError> {
         cache_max_elements: defaults.cache_max_elements,
         plans: setup.plans.clone(),
         reply_most_bytes: setup.config.limits.client_backlog_max_bytes,
+        part: None,
     })
 }
 

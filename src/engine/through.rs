@@ -702,6 +702,9 @@ pub(super) async fn connected<'s>(
             }
         };
         new.give_up_with(cut);
+        if let Some(part) = &settings.part {
+            part.take(&mut new).await?;
+        }
         *session = Some(new);
     }
     Ok(session.as_mut().expect("it was connected just now"))

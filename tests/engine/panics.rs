@@ -98,6 +98,7 @@ async fn house() -> House {
         cache_max_elements: 10_000,
         plans,
         reply_most_bytes: 1 << 20,
+        part: None,
     };
     let engine = Engine::new(Registry::new(vec![Arc::new(mapping)], Vec::new()), &settings);
     let tasks = Tasks::new();

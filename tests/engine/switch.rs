@@ -283,6 +283,43 @@ async fn loans_that_wait_at_a_gate_hold_up_no_others() {
 }
 
 #[tokio::test]
+async fn what_is_watched_or_looked_up_waits_at_the_gate_too() {
+    let stack = stack().await;
+    let second = stack.start_second_proxy().await;
+    let mut client = stack.client().await;
+    client.say("HSET thing:1 n 1").await;
+    client.say("RPUSH list 1").await;
+    second.process().signal("STOP");
+    let mut first = stack.command(&["strategy", "set", "database_first", "--mapping", "things"]);
+    let mut first = first.stdout(Stdio::null()).spawn().unwrap();
+    let closed = Value::Error(
+        "TRYAGAIN the strategy of the key's mapping is just being changed; nothing was done".into(),
+    );
+    wait_until("its keys are not looked up any more", async || {
+        client.say("SORT list BY thing:*->n").await == closed
+    })
+    .await;
+    let mut waiting = tokio::task::JoinSet::new();
+    for watch in ["WATCH thing:1", "WATCH thing:1 list"] {
+        let mut client = stack.client().await;
+        waiting.spawn(async move { client.say(watch).await });
+    }
+    for _ in 0..3 {
+        assert_eq!(client.say("WATCH other:1 list").await, ok());
+    }
+    assert_eq!(client.say("SORT list BY thing:*->n").await, closed);
+    assert!(first.try_wait().unwrap().is_none(), "the gate is still closed");
+    assert!(waiting.try_join_next().is_none());
+    assert!(first.wait().unwrap().success(), "the one that stood still is dead by then");
+    assert!(waiting.join_all().await.iter().all(|told| *told == ok()));
+    let sorted = client.say("SORT list BY thing:*->n").await;
+    assert_eq!(sorted, Value::Array(vec![bulk("1")]));
+    second.process().signal("CONT");
+    drop(second);
+    stack.stop_expecting(&[]).await;
+}
+
+#[tokio::test]
 async fn two_at_once_do_not_mix() {
     let stack = stack().await;
     let second = stack.start_second_proxy().await;

@@ -114,7 +114,7 @@ impl Lender {
                 };
                 loan.told.tell(&answer);
             }
-            Job::Watch { keys, watched, told } => {
+            Job::Watch { keys, watched, told, .. } => {
                 if let Err(reply) = self.until_clean(keys.iter()).await {
                     told.answer(&reply);
                     return;
