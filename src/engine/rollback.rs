@@ -80,9 +80,7 @@ impl Switcher<'_> {
         rate: u32,
         tell: &mut dyn FnMut(&Steps),
     ) -> Result<RolledBack, NotSwitched> {
-        if !self.session.take_on(Work::Switch).await? {
-            return Err(NotSwitched::Busy);
-        }
+        self.take_right().await?;
         let done = match self.session.take_on(Work::Move).await {
             Ok(true) => self.roll_back_alone(mapping, initial, rate, tell).await,
             Ok(false) => Err(NotSwitched::Moving),
