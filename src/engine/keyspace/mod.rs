@@ -271,7 +271,8 @@ impl Surveyor {
         if !mappings.any(|mapping| mapping.may_be_behind()) {
             return Ok(());
         }
-        let flushed = barrier::until_flushed(&self.trust, &mut self.control).await;
+        let flushed =
+            barrier::until_flushed((&self.trust, &self.settings.health), &mut self.control).await;
         flushed.map_err(|error| error.reply())
     }
 
