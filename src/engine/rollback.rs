@@ -94,9 +94,7 @@ impl Switcher<'_> {
         rate: u32,
         tell: &mut dyn FnMut(&Steps),
     ) -> Result<RolledBack, NotSwitched> {
-        if !self.session.take_on(Work::Switch).await? {
-            return Err(NotSwitched::Busy);
-        }
+        self.take_right().await?;
         let done = match self.session.take_on(Work::Move).await {
             Ok(true) => self.roll_back_alone(mapping, initial, rate, tell).await,
             Ok(false) => Err(NotSwitched::Moving),
@@ -131,8 +129,10 @@ impl Switcher<'_> {
         if !is_anybody_there && self.control.ends_of_journal().await?.is_some() {
             return Err(NotSwitched::Unflushed);
         }
+        let Some(swept) = self.session.swept().await? else {
+            return self.stay_in_redis(mapping, &entry).await;
+        };
         let place = self.place().await?;
-        let swept = self.session.swept().await?.ok_or(NotSwitched::NotSwept)?;
         if place.run.map(|run| run.to_string()) != Some(swept.run)
             || place.epoch != Some(swept.epoch)
         {
@@ -173,6 +173,38 @@ impl Switcher<'_> {
         tell(&steps);
         tracing::info!(mapping = %mapping.name, ?waited, "the mapping lives in Redis alone");
         Ok(RolledBack::Done { steps, waited })
+    }
+
+    /// Where no respgres has had mappings yet: Redis has everything, as the table has no row, and keeps it when the first
+    /// one starts.
+    async fn stay_in_redis(
+        &mut self,
+        mapping: &Mapping,
+        entry: &Entry,
+    ) -> Result<RolledBack, NotSwitched> {
+        let began = Instant::now();
+        let barrier = self.change(mapping, entry, Some(Strategy::RedisOnly)).await?;
+        let mut ready = self.let_go(mapping, &barrier, began + self.limit).await;
+        if ready.is_ok() {
+            ready = self.look_for_rows(mapping).await;
+        }
+        if let Err(why) = ready {
+            self.change(mapping, &barrier, None).await?;
+            return Err(why);
+        }
+        let settled = self.settle(mapping, barrier, Strategy::RedisOnly, None).await?;
+        if let Err(error) = self.until_acknowledged(mapping, settled.version, self.limit).await {
+            tracing::warn!(%error, "a strategy is changed, but not all proxies are known to go by it");
+        }
+        Ok(RolledBack::Done { steps: Steps::default(), waited: began.elapsed() })
+    }
+
+    /// With the gates closed: whether the table may have what Redis lacks. One that has started meanwhile may have written.
+    async fn look_for_rows(&mut self, mapping: &Mapping) -> Result<(), NotSwitched> {
+        if self.session.swept().await?.is_some() || self.session.has_rows(mapping).await? {
+            return Err(NotSwitched::NotSwept);
+        }
+        Ok(())
     }
 
     /// While clients go on: until Redis has all values, but for a few that are being touched.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use sqlx::{Connection, PgConnection};
 
-use crate::stack::{Client, Stack, Value, wait_until};
+use crate::stack::{Client, Cluster, Redis, Server, Stack, Value, wait_until};
 
 const MAPPINGS: &str = r#"
 [[mapping]]
@@ -477,4 +477,43 @@ async fn what_the_journal_has_comes_to_postgres_first() {
     })
     .await;
     assert_eq!(stack.redis.say("SCARD member:1").await, Value::Integer(2));
+}
+
+#[tokio::test]
+async fn before_the_first_start_of_a_respgres_redis_keeps_what_it_has() {
+    let stack = Stack::with_mappings(MAPPINGS).await;
+    // Beside that one, as nobody has run over these yet.
+    let (redis, cluster) = (Redis::start().await, Cluster::shared().await);
+    let database = cluster.url(&cluster.create_database().await);
+    let run = |words: &[&str]| {
+        let mut command = stack.command(words);
+        command.env("RESPGRES__UPSTREAM__URL", redis.url());
+        let output = command.env("RESPGRES__POSTGRES__URL", &database).output().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.success(), text(&output.stdout), text(&output.stderr))
+    };
+    let (done, _, error) = run(&["schema", "--apply"]);
+    assert!(done, "{error}");
+    redis.say("HSET thing:1 name one").await;
+    let mut connection = PgConnection::connect(&database).await.unwrap();
+    sqlx::raw_sql("insert into things (id) values (1)").execute(&mut connection).await.unwrap();
+    let (done, _, error) = run(&["rollback", "--force"]);
+    assert!(!done && error.contains("no respgres has gone through this Redis yet"), "{error}");
+    sqlx::raw_sql("delete from things").execute(&mut connection).await.unwrap();
+    let (done, out, error) = run(&["rollback", "--force"]);
+    assert!(done, "{error}");
+    for name in ["things", "entries", "members"] {
+        assert!(out.contains(&format!("{name}: redis_only; clients waited for ")), "{out}");
+    }
+    let places = [("RESPGRES__UPSTREAM__URL", redis.url()), ("RESPGRES__POSTGRES__URL", database)];
+    let mut first = stack.start_proxy_with(&places).await;
+    let mut client = Client::connect_to(&first.address()).await;
+    assert_eq!(client.say("HSET thing:1 more two").await, Value::Integer(1));
+    assert_eq!(client.say("HSET thing:2 name two").await, Value::Integer(1));
+    assert_eq!(redis.say("HLEN thing:1").await, Value::Integer(2));
+    let rows = sqlx::query_scalar::<_, i64>("select count(*) from things");
+    assert_eq!(rows.fetch_one(&mut connection).await.unwrap(), 0);
+    connection.close().await.unwrap();
+    first.stop_expecting(&[]).await;
+    stack.stop_expecting(&[]).await;
 }
