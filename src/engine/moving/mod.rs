@@ -10,6 +10,7 @@
 mod backfill;
 mod compare;
 mod crew;
+mod hits;
 mod pace;
 mod progress;
 mod together;
@@ -34,6 +35,8 @@ use crate::upstream::UpstreamError;
 use crate::upstream::control::Control;
 
 pub use backfill::Backfill;
+pub use hits::Draw;
+pub(super) use hits::{Checker, Checks};
 use progress::Counters;
 pub use progress::{Finding, Progress};
 pub use verify::{Repair, Verify};
@@ -64,7 +67,7 @@ pub struct Ground {
     tables: Arc<Tables>,
     trust: Arc<Trust>,
     /// Keeps mappings from going back to Redis alone meanwhile.
-    _part: Session,
+    _part: Option<Session>,
 }
 
 /// Why a job ended before its end.
@@ -212,7 +215,7 @@ impl Ground {
             settings: settings.clone(),
             registry: registry.into(),
             trust: Arc::default(),
-            _part: session,
+            _part: Some(session),
         };
         let mut control = Control::new(settings.control.clone());
         let run = control.run_id().await?.ok_or(MovingError::NotSwept)?;
