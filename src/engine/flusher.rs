@@ -1,7 +1,8 @@
 //! The flusher: brings what Redis was told first to Postgres (COHERENCE, "Behind (Redis first) and the
 //! flusher").
 //!
-//! Each proxy has one; the one that has the lock works, on the very connection that the lock belongs to.
+//! Each proxy has one; the one that has the lock works, on the very connection that the lock belongs to. One that
+//! cannot work, as it has lost Redis, gives it back.
 //!
 //! Invariants
 //! - Entries reach Postgres in the order of the journal. The last one that did is recorded in the same
@@ -153,9 +154,7 @@ impl Flusher {
                 Ok(()) => self.trouble = None,
                 Err(trouble) => {
                     self.tell(&trouble);
-                    // What Postgres has is asked again.
-                    self.applied = None;
-                    self.has_more = false;
+                    self.let_go().await;
                     sleep(PAUSE).await;
                 }
             }
@@ -179,6 +178,7 @@ impl Flusher {
     /// Waits for entries, and brings a batch of them to Postgres.
     async fn turn(&mut self) -> Result<(), Trouble> {
         let Some(run) = self.believed_run().await? else {
+            self.let_go().await;
             sleep(PAUSE).await;
             return Ok(());
         };
@@ -198,6 +198,18 @@ impl Flusher {
         }
         let Some(batch) = self.read(run, applied).await? else { return Ok(()) };
         self.flush(batch, applied).await
+    }
+
+    /// Lets another proxy have the lock, as this one cannot work now, and what Postgres has is asked again.
+    async fn let_go(&mut self) {
+        self.has_more = false;
+        if self.applied.take().is_some()
+            && let Some(session) = self.session.as_mut().filter(|session| !session.is_broken())
+            && let Err(error) = session.unlock_keys().await
+        {
+            tracing::debug!(%error, "the right to flush goes with its session");
+            self.session = None;
+        }
     }
 
     /// Whether there is an entry; waits for one a while.

@@ -250,6 +250,25 @@ async fn one_whose_other_has_died_goes_on_without_postgres_when_told_so() {
 }
 
 #[tokio::test]
+async fn who_has_lost_redis_leaves_the_journal_to_others() {
+    let mut stack = Stack::with_mappings(MAPPINGS).await;
+    stack.proxy.stop_expecting(&[]).await;
+    let mut first = Side::start(&stack, &[]).await;
+    assert_eq!(first.say("HSET first:1 n 1").await, Value::Integer(1));
+    // It is the one who brings it to Postgres.
+    stack.flushed().await;
+    let mut second = Side::start(&stack, &[]).await;
+    first.redis.cut();
+    assert_eq!(second.say("HSET first:1 n 2").await, Value::Integer(0));
+    stack.flushed().await;
+    assert_eq!(stack.sql_text("select extra->>'n' from first where id = 1").await, "2");
+    first.redis.heal();
+    for mut side in [first, second] {
+        side.proxy.stop_allowing(&[], &["Redis", "respgres", "a write failed"]).await;
+    }
+}
+
+#[tokio::test]
 async fn one_that_was_killed_is_not_another_one_to_its_successor() {
     let mut stack = Stack::with_mappings(MAPPINGS).await;
     stack.proxy.stop_expecting(&[]).await;
