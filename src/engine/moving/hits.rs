@@ -276,7 +276,7 @@ async fn compare(
         return Ok(());
     }
     let Ok(mapping) = hand.current(mapping) else { return Ok(()) };
-    let held = look(&mut hand.control, &mapping, keys).await?;
+    let held = look(hand, &mapping, keys).await?;
     let wanted: Vec<&MappedKey> = keys.iter().collect();
     let read = hand.session().await?.read(&mapping, &wanted, RowLock::None).await?;
     for ((key, row), held) in keys.iter().zip(&read.rows).zip(&held) {

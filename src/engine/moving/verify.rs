@@ -163,7 +163,7 @@ impl Work for Compare {
     ) -> Result<(), MovingError> {
         let Some(first) = keys.first() else { return Ok(()) };
         let mapping = hand.current(&first.mapping)?;
-        let held = look(&mut hand.control, &mapping, keys).await?;
+        let held = look(hand, &mapping, keys).await?;
         let wanted: Vec<&MappedKey> = keys.iter().collect();
         let read = hand.session().await?.read(&mapping, &wanted, RowLock::None).await?;
         for ((key, row), held) in keys.iter().zip(&read.rows).zip(&held) {
@@ -269,7 +269,7 @@ pub(super) async fn look_under_lock(
         let is_going = session.is_key_in_outbox(&key.key).await?;
         let (row, now_ms) = (read.rows.pop().unwrap_or_default(), read.now_ms);
         let one = std::slice::from_ref(key);
-        let held = look(&mut hand.control, mapping, one).await?.pop().unwrap_or(Held::Nothing);
+        let held = look(hand, mapping, one).await?.pop().unwrap_or(Held::Nothing);
         if is_going || matches!(held, Held::Dirty) {
             hand.session().await?.rollback().await?;
             hand.ground.trust.journal.want();
@@ -352,9 +352,9 @@ async fn drop_copy(control: &mut Control, key: &MappedKey) -> Result<(), MovingE
     }
 }
 
-/// What Redis has of keys of one mapping.
+/// What Redis has of keys of one mapping, in the run in which the job began.
 pub(super) async fn look(
-    control: &mut Control,
+    hand: &mut Hand,
     mapping: &Mapping,
     keys: &[MappedKey],
 ) -> Result<Vec<Held>, MovingError> {
@@ -366,7 +366,11 @@ pub(super) async fn look(
             Bytes::from(MOST_ELEMENTS.to_string()),
         ],
     };
-    let answers = match control.call(&[call]).await?.pop() {
+    let told = hand.control.call(&[call]).await?.pop();
+    if hand.ground.trust.is_elsewhere(hand.control.run_id().await?) {
+        return Err(MovingError::StartedAnew);
+    }
+    let answers = match told {
         Some(Frame::Array(answers)) if answers.len() == keys.len() => answers,
         Some(Frame::Error(text)) => return Err(UpstreamError::Refused(text.to_string()).into()),
         _ => return Err(UpstreamError::Protocol("an odd answer to a look".into()).into()),
