@@ -336,6 +336,7 @@ fn engine_settings(setup: &Setup) -> Result<EngineSettings, AppError> {
         verify_hits: defaults.verify_hits,
         plans: setup.plans.clone(),
         reply_most_bytes: setup.config.limits.client_backlog_max_bytes,
+        part: None,
     })
 }
 

@@ -58,7 +58,7 @@ use tokio::sync::mpsc;
 
 use crate::config::{self, Strategy};
 use crate::mapping::registry::Plan;
-use crate::mapping::{MappedKey, Mapping, Registry};
+use crate::mapping::{MappedKey, Mapping, Pass, Registry};
 use crate::metrics::{Metrics, Role};
 use crate::tasks::Tasks;
 use crate::upstream::RunId;
@@ -76,7 +76,7 @@ use keeper::Keeper;
 use keyspace::Surveyor;
 pub use keyspace::{Ask, Survey};
 pub use loan::watch::Watched;
-pub use loan::{Admission, Lent, Loan, Told};
+pub use loan::{Admission, Lent, Loan, Told, enter_all};
 use loan::{Job, LENDERS, Lender};
 pub use mailbox::{Answer, Mail, Mailbox, ReplyTo};
 pub use moving::Draw;
@@ -121,6 +121,8 @@ pub struct EngineSettings {
     pub plans: Vec<Plan>,
     /// The longest reply that a client can be sent.
     pub reply_most_bytes: usize,
+    /// Of a job that moves keys: what every session has to have.
+    pub part: Option<Arc<moving::Part>>,
 }
 
 /// The mapped side of respgres: which keys are mapped, and the workers that serve them.
@@ -413,9 +415,15 @@ impl Engine {
         self.loans.push(Job::Loan(Box::new(loan)));
     }
 
-    /// Hands over mapped keys to watch.
-    pub fn watch(&self, keys: Vec<MappedKey>, watched: Arc<Watched>, told: Told) {
-        self.loans.push(Job::Watch { keys, watched, told });
+    /// Hands over mapped keys to watch, with the passes of `enter_all`.
+    pub fn watch(
+        &self,
+        keys: Vec<MappedKey>,
+        watched: Arc<Watched>,
+        passes: Vec<Pass>,
+        told: Told,
+    ) {
+        self.loans.push(Job::Watch { keys, watched, _passes: passes, told });
     }
 
     /// Hands over a question about many keys, or about how one is kept.

@@ -366,7 +366,7 @@ impl Operator {
         let ground = ground.map_err(|error| match error {
             MovingError::Store(error) => NotDone::Store(error),
             MovingError::Upstream(error) => NotDone::Upstream(error),
-            // A mapping is just going back to Redis alone.
+            // A mapping is just going to another side.
             MovingError::GoingBack => NotDone::Busy,
             _ => NotDone::NotSwept,
         })?;

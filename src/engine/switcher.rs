@@ -14,7 +14,8 @@
 //! - What was written past Redis has left it before the strategy is another.
 //! - A mapping that leaves `redis_only` begins with no rows, and imports. With the barrier in place no request that
 //!   passed through is under way: each event loop has had the replies to what it had appended.
-//! - While a mapping is `postgres_only` nobody makes copies; they are gone before it leaves that strategy. What only
+//! - While a mapping is `postgres_only` nobody makes copies, and no job runs while it becomes so or leaves that (`Work::Move`);
+//!   they are gone before it leaves that strategy. What only
 //!   Redis has stays, and a mapping that imports neither becomes `postgres_only` nor leaves that; but one that leaves
 //!   `redis_only` may become so, as it has no copies.
 
@@ -41,6 +42,10 @@ use crate::upstream::scripts::{Call, Script, aside_of, mark_of, owner_of};
 pub const USUAL_LIMIT: Duration = Duration::from_secs(10);
 
 pub(super) const PAUSE: Duration = Duration::from_millis(10);
+
+/// How long the right to change strategies is waited for. A proxy that has met with a change takes it for moments, to see
+/// whether nobody carries that on.
+const RIGHT: Duration = Duration::from_millis(500);
 
 /// Keys that Redis is asked for at once.
 const SCAN_COUNT: &str = "1000";
@@ -222,14 +227,26 @@ impl Switcher<'_> {
         initial: Strategy,
         target: Strategy,
     ) -> Result<Switched, NotSwitched> {
-        if !self.session.take_on(Work::Switch).await? {
-            return Err(NotSwitched::Busy);
-        }
+        self.take_right().await?;
         let done = self.switch_alone(mapping, initial, target).await;
-        if let Err(error) = self.session.lay_down(Work::Switch).await {
-            tracing::debug!(%error, "the right to change strategies goes with its session");
+        for work in [Work::Move, Work::Switch] {
+            if let Err(error) = self.session.lay_down(work).await {
+                tracing::debug!(%error, "the right to change strategies goes with its session");
+            }
         }
         done
+    }
+
+    /// Takes the right to change strategies.
+    pub(super) async fn take_right(&mut self) -> Result<(), NotSwitched> {
+        let until = Instant::now() + RIGHT;
+        while !self.session.take_on(Work::Switch).await? {
+            if Instant::now() >= until {
+                return Err(NotSwitched::Busy);
+            }
+            sleep(PAUSE).await;
+        }
+        Ok(())
     }
 
     async fn switch_alone(
@@ -252,6 +269,12 @@ impl Switcher<'_> {
             && [&entry.strategy[..], target.name()].contains(&postgres_only)
         {
             return Err(NotSwitched::Imports);
+        }
+        // Jobs go by what held when they began, and would make copies.
+        if [&entry.strategy[..], target.name()].contains(&postgres_only)
+            && !self.session.take_on(Work::Move).await?
+        {
+            return Err(NotSwitched::Moving);
         }
         // Both stores are there.
         self.control.clock_ms().await?;

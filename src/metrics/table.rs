@@ -83,7 +83,7 @@ pub static FAMILIES: &[Family] = &[
     row("respgres_slow_queries_total", Counter, &[], "Statements on a mapping's table that ran out of time."),
     row("respgres_postgres_connections", Gauge, &[("role", "write, read, stream, lend, keep, expire, flush, survey, check, operate")],
         "Connections to Postgres that workers have open, by what they are for; absent without mappings. Beside them a proxy has one \
-         for its beats, one that listens, and for moments one that looks whether Postgres is there; a job has one more that walks, and one that holds off `rollback`."),
+         for its beats, one that listens, and for moments one that looks whether Postgres is there; so does a job that walks through tables."),
     row("respgres_proxies", Gauge, &[], "Proxies on the database, this one too; absent without mappings."),
     row("respgres_proxies_missing", Gauge, &[STORE], "Those without a lease in a store; absent without mappings."),
     row("respgres_fenced", Gauge, &[], "1 while this proxy serves no mapped key, as it has a lease in neither store."),

@@ -390,11 +390,11 @@ impl EventLoop {
                 }
                 client.fill(slot, Bytes::from(reply));
             }
-            Inspection::Watch(keys, watched) => {
+            Inspection::Watch(keys, watched, passes) => {
                 if reply.first() == Some(&b'+') {
                     let talk = Talk::new(self.me(), Rc::clone(client));
                     let told = Told::new(talk.reply_to(slot));
-                    self.shared.engine.watch(keys, watched, told);
+                    self.shared.engine.watch(keys, watched, passes, told);
                     return;
                 }
                 client.fill(slot, Bytes::from(reply));

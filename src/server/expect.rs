@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 use super::asked::{Ask, Asks};
 use super::queued::Queued;
 use crate::engine::{Draw, Large, Piece, Watched};
-use crate::mapping::MappedKey;
+use crate::mapping::{MappedKey, Pass};
 use crate::metrics::LoopCounts;
 use crate::upstream::lane::Delivered;
 
@@ -89,8 +89,8 @@ pub(super) enum Inspection {
     Multi,
     /// A command between MULTI and EXEC: whether Redis has queued it.
     Queued,
-    /// WATCH of unmapped keys: mapped ones are to be watched, too.
-    Watch(Vec<MappedKey>, Arc<Watched>),
+    /// WATCH of unmapped keys: mapped ones are to be watched, too, which are let in already.
+    Watch(Vec<MappedKey>, Arc<Watched>, Vec<Pass>),
 }
 
 /// What has to be done about a reply that was looked at; its slot is waiting.

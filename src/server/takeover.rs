@@ -21,7 +21,7 @@ use super::mapped::NO_WRITER;
 use super::pin::Pin;
 use super::queued::Effect;
 use crate::command::{Command, Mapped, Path, lookup};
-use crate::engine::{Admission, Lent, Loan, Over, Runner, Told};
+use crate::engine::{Admission, Lent, Loan, Over, Runner, Told, enter_all};
 use crate::mapping::MappedKey;
 use crate::protocol::Reply;
 use crate::protocol::inline::encode_request;
@@ -252,7 +252,6 @@ impl Talk {
                 return self.end_aborted(": the strategy of a watched key's mapping was changed");
             }
         };
-        client.at_gate_since.set(None);
         let version = client.version();
         let mut session = client.session.borrow_mut();
         let (watched, database) = (session.watched.take(), session.database);
@@ -354,10 +353,15 @@ impl Talk {
 
     /// WATCH with mapped keys, outside of a transaction.
     pub(super) fn watch_mapped(&self, name: &[u8], keys: Vec<MappedKey>, others: &[Bytes]) -> Flow {
-        if !self.drained() || (!others.is_empty() && !self.pin()) {
+        if !self.drained() {
+            return Flow::Wait;
+        }
+        let Some(passes) = enter_all(&keys) else { return self.wait_at_gate() };
+        if !others.is_empty() && !self.pin() {
             return Flow::Wait;
         }
         let client = &self.client;
+        client.at_gate_since.set(None);
         let mut session = client.session.borrow_mut();
         let watched = Arc::clone(session.watched.get_or_insert_default());
         if let (Some(pin), false) = (&mut session.pin, others.is_empty()) {
@@ -371,14 +375,14 @@ impl Talk {
         if others.is_empty() {
             let slot = client.expected.borrow_mut().slot(muted);
             let told = Told::new(self.reply_to(slot));
-            self.event_loop.shared.engine.watch(keys, watched, told);
+            self.event_loop.shared.engine.watch(keys, watched, passes, told);
             return Flow::Done;
         }
         let mut bytes = BytesMut::new();
         let words: Vec<&[u8]> =
             std::iter::once(name).chain(others.iter().map(|key| &key[..])).collect();
         encode_request(&words, &mut bytes);
-        client.expected.borrow_mut().inspect(Inspection::Watch(keys, watched), muted);
+        client.expected.borrow_mut().inspect(Inspection::Watch(keys, watched, passes), muted);
         self.append(&bytes, 1, Delivered::Together);
         Flow::Done
     }

@@ -20,7 +20,7 @@ pub enum Work {
     Expire = 3,
     /// Changing the strategy of a mapping.
     Switch = 4,
-    /// Taking a mapping back to Redis alone; jobs that move keys have a part in it each, which excludes that.
+    /// Taking a mapping back to Redis alone, or into or out of `postgres_only`; all sessions of jobs that move keys have a part in it, which excludes that.
     Move = 5,
 }
 

@@ -100,6 +100,7 @@ async fn house() -> House {
         verify_hits: 0.0,
         plans,
         reply_most_bytes: 1 << 20,
+        part: None,
     };
     let engine = Engine::new(Registry::new(vec![Arc::new(mapping)], Vec::new()), &settings);
     let tasks = Tasks::new();

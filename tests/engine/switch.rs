@@ -47,6 +47,29 @@ async fn strategy(client: &mut Client, mapping: &str) -> String {
     }
 }
 
+/// The right to change strategies, by hand.
+async fn change_rights(stack: &Stack, how: &str) {
+    stack.sql_execute(&format!("select pg_advisory_{how}(x'72657370'::int, 4)")).await;
+}
+
+#[tokio::test]
+async fn who_looks_after_the_dead_for_a_moment_is_in_nobodys_way() {
+    let stack = stack().await;
+    let mut client = stack.client().await;
+    change_rights(&stack, "lock").await;
+    let switching = client.say("RESPGRES STRATEGY things database_first");
+    let looking = async {
+        stack.sql_execute("select pg_sleep(0.1)").await;
+        change_rights(&stack, "unlock").await;
+    };
+    assert_eq!(tokio::join!(switching, looking).0, ok());
+    change_rights(&stack, "lock").await;
+    let told = error(&mut client, "RESPGRES STRATEGY things dual_write").await;
+    assert!(told.contains("another strategy is just being changed"), "{told}");
+    change_rights(&stack, "unlock").await;
+    stack.stop_expecting(&["a strategy was not changed"]).await;
+}
+
 async fn error(client: &mut Client, line: &str) -> String {
     match client.say(line).await {
         Value::Error(text) => text,
@@ -277,6 +300,43 @@ async fn loans_that_wait_at_a_gate_hold_up_no_others() {
     let told = waiting.join_all().await;
     assert!(told.iter().all(|told| matches!(told, Value::Array(_))), "{told:?}");
     assert_eq!(client.say("HGET thing:1 n").await, bulk("8"));
+    second.process().signal("CONT");
+    drop(second);
+    stack.stop_expecting(&[]).await;
+}
+
+#[tokio::test]
+async fn what_is_watched_or_looked_up_waits_at_the_gate_too() {
+    let stack = stack().await;
+    let second = stack.start_second_proxy().await;
+    let mut client = stack.client().await;
+    client.say("HSET thing:1 n 1").await;
+    client.say("RPUSH list 1").await;
+    second.process().signal("STOP");
+    let mut first = stack.command(&["strategy", "set", "database_first", "--mapping", "things"]);
+    let mut first = first.stdout(Stdio::null()).spawn().unwrap();
+    let closed = Value::Error(
+        "TRYAGAIN the strategy of the key's mapping is just being changed; nothing was done".into(),
+    );
+    wait_until("its keys are not looked up any more", async || {
+        client.say("SORT list BY thing:*->n").await == closed
+    })
+    .await;
+    let mut waiting = tokio::task::JoinSet::new();
+    for watch in ["WATCH thing:1", "WATCH thing:1 list"] {
+        let mut client = stack.client().await;
+        waiting.spawn(async move { client.say(watch).await });
+    }
+    for _ in 0..3 {
+        assert_eq!(client.say("WATCH other:1 list").await, ok());
+    }
+    assert_eq!(client.say("SORT list BY thing:*->n").await, closed);
+    assert!(first.try_wait().unwrap().is_none(), "the gate is still closed");
+    assert!(waiting.try_join_next().is_none());
+    assert!(first.wait().unwrap().success(), "the one that stood still is dead by then");
+    assert!(waiting.join_all().await.iter().all(|told| *told == ok()));
+    let sorted = client.say("SORT list BY thing:*->n").await;
+    assert_eq!(sorted, Value::Array(vec![bulk("1")]));
     second.process().signal("CONT");
     drop(second);
     stack.stop_expecting(&[]).await;

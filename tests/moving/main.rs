@@ -4,6 +4,7 @@
 #![allow(unreachable_pub)]
 
 mod backfill;
+mod part;
 #[path = "../stack/mod.rs"]
 mod stack;
 mod verify;

@@ -12,7 +12,7 @@ use crate::{bulk, fill_redis, held, stack};
 const PLANTED: u32 = 200;
 
 /// Both sides are equal, and Redis has a copy of every key.
-async fn filled_stack() -> Stack {
+pub async fn filled_stack() -> Stack {
     let mut stack = stack(&[("RESPGRES__DEFAULTS__CACHE_TTL", "1h")]).await;
     fill_redis(&stack, 1, 2000).await;
     for key in 1..=20 {

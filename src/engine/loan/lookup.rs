@@ -14,11 +14,13 @@ use bytes::Bytes;
 
 use super::Loan;
 use super::lender::Lender;
+use super::request::enter_all;
 use super::step::{Odd, Step, elements, text_of};
 use crate::engine::Engine;
+use crate::engine::refusal::gate_closed;
 use crate::engine::through::{connected, set_aside};
 use crate::engine::transaction::Failure;
-use crate::mapping::{MappedKey, Registry};
+use crate::mapping::{MappedKey, Pass, Registry};
 use crate::protocol::Reply;
 use crate::store::{RowLock, StoreError};
 use crate::upstream::control::Frame;
@@ -98,11 +100,12 @@ impl Engine {
 // === impl Lender ===
 
 impl Lender {
-    /// The mapped keys that the loan looks up, as things are now; or why it must not.
+    /// The mapped keys that the loan looks up, as things are now, and what it holds as long as it is at them; or why it
+    /// must not.
     pub(super) async fn look_up(
         &mut self,
         loan: &Loan,
-    ) -> Result<Result<Vec<MappedKey>, Reply>, Failure> {
+    ) -> Result<Result<(Vec<MappedKey>, Vec<Pass>), Reply>, Failure> {
         let mut keys = Vec::new();
         for lookups in loan.lookups() {
             let elements = match self.registry.mapped_key(&lookups.key) {
@@ -122,7 +125,11 @@ impl Lender {
             }
             keys.append(&mut lookups.keys(&self.registry, &elements));
         }
-        Ok(Ok(keys))
+        Ok(match enter_all(&keys) {
+            Some(passes) => Ok((keys, passes)),
+            // No lender waits at a gate: others have to get on.
+            None => Err(gate_closed()),
+        })
     }
 
     async fn elements_of(&mut self, key: &MappedKey) -> Result<Vec<Bytes>, StoreError> {

@@ -48,7 +48,7 @@ use answer::Answer;
 use watch::Watched;
 
 pub(super) use lender::Lender;
-pub use request::{Admission, Lent};
+pub use request::{Admission, Lent, enter_all};
 
 /// Loans under way at once. A script that runs for long holds up none of the others, as far as Redis
 /// goes on with them; most loans wait for their COMMIT.
@@ -62,6 +62,8 @@ pub enum Job {
     Watch {
         keys: Vec<MappedKey>,
         watched: Arc<Watched>,
+        /// It is inside at the gates of the keys' mappings until it is done.
+        _passes: Vec<Pass>,
         told: Told,
     },
 }

@@ -26,8 +26,8 @@ use crate::value::Draft;
 
 impl Lender {
     pub(super) async fn lend_to_read(&mut self, loan: &Loan) -> Result<Answer, Failure> {
-        let looked_up = match self.look_up(loan).await? {
-            Ok(keys) => keys,
+        let (looked_up, _passes) = match self.look_up(loan).await? {
+            Ok(found) => found,
             Err(refusal) => return Ok(Answer::Reply(refusal)),
         };
         let mut keys = self.keys_of(loan, &looked_up, &[]).map_err(Failure::Store)?;

@@ -1,5 +1,7 @@
 //! One request of a loan: which of its keys are mapped, and whether Redis may run it at all.
 
+use std::collections::HashSet;
+
 use bytes::Bytes;
 
 use super::lookup::Lookups;
@@ -46,6 +48,14 @@ fn enter(gate: &'static Gate, has_rows: bool) -> Admission {
         None if gate.is_closed() || gate.has_rows() == has_rows => Admission::NotYet,
         None => Admission::Stale,
     }
+}
+
+/// Lets somebody in at the gates of these keys' mappings; `None` if one is closed, or Redis alone has its keys by now.
+pub fn enter_all(keys: &[MappedKey]) -> Option<Vec<Pass>> {
+    let mut entered = HashSet::new();
+    let mappings = keys.iter().map(|key| &key.mapping);
+    let each_once = mappings.filter(|mapping| entered.insert(mapping.index));
+    each_once.map(|mapping| mapping.gate.enter()).collect()
 }
 
 // === impl Lent ===

@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::super::import::Outcome;
+use super::super::through::connected;
 use super::super::transaction::Failure;
 use super::crew::{Work, deal_with_all};
 use super::progress::Counters;
@@ -20,7 +21,7 @@ use super::{Ground, Hand, MovingError, Speed};
 use crate::command::Needs;
 use crate::mapping::{MappedKey, Mapping, Phase};
 use crate::protocol::Reply;
-use crate::store::{RowLock, Session, StoreError, Want};
+use crate::store::{RowLock, StoreError, Want};
 use crate::tasks::Tasks;
 
 /// How often, and how long apart, a key is tried again that somebody is at.
@@ -47,24 +48,29 @@ impl Backfill {
         counters: &Arc<Counters>,
         tasks: &Tasks,
     ) -> Result<(), MovingError> {
-        self.advance(&ground, Phase::Backfill).await?;
+        self.advance(&ground, Phase::Backfill, tasks).await?;
         deal_with_all(Import, &ground, self.speed, counters, tasks, async |pace, to| {
             walk_through_redis(&ground, &self.mappings, pace, counters, tasks, to).await
         })
         .await?;
         if counters.progress().findings == 0 {
-            self.advance(&ground, Phase::Verify).await?;
+            self.advance(&ground, Phase::Verify, tasks).await?;
         }
         Ok(())
     }
 
     /// Records the phase, of mappings that are not as far.
-    async fn advance(&self, ground: &Ground, phase: Phase) -> Result<(), MovingError> {
+    async fn advance(
+        &self,
+        ground: &Ground,
+        phase: Phase,
+        tasks: &Tasks,
+    ) -> Result<(), MovingError> {
+        ground.hold_on(tasks).await?;
         let names: Vec<&str> = self.mappings.iter().map(|mapping| &mapping.name[..]).collect();
-        let mut session = Session::connect(&ground.settings.postgres).await?;
-        session.advance_phases(&names, phase).await?;
-        session.close().await;
-        Ok(())
+        let mut session = ground.session.lock().await;
+        let session = connected(&mut session, &ground.settings).await?;
+        Ok(session.advance_phases(&names, phase).await?)
     }
 }
 

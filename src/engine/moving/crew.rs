@@ -36,6 +36,12 @@ pub(super) trait Work: Send + Sync + 'static {
     ) -> impl Future<Output = Result<(), MovingError>> + Send;
 }
 
+/// With stores that are out of reach.
+#[derive(Debug, Default)]
+pub(super) struct Patience {
+    tries: u32,
+}
+
 /// What all have in common who work on one job.
 struct Crew<W> {
     work: W,
@@ -84,6 +90,10 @@ pub(super) async fn deal_with_all<W: Work>(
     }
     // What a hand says is why the walk ended.
     match ended.and(walked) {
+        Err(error) if ground.part.is_lost() => {
+            tracing::debug!(%error, "a job ends that has no part any more");
+            Err(MovingError::GoingBack)
+        }
         Err(error) if !error.may_pass() => Err(error),
         done => same_run(ground, tasks).await.and(done),
     }
@@ -92,19 +102,38 @@ pub(super) async fn deal_with_all<W: Work>(
 /// Whether Redis is still in the run in which the job began.
 async fn same_run(ground: &Ground, tasks: &Tasks) -> Result<(), MovingError> {
     let mut control = Control::new(ground.settings.control.clone());
-    let mut tries = 0;
+    let mut patience = Patience::default();
     loop {
         match control.run_id().await {
             Ok(run) if ground.trust.is_elsewhere(run) => return Err(MovingError::StartedAnew),
             Ok(_) => return Ok(()),
-            Err(error) => {
-                tries += 1;
-                if tries > TRIES || tasks.is_stopping() {
-                    return Err(error.into());
-                }
-            }
+            Err(error) => patience.wait(error.into(), ground, tasks).await?,
         }
-        sleep(PAUSE).await;
+    }
+}
+
+// === impl Patience ===
+
+impl Patience {
+    /// Waits before the next try.
+    ///
+    /// # Errors
+    /// Why there is to be none.
+    pub(super) async fn wait(
+        &mut self,
+        error: MovingError,
+        ground: &Ground,
+        tasks: &Tasks,
+    ) -> Result<(), MovingError> {
+        self.tries += 1;
+        if !error.may_pass() || self.tries > TRIES || ground.part.is_lost() {
+            return Err(error);
+        }
+        tracing::info!(%error, "keys are going to be tried again");
+        tokio::select! {
+            () = sleep(PAUSE) => Ok(()),
+            () = tasks.stopping() => Err(error),
+        }
     }
 }
 
@@ -136,7 +165,7 @@ impl<W: Work> Crew<W> {
     }
 
     async fn deal_with(&self, hand: &mut Hand, keys: &[MappedKey]) -> Result<(), MovingError> {
-        let mut tries = 0;
+        let mut patience = Patience::default();
         loop {
             let error = match self.work.deal_with(hand, keys, &self.counters).await {
                 Ok(()) => return Ok(()),
@@ -145,15 +174,7 @@ impl<W: Work> Crew<W> {
             if hand.session.as_ref().is_some_and(Session::is_broken) {
                 hand.session = None;
             }
-            tries += 1;
-            if !error.may_pass() || tries > TRIES {
-                return Err(error);
-            }
-            tracing::info!(%error, "keys are going to be tried again");
-            tokio::select! {
-                () = sleep(PAUSE) => {}
-                () = self.tasks.stopping() => return Err(error),
-            }
+            patience.wait(error, &self.ground, &self.tasks).await?;
         }
     }
 }

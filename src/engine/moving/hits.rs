@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use tokio::sync::Mutex as AsyncMutex;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::time::sleep;
@@ -27,7 +28,7 @@ use super::super::tables::Tables;
 use super::super::trust::Trust;
 use super::compare::{Held, What, difference};
 use super::verify::{Seen, look, look_under_lock};
-use super::{Ground, Hand, MovingError};
+use super::{Ground, Hand, MovingError, Part};
 use crate::mapping::{MappedKey, Mapping, Registry};
 use crate::metrics::{MappingCounts, Metrics};
 use crate::protocol::request::{RequestLimits, Scanned, Scanner};
@@ -169,7 +170,9 @@ impl Checker {
     ) -> Self {
         let renewals = settings.health.renewals();
         let settings = settings.clone();
-        let ground = Arc::new(Ground { settings, registry, tables, trust, _part: None });
+        // It changes nothing, so it keeps no mapping where it is.
+        let (part, session) = (Arc::new(Part::new(&registry)), AsyncMutex::default());
+        let ground = Arc::new(Ground { settings, registry, tables, trust, part, session });
         Self { hand: Hand::new(&ground), ground, keys, renewals, told: HashMap::new() }
     }
 

@@ -12,6 +12,7 @@ mod compare;
 mod crew;
 mod hits;
 mod pace;
+mod part;
 mod progress;
 mod together;
 mod verify;
@@ -20,7 +21,7 @@ mod warm;
 
 use std::sync::Arc;
 
-use tokio::sync::oneshot;
+use tokio::sync::{Mutex, oneshot};
 
 use super::EngineSettings;
 use super::import::Importer;
@@ -29,14 +30,16 @@ use super::through::connected;
 use super::transaction::Failure;
 use super::trust::Trust;
 use crate::mapping::{Mapping, Registry};
-use crate::store::{Session, StoreError, sole};
+use crate::store::{Session, StoreError};
 use crate::tasks::Tasks;
 use crate::upstream::UpstreamError;
 use crate::upstream::control::Control;
 
 pub use backfill::Backfill;
+use crew::Patience;
 pub use hits::Draw;
 pub(super) use hits::{Checker, Checks};
+pub use part::Part;
 use progress::Counters;
 pub use progress::{Finding, Progress};
 pub use verify::{Repair, Verify};
@@ -66,8 +69,10 @@ pub struct Ground {
     registry: Arc<Registry>,
     tables: Arc<Tables>,
     trust: Arc<Trust>,
-    /// Keeps mappings from going back to Redis alone meanwhile.
-    _part: Option<Session>,
+    /// Keeps mappings where they are meanwhile; the settings have it too.
+    part: Arc<Part>,
+    /// For walks that need no Postgres otherwise.
+    session: Mutex<Option<Session>>,
 }
 
 /// Why a job ended before its end.
@@ -83,7 +88,10 @@ pub enum MovingError {
     NotSwept,
     #[error("Redis has started anew: begin again when a respgres has gone through it")]
     StartedAnew,
-    #[error("a mapping is just going back to Redis alone: begin again when that is done")]
+    #[error(
+        "a mapping is just going back to Redis alone, or into or out of postgres_only, or has done so meanwhile: begin again \
+         when that is done"
+    )]
     GoingBack,
     #[error("a key cannot be looked at: somebody has been at it for too long")]
     Stuck,
@@ -205,19 +213,24 @@ impl Ground {
         settings: &EngineSettings,
         registry: impl Into<Arc<Registry>>,
     ) -> Result<Self, MovingError> {
-        let mut session = Session::connect(&settings.postgres).await?;
-        if !session.take_part(sole::Work::Move).await? {
-            return Err(MovingError::GoingBack);
-        }
-        let swept = session.swept().await?.ok_or(MovingError::NotSwept)?;
+        let registry = registry.into();
+        let part = Arc::new(Part::new(&registry));
+        let settings = EngineSettings { part: Some(Arc::clone(&part)), ..settings.clone() };
+        let mut session = None;
+        let swept = match connected(&mut session, &settings).await {
+            Ok(session) => session.swept().await?.ok_or(MovingError::NotSwept)?,
+            Err(_) if part.is_lost() => return Err(MovingError::GoingBack),
+            Err(error) => return Err(error.into()),
+        };
         let ground = Self {
             tables: Arc::new(Tables::new(&settings.plans)),
-            settings: settings.clone(),
-            registry: registry.into(),
+            settings,
+            registry,
             trust: Arc::default(),
-            _part: Some(session),
+            part,
+            session: Mutex::new(session),
         };
-        let mut control = Control::new(settings.control.clone());
+        let mut control = Control::new(ground.settings.control.clone());
         let run = control.run_id().await?.ok_or(MovingError::NotSwept)?;
         let epoch = control.journal_state().await?.epoch;
         if swept.run != run.to_string() || epoch != Some(swept.epoch) {
@@ -231,6 +244,28 @@ impl Ground {
     /// The mappings that have a side in Postgres.
     pub fn mappings(&self) -> impl Iterator<Item = &Arc<Mapping>> {
         self.registry.mappings()
+    }
+
+    /// Sees that the job still has its part. What ends is begun anew, for as long as a hand would try to.
+    async fn hold_on(&self, tasks: &Tasks) -> Result<(), MovingError> {
+        let mut session = self.session.lock().await;
+        let mut patience = Patience::default();
+        loop {
+            let lives = match session.as_mut() {
+                Some(session) => session.ping().await.is_ok(),
+                None => false,
+            };
+            if lives {
+                return Ok(());
+            }
+            *session = None;
+            if let Err(error) = connected(&mut session, &self.settings).await {
+                if self.part.is_lost() {
+                    return Err(MovingError::GoingBack);
+                }
+                patience.wait(error.into(), self, tasks).await?;
+            }
+        }
     }
 }
 

@@ -47,6 +47,7 @@ pub(super) async fn walk_through_redis(
         if tasks.is_stopping() {
             return Err(MovingError::Cancelled);
         }
+        ground.hold_on(tasks).await?;
         let (next, mut names) = scan_page(control.command(&scan(cursor)).await?)?;
         counters.add(&counters.walked, names.len());
         names.sort_unstable();
@@ -114,6 +115,7 @@ pub(super) async fn sample_of_redis(
     while left > 0 && draws > 0 {
         let together = usize::try_from(draws.min(BATCH_KEYS as u64)).unwrap_or(BATCH_KEYS);
         draws -= together as u64;
+        ground.hold_on(tasks).await?;
         let mut of_mapping: HashMap<usize, Vec<MappedKey>> = HashMap::new();
         for frame in control.commands(&vec![&word[..]; together]).await? {
             let Frame::BulkString(name) = frame else { continue };
