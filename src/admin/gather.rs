@@ -4,7 +4,7 @@ use super::View;
 use crate::command::COMMANDS;
 use crate::config::Strategy;
 use crate::mapping::registry::Plan;
-use crate::metrics::{Error, Samples, Side};
+use crate::metrics::{Error, Role, Samples, Side};
 
 /// What there is to tell now. Of the stores only the outbox is asked for, and for a second at most.
 pub(super) async fn samples(view: &View) -> Samples {
@@ -74,6 +74,7 @@ fn mappings(view: &View, samples: &mut Samples) {
         let is_degraded = degraded.iter().any(|degraded| degraded == name);
         samples.add("respgres_degraded", &[name], is_degraded);
     }
+    samples.add("respgres_loans_total", &[], metrics.loans.get());
     samples.add("respgres_batch_operations", &[], metrics.batches.snapshot());
     samples.add("respgres_slow_queries_total", &[], metrics.slow_queries.get());
 }
@@ -96,6 +97,10 @@ fn stores(view: &View, samples: &mut Samples) {
     let engine = view.operator.engine();
     if !engine.has_mappings() {
         return;
+    }
+    for role in Role::ALL {
+        let count = engine.metrics().sessions.count(role) as u64;
+        samples.add("respgres_postgres_connections", &[role.name()], count);
     }
     let fleet = engine.fleet();
     samples.add("respgres_postgres_up", &[], !engine.health().is_lost);

@@ -41,7 +41,7 @@ use crate::engine::{Engine, EngineSettings, Health};
 use crate::mapping::registry::{Plan, plan};
 use crate::mapping::shape::TableName;
 use crate::mapping::{Gate, KeyPattern, Layout, Mapping, Phase, Registry};
-use crate::metrics::{Metrics, Recorder, Troubles};
+use crate::metrics::{Metrics, Recorder, Role, Troubles};
 use crate::server::{Alarm, Roster, Server, ServerError, Shared, Users};
 use crate::store::{Phases, Session, StoreError, application_name};
 use crate::tasks::Tasks;
@@ -328,6 +328,7 @@ fn engine_settings(setup: &Setup) -> Result<EngineSettings, AppError> {
         control,
         health: Arc::new(Health::new(Arc::clone(&fleet))),
         metrics: Arc::new(Metrics::new(COMMANDS.len(), setup.plans.len())),
+        role: Role::Operate,
         fleet,
         redis_loss: proxies.redis_loss,
         lease_ms: defaults.lease_ms,

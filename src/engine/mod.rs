@@ -59,7 +59,7 @@ use tokio::sync::mpsc;
 use crate::config::{self, Strategy};
 use crate::mapping::registry::Plan;
 use crate::mapping::{MappedKey, Mapping, Pass, Registry};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Role};
 use crate::tasks::Tasks;
 use crate::upstream::RunId;
 use crate::upstream::control::ControlSettings;
@@ -106,6 +106,8 @@ pub struct EngineSettings {
     pub health: Arc<Health>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// What connections to Postgres are for.
+    pub role: Role,
     /// What a write that goes past Redis owes to those who reach it.
     pub redis_loss: config::RedisLoss,
     /// Who else is there.
@@ -152,6 +154,15 @@ pub struct Engine {
     checks: Option<Checks>,
 }
 
+// === impl EngineSettings ===
+
+impl EngineSettings {
+    /// For a worker whose connection is for this.
+    fn of(&self, role: Role) -> Self {
+        Self { role, ..self.clone() }
+    }
+}
+
 // === impl Engine ===
 
 impl Engine {
@@ -193,7 +204,7 @@ impl Engine {
         tasks.spawn(async move { keep_ticking(&tasks_of_clock).await });
         for queue in &self.writers {
             let worker = through::Writer::new(
-                settings,
+                &settings.of(Role::Write),
                 self.trust(),
                 Arc::clone(&tables),
                 Arc::clone(queue),
@@ -205,7 +216,8 @@ impl Engine {
         if self.has_mappings() {
             let settled = |queue: &Arc<Queue>| {
                 let (tables, queue) = (Arc::clone(&tables), Arc::clone(queue));
-                through::Writer::new(settings, self.trust(), tables, queue).never_past_redis()
+                through::Writer::new(&settings.of(Role::Write), self.trust(), tables, queue)
+                    .never_past_redis()
             };
             let worker =
                 behind::BehindWriter::new(settled(&self.behind), Arc::clone(&self.stepping));
@@ -217,7 +229,7 @@ impl Engine {
         }
         for queue in &self.readers {
             let worker = miss::MissReader::new(
-                settings,
+                &settings.of(Role::Read),
                 self.trust(),
                 Arc::clone(&tables),
                 Arc::clone(queue),
@@ -225,7 +237,11 @@ impl Engine {
             let tasks_of_worker = tasks.clone();
             tasks.spawn(async move { worker.run(&tasks_of_worker).await });
         }
-        let streamer = Streamer::new(settings, Arc::clone(&tables), Arc::clone(&self.streams));
+        let streamer = Streamer::new(
+            &settings.of(Role::Stream),
+            Arc::clone(&tables),
+            Arc::clone(&self.streams),
+        );
         let tasks_of_streamer = tasks.clone();
         tasks.spawn(async move { Arc::new(streamer).run(&tasks_of_streamer).await });
         let digester = loan::watch::Digester::default();
@@ -233,7 +249,14 @@ impl Engine {
             let (tables, queue) = (Arc::clone(&tables), Arc::clone(&self.loans));
             let registry = Arc::clone(&self.registry);
             let digester = digester.clone();
-            let worker = Lender::new(settings, self.trust(), tables, registry, digester, queue);
+            let worker = Lender::new(
+                &settings.of(Role::Lend),
+                self.trust(),
+                tables,
+                registry,
+                digester,
+                queue,
+            );
             let tasks_of_worker = tasks.clone();
             tasks.spawn(async move { Box::pin(worker.run(&tasks_of_worker)).await });
         }
@@ -242,21 +265,28 @@ impl Engine {
             let tasks_of_watcher = tasks.clone();
             tasks.spawn(async move { watcher.run(&tasks_of_watcher).await });
             let registry = Arc::clone(&self.registry);
-            let keeper = Keeper::new(settings, self.trust(), registry, Arc::clone(&tables));
+            let keeper =
+                Keeper::new(&settings.of(Role::Keep), self.trust(), registry, Arc::clone(&tables));
             let tasks_of_keeper = tasks.clone();
             tasks.spawn(async move { keeper.run(&tasks_of_keeper).await });
             let registry = Arc::clone(&self.registry);
-            let expirer = Expirer::new(settings, registry, Arc::clone(&tables));
+            let expirer = Expirer::new(&settings.of(Role::Expire), registry, Arc::clone(&tables));
             let tasks_of_expirer = tasks.clone();
             tasks.spawn(async move { expirer.run(&tasks_of_expirer).await });
             // Also when nothing is written behind any more: there may be something left.
             let registry = Arc::clone(&self.registry);
-            let flusher = Flusher::new(settings, self.trust(), registry, Arc::clone(&tables));
+            let flusher = Flusher::new(
+                &settings.of(Role::Flush),
+                self.trust(),
+                registry,
+                Arc::clone(&tables),
+            );
             let tasks_of_flusher = tasks.clone();
             tasks.spawn(async move { flusher.run(&tasks_of_flusher).await });
             if let Some(keys) = self.checks.as_ref().and_then(Checks::take_keys) {
                 let (registry, tables) = (Arc::clone(&self.registry), Arc::clone(&tables));
-                let checker = Checker::new(settings, registry, tables, self.trust(), keys);
+                let checker =
+                    Checker::new(&settings.of(Role::Check), registry, tables, self.trust(), keys);
                 let tasks_of_checker = tasks.clone();
                 tasks.spawn(async move { checker.run(&tasks_of_checker).await });
             }
@@ -265,7 +295,15 @@ impl Engine {
         let surveyor = |queue: &Arc<Queue<Survey>>, long| {
             let (registry, tables) = (Arc::clone(&self.registry), Arc::clone(&tables));
             let (trust, queue) = (self.trust(), Arc::clone(queue));
-            Surveyor::new(settings, trust, registry, tables, queue, tasks.clone(), long)
+            Surveyor::new(
+                &settings.of(Role::Survey),
+                trust,
+                registry,
+                tables,
+                queue,
+                tasks.clone(),
+                long,
+            )
         };
         let [all, some] = &self.surveys;
         keyspace::start([surveyor(all, true), surveyor(some, false)], tasks)
@@ -373,6 +411,7 @@ impl Engine {
 
     /// Hands over requests that Redis is to run on mapped keys.
     pub fn lend(&self, loan: Loan) {
+        self.metrics.loans.add(1);
         self.loans.push(Job::Loan(Box::new(loan)));
     }
 

@@ -15,10 +15,9 @@ use super::moving::{Backfill, Ground, Job, MovingError, Verify, Warm};
 use super::switcher::{NotSwitched, Switched, Switcher, USUAL_LIMIT};
 use super::through::connected;
 use super::{Engine, EngineSettings};
-use crate::command::{COMMANDS, Needs};
+use crate::command::Needs;
 use crate::config::Strategy;
 use crate::mapping::{MappedKey, Mapping, Phase};
-use crate::metrics::Metrics;
 use crate::store::outbox::OutboxState;
 use crate::store::{DeadLetter, Phases, RowLock, Session, StoreError, Want};
 use crate::upstream::UpstreamError;
@@ -361,7 +360,7 @@ impl Operator {
         }
         let job = job_of(&order, mappings, &phases)?;
         // What jobs read and fill is no client's.
-        let metrics = Arc::new(Metrics::new(COMMANDS.len(), self.settings.plans.len()));
+        let metrics = Arc::new(self.settings.metrics.aside());
         let settings = EngineSettings { metrics, ..self.settings.clone() };
         let ground = Ground::open(&settings, Arc::clone(&self.engine.registry)).await;
         let ground = ground.map_err(|error| match error {

@@ -702,6 +702,7 @@ pub(super) async fn connected<'s>(
             }
         };
         new.give_up_with(cut);
+        new.count_as(settings.metrics.sessions.open(settings.role));
         if let Some(part) = &settings.part {
             part.take(&mut new).await?;
         }

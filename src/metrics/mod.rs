@@ -12,6 +12,7 @@ mod counts;
 mod document;
 mod histogram;
 mod samples;
+mod sessions;
 mod table;
 mod troubles;
 
@@ -21,6 +22,7 @@ pub use counts::{Counter, Error, LoopCounts, MappingCounts, Side, Way};
 pub use document::document;
 pub use histogram::{Histogram, Snapshot};
 pub use samples::{Samples, Value};
+pub use sessions::{OpenSession, Role, Sessions};
 pub use table::{FAMILIES, Family, Kind};
 pub use troubles::{Recorder, Trouble, Troubles};
 
@@ -39,6 +41,9 @@ pub struct Metrics {
     pub batches: Histogram,
     /// Statements that ran out of time.
     pub slow_queries: Counter,
+    /// Requests and transactions that Redis was to run on lent values.
+    pub loans: Counter,
+    pub sessions: Arc<Sessions>,
     errors: [Counter; Error::ALL.len()],
 }
 
@@ -53,8 +58,16 @@ impl Metrics {
             mappings: (0..mappings).map(|_| Arc::default()).collect(),
             batches: Histogram::new(BATCHES, 1.0),
             slow_queries: Counter::default(),
+            loans: Counter::default(),
+            sessions: Arc::default(),
             errors: Default::default(),
         }
+    }
+
+    /// Counters for work that is no client's; its connections are counted with all others.
+    pub fn aside(&self) -> Self {
+        let sessions = Arc::clone(&self.sessions);
+        Self { sessions, ..Self::new(self.commands - 1, self.mappings.len()) }
     }
 
     /// Counters for one more event loop.

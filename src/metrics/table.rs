@@ -3,8 +3,8 @@
 //! The page for Prometheus, the admin API's JSON and docs/metrics.md are made of these rows.
 //!
 //! Absent on purpose: latencies of what passes through, or is answered by Redis' copy (that would be two looks at
-//! a clock a request); connections to Postgres by state (each belongs to one worker, which keeps it); the bytes of
-//! requests and replies.
+//! a clock a request); connections to Postgres by state (each belongs to one worker, which keeps it, busy or not); the
+//! bytes of requests and replies.
 
 /// Metrics of one name.
 #[derive(Debug)]
@@ -66,6 +66,8 @@ pub static FAMILIES: &[Family] = &[
          Postgres had yet to get what Redis has)."),
     row("respgres_degraded", Gauge, &[MAPPING],
         "1 while Redis is told first, as Postgres is lost or has not caught up, though that is not the mapping's strategy."),
+    row("respgres_loans_total", Counter, &[],
+        "Requests, or whole transactions, that Redis was to run on lent values of mapped keys."),
     row("respgres_batch_operations", Histogram, &[], "Operations that were brought to Postgres in one transaction."),
     // On the way to Postgres
     row("respgres_journal_entries", Gauge, &[], "Entries in the journal."),
@@ -79,6 +81,9 @@ pub static FAMILIES: &[Family] = &[
     row("respgres_postgres_up", Gauge, &[], "1 while Postgres is there; absent without mappings."),
     row("respgres_redis_believed", Gauge, &[], "1 while mapped keys are read from Redis; absent without mappings."),
     row("respgres_slow_queries_total", Counter, &[], "Statements on a mapping's table that ran out of time."),
+    row("respgres_postgres_connections", Gauge, &[("role", "write, read, stream, lend, keep, expire, flush, survey, check, operate")],
+        "Connections to Postgres that workers have open, by what they are for; absent without mappings. Beside them a proxy has one \
+         for its beats, one that listens, and for moments one that looks whether Postgres is there; so does a job that walks through tables."),
     row("respgres_proxies", Gauge, &[], "Proxies on the database, this one too; absent without mappings."),
     row("respgres_proxies_missing", Gauge, &[STORE], "Those without a lease in a store; absent without mappings."),
     row("respgres_fenced", Gauge, &[], "1 while this proxy serves no mapped key, as it has a lease in neither store."),

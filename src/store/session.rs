@@ -20,6 +20,7 @@ use super::column_sets::SetsByNumber;
 use super::error::StoreError;
 use super::exchange::{Exchange, Prepared};
 use crate::config;
+use crate::metrics::OpenSession;
 
 /// A setting of ours that is on in our sessions: what they write, respgres knows.
 pub(super) const OWN_WRITES: &str = "respgres.own_writes";
@@ -58,6 +59,7 @@ pub struct Session {
     hurry_ms: Option<u64>,
     /// Ends whatever is under way, and the session with it.
     cut: CancellationToken,
+    counted: Option<OpenSession>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,12 +113,18 @@ impl Session {
             patience: Duration::from_millis(statement_timeout_ms) + GRACE,
             hurry_ms: None,
             cut: CancellationToken::new(),
+            counted: None,
         })
     }
 
     /// Gives the session up, whatever it is at, when this is cancelled.
     pub fn give_up_with(&mut self, cut: CancellationToken) {
         self.cut = cut;
+    }
+
+    /// Counts it so until its end.
+    pub fn count_as(&mut self, open: OpenSession) {
+        self.counted = Some(open);
     }
 
     /// Gives each statement of the transactions to come this long, lock waits included; `None`: the

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use respgres::metrics::{FAMILIES, Kind};
 
 use crate::house::{House, MAPPINGS};
-use crate::stack::wait_until;
+use crate::stack::{Value, wait_until};
 
 /// A line of Prometheus' text format: its name, its labels, its value.
 fn parse(line: &str) -> (String, Vec<(String, String)>, f64) {
@@ -142,6 +142,40 @@ async fn requests_are_counted_by_their_way() {
         house.sample("respgres_journal_flushed_changes_total").await >= Some(1.0)
     })
     .await;
+    house.stack.stop_expecting(&[]).await;
+}
+
+#[tokio::test]
+async fn connections_are_counted_by_what_they_are_for_and_loans_too() {
+    let house = House::build(MAPPINGS).await;
+    let mut client = house.stack.client().await;
+    client.say("HSET thing:1 name a").await;
+    client.say("HGET thing:1 name").await;
+    client.say("HSET fast:1 size 1").await;
+    house.wait_for_sample("respgres_loans_total", 0.0).await;
+    client.say("OBJECT ENCODING thing:1").await;
+    house.wait_for_sample("respgres_loans_total", 1.0).await;
+    for role in ["write", "read", "lend", "keep", "flush", "operate"] {
+        let name = format!("respgres_postgres_connections{{role=\"{role}\"}}");
+        wait_until(&name, async || house.sample(&name).await >= Some(1.0)).await;
+    }
+    let check = "respgres_postgres_connections{role=\"check\"}";
+    assert_eq!(house.sample(check).await, Some(0.0));
+    // One that is cut off is counted no more; the next write takes a new one.
+    let write = "respgres_postgres_connections{role=\"write\"}";
+    let before = house.sample(write).await.unwrap();
+    house
+        .stack
+        .sql_execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity
+             where datname = current_database() and pid <> pg_backend_pid()",
+        )
+        .await;
+    wait_until("it writes again", async || {
+        client.say("HSET thing:1 name b").await == Value::Integer(0)
+    })
+    .await;
+    house.wait_for_sample(write, before).await;
     house.stack.stop_expecting(&[]).await;
 }
 

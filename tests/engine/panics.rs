@@ -12,7 +12,7 @@ use respgres::engine::{Engine, EngineSettings, Health, Mail, Mailbox, Operation,
 use respgres::mapping::registry::plan;
 use respgres::mapping::shape::TableName;
 use respgres::mapping::{Layout, Mapping, Registry};
-use respgres::metrics::Metrics;
+use respgres::metrics::{Metrics, Role};
 use respgres::protocol::{Reply, Version};
 use respgres::store::Session;
 use respgres::tasks::Tasks;
@@ -92,6 +92,7 @@ async fn house() -> House {
         control,
         health: Arc::new(Health::new(Arc::clone(&fleet))),
         metrics: Arc::new(Metrics::new(0, 1)),
+        role: Role::default(),
         fleet,
         redis_loss: config.proxies.redis_loss,
         lease_ms: 10_000,

@@ -417,6 +417,7 @@ async fn connected<'s>(
     if session.as_ref().is_none_or(Session::is_broken) {
         *session = None;
         let mut new = Session::connect(&settings.postgres).await?;
+        new.count_as(settings.metrics.sessions.open(settings.role));
         new.walk_along_indexes().await?;
         *session = Some(new);
     }

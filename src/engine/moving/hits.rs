@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use tokio::sync::Mutex as AsyncMutex;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::time::sleep;
@@ -169,8 +170,8 @@ impl Checker {
     ) -> Self {
         let renewals = settings.health.renewals();
         let settings = settings.clone();
-        // It has no part in moving keys, and needs none: it changes nothing.
-        let (part, session) = (Arc::new(Part::new(&registry)), tokio::sync::Mutex::default());
+        // It changes nothing, so it keeps no mapping where it is.
+        let (part, session) = (Arc::new(Part::new(&registry)), AsyncMutex::default());
         let ground = Arc::new(Ground { settings, registry, tables, trust, part, session });
         Self { hand: Hand::new(&ground), ground, keys, renewals, told: HashMap::new() }
     }
