@@ -22,7 +22,7 @@ help:
 	@echo 'make .env             secrets for docker-compose.yml'
 	@echo 'make check-compose    docker-compose.yml, and with hadolint the Dockerfile'
 	@echo 'make check-service    the unit for systemd'
-	@echo 'make check-monitoring  each alert fires and does not fire where it should; the queries of the dashboard'
+	@echo 'make check-monitoring  each alert fires and does not fire where it should; all queries, of a respgres at work'
 	@echo 'make check-page       the web page of the admin port in a headless Chromium'
 	@echo 'make screenshots      the same; writes its pictures to docs'
 	@echo 'make check-admin      odd requests of all kinds for the admin API (schemathesis)'

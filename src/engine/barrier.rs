@@ -8,7 +8,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::{Instant, sleep};
 
-use super::refusal::upstream_not_read;
+use super::health::Health;
+use super::refusal::{GATE_PATIENCE, upstream_not_read};
 use super::transaction::Copies;
 use super::trust::Trust;
 use crate::protocol::Reply;
@@ -17,8 +18,10 @@ use crate::upstream::control::{Control, Frame};
 use crate::upstream::journal::EntryId;
 use crate::upstream::scripts::mark_of;
 
-/// The longest wait. The flusher needs some milliseconds, or Postgres is not to be had.
-const LIMIT: Duration = Duration::from_secs(1);
+/// The longest wait, that for a gate. The flusher needs some milliseconds for a batch, but where Postgres is busy, or
+/// changes are of many tables, some hundred; and there may be one under way whose successor is waited for. A client with a
+/// late answer is better off than one with an error. Who waits for nothing as Postgres is lost is told so at once.
+const LIMIT: Duration = GATE_PATIENCE;
 
 /// The first pause between two looks, and the longest.
 const FIRST: Duration = Duration::from_millis(1);
@@ -29,7 +32,7 @@ const LONGEST: Duration = Duration::from_millis(20);
 pub(super) enum NotFlushed {
     /// Nobody knows what Postgres lacks.
     Upstream(UpstreamError),
-    /// It has not got it in time.
+    /// It has not got it in time, or is lost.
     Late,
 }
 
@@ -52,7 +55,7 @@ impl NotFlushed {
 
 /// Waits until none of these keys has changes that Postgres lacks.
 pub(super) async fn until_clean(
-    trust: &Trust,
+    (trust, health): (&Trust, &Health),
     control: &mut Control,
     keys: &[&Bytes],
 ) -> Result<(), NotFlushed> {
@@ -66,18 +69,21 @@ pub(super) async fn until_clean(
         if !is_any_dirty(control, &marks).await.map_err(NotFlushed::Upstream)? {
             return Ok(());
         }
-        wait.pause(trust).await?;
+        wait.pause(trust, health).await?;
     }
 }
 
 /// Waits until Postgres has all that is in the journal now.
-pub(super) async fn until_flushed(trust: &Trust, control: &mut Control) -> Result<(), NotFlushed> {
+pub(super) async fn until_flushed(
+    (trust, health): (&Trust, &Health),
+    control: &mut Control,
+) -> Result<(), NotFlushed> {
     let mut wait = Wait::new();
     let mut until = None;
     while let Some((first, last)) = ends(trust, control).await.map_err(NotFlushed::Upstream)?
         && first <= *until.get_or_insert(last)
     {
-        wait.pause(trust).await?;
+        wait.pause(trust, health).await?;
     }
     Ok(())
 }
@@ -95,8 +101,8 @@ impl Wait {
         Self { deadline: Instant::now() + LIMIT, pause: FIRST }
     }
 
-    async fn pause(&mut self, trust: &Trust) -> Result<(), NotFlushed> {
-        if Instant::now() >= self.deadline {
+    async fn pause(&mut self, trust: &Trust, health: &Health) -> Result<(), NotFlushed> {
+        if Instant::now() >= self.deadline || health.is_lost() {
             return Err(NotFlushed::Late);
         }
         trust.journal.want();

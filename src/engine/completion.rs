@@ -9,6 +9,8 @@
 //! Invariants
 //! - What is put was read under the key's lock: no writer is between `begin` and COMMIT, and one that has committed finds
 //!   that its mark is gone. What a dirty key holds Postgres lacks: it stays as it is, and counts as touched.
+//! - A key is taken from those that were touched before it is locked. One that is among them when its value arrives was
+//!   touched since, perhaps by who got the lock when ours was lost: it stays as it is.
 //! - As long as clients go on, a key that has an end of its own shows that by an odd one (see `copy`). Those whose own end
 //!   is even are written down, and get it in the last step.
 //! - What only Redis has stays as it is.
@@ -27,7 +29,7 @@ use crate::store::{KeyValues, RowLock, StoreError};
 use crate::upstream::UpstreamError;
 use crate::upstream::control::Frame;
 use crate::upstream::scripts::{
-    COMPLETING, Call, MEND, Script, TOUCHED, Token, aside_of, decimal, mark_of,
+    COMPLETING, Call, MEND, PUT_PREFIX, Script, TAKEN, TOUCHED, Token, aside_of, decimal, mark_of,
 };
 use crate::value::{Record, ValueKind};
 
@@ -41,6 +43,9 @@ const CALL_BYTES: usize = 256 << 10;
 
 /// For how long Redis is told that somebody completes.
 const LASTING_MS: i64 = 60_000;
+
+/// How long a page may take at the rate that is wanted.
+const IN_TIME_SECONDS: usize = 10;
 
 /// How close to its end a key may be for its absence to be no difference.
 const SOON_MS: i64 = 1000;
@@ -75,7 +80,7 @@ impl Switcher<'_> {
         let completing = Completing { token: Token::writer().text(), rate, is_last: false };
         let lasting = decimal(LASTING_MS);
         let told = [
-            vec![word("UNLINK"), named(TOUCHED), named(MEND)],
+            vec![word("UNLINK"), named(TOUCHED), named(TAKEN), named(MEND)],
             vec![word("SET"), named(COMPLETING), completing.token.clone(), word("PX"), lasting],
         ];
         self.tell_redis(&told).await?;
@@ -83,9 +88,8 @@ impl Switcher<'_> {
     }
 
     pub(super) async fn end_completing(&mut self) -> Result<(), NotSwitched> {
-        self.tell_redis(&[vec![word("UNLINK"), named(COMPLETING), named(TOUCHED), named(MEND)]])
-            .await
-            .map(drop)
+        let names = [COMPLETING, TOUCHED, TAKEN, MEND].map(named);
+        self.tell_redis(&[[&[word("UNLINK")], &names[..]].concat()]).await.map(drop)
     }
 
     /// Puts all values of a mapping into Redis; how many. `tell` hears how many there are so far.
@@ -97,7 +101,7 @@ impl Switcher<'_> {
     ) -> Result<usize, NotSwitched> {
         let (mut count, mut after, since) = (0, None::<KeyValues>, Instant::now());
         loop {
-            let page = self.session.key_page(mapping, after.as_ref(), PAGE).await?;
+            let page = self.session.key_page(mapping, after.as_ref(), completing.page()).await?;
             let keys = page.keys.iter();
             let keys: Vec<MappedKey> =
                 keys.filter_map(|values| self.registry.key_of_row(mapping, values)).collect();
@@ -119,7 +123,7 @@ impl Switcher<'_> {
     ) -> Result<usize, NotSwitched> {
         let (mut count, mut after, since) = (0, None::<KeyValues>, Instant::now());
         loop {
-            let page = self.session.key_page(mapping, after.as_ref(), PAGE).await?;
+            let page = self.session.key_page(mapping, after.as_ref(), completing.page()).await?;
             let keys = page.keys.iter();
             let keys: Vec<MappedKey> =
                 keys.filter_map(|values| self.registry.key_of_row(mapping, values)).collect();
@@ -136,25 +140,40 @@ impl Switcher<'_> {
         }
     }
 
-    /// Puts a part of the keys that were touched; how many were written down, and how many of those put: all but
-    /// other mappings' and dirty ones.
+    /// Puts the keys that were touched until now; how many of this mapping were written down, and how many of those put:
+    /// all but dirty ones, and those that were touched again.
     pub(super) async fn put_touched(
         &mut self,
         mapping: &Mapping,
         completing: &Completing,
     ) -> Result<(usize, usize), NotSwitched> {
-        let pop = [word("SPOP"), named(TOUCHED), Bytes::from(PAGE.to_string())];
-        let names = match self.control.command(&pop).await? {
-            Frame::Array(names) => names,
+        // Others' keys are touched all the time: what comes from now on is for the next time.
+        let take = [word("RENAME"), named(TOUCHED), named(TAKEN)];
+        match self.control.command(&take).await? {
+            Frame::Error(text) if text.contains("no such key") => return Ok((0, 0)),
             Frame::Error(text) => return Err(UpstreamError::Refused(text.to_string()).into()),
-            _ => return Err(UpstreamError::Protocol("an odd answer to SPOP".into()).into()),
-        };
-        let keys = names.iter().filter_map(|name| match name {
-            Frame::BulkString(name) => self.registry.mapped_key(name),
-            _ => None,
-        });
-        let keys: Vec<MappedKey> = keys.filter(|key| key.mapping.index == mapping.index).collect();
-        Ok((names.len(), self.put(mapping, completing, &keys).await?))
+            _ => {}
+        }
+        let (mut touched, mut put) = (0, 0);
+        loop {
+            let pop = [word("SPOP"), named(TAKEN), Bytes::from(completing.page().to_string())];
+            let names = match self.control.command(&pop).await? {
+                Frame::Array(names) => names,
+                Frame::Error(text) => return Err(UpstreamError::Refused(text.to_string()).into()),
+                _ => return Err(UpstreamError::Protocol("an odd answer to SPOP".into()).into()),
+            };
+            if names.is_empty() {
+                return Ok((touched, put));
+            }
+            let keys = names.iter().filter_map(|name| match name {
+                Frame::BulkString(name) => self.registry.mapped_key(name),
+                _ => None,
+            });
+            let keys = keys.filter(|key| key.mapping.index == mapping.index);
+            let keys: Vec<MappedKey> = keys.collect();
+            touched += keys.len();
+            put += self.put(mapping, completing, &keys).await?;
+        }
     }
 
     /// With clients waiting: gives keys their own ends that had others because of these.
@@ -251,7 +270,7 @@ impl Switcher<'_> {
             let put = Put { key: key.key.clone(), record };
             let is_large = put.record.as_ref().is_some_and(|record| record.fields.len() > SLICE);
             if is_large {
-                self.put_aside(&put).await?;
+                self.put_before(&put, completing).await?;
             }
             let is_full = |call: &Call| call.arguments.len() > CALL_WORDS || bytes > CALL_BYTES;
             if calls.last().is_none_or(is_full) {
@@ -259,42 +278,44 @@ impl Switcher<'_> {
                 bytes = 0;
             }
             if let Some(call) = calls.last_mut() {
-                bytes += put.add_to(call, is_large);
+                bytes += put.add_to(call, completing, is_large);
             }
             count += usize::from(put.record.is_some());
         }
-        let dirty = self.complete(&calls).await?;
-        Ok(count.saturating_sub(dirty))
+        let left = self.complete(&calls).await?;
+        Ok(count.saturating_sub(left))
     }
 
-    /// Runs calls of one script; how many keys were dirty.
+    /// Runs calls of one script; how many keys stayed as they are.
     async fn complete(&mut self, calls: &[Call]) -> Result<usize, NotSwitched> {
-        let mut dirty = 0;
+        let mut left = 0;
         for answer in self.control.call(calls).await? {
             match answer {
-                Frame::Array(keys) => dirty += keys.len(),
+                Frame::Array(keys) => left += keys.len(),
                 Frame::BulkString(lost) if lost == "LOST" => return Err(NotSwitched::Stalled),
                 Frame::SimpleString(lost) if lost == "LOST" => return Err(NotSwitched::Stalled),
                 Frame::Error(text) => return Err(refused(&text)),
                 _ => return Err(odd()),
             }
         }
-        Ok(dirty)
+        Ok(left)
     }
 
-    /// Of a large value: puts it where writers set values aside, of whom there is none now.
-    async fn put_aside(&mut self, put: &Put) -> Result<(), NotSwitched> {
+    /// Puts a large value where nobody looks for it.
+    async fn put_before(&mut self, put: &Put, completing: &Completing) -> Result<(), NotSwitched> {
         let Some(record) = &put.record else { return Ok(()) };
-        let aside = aside_of(&put.key);
-        self.tell_redis(&[vec![word("UNLINK"), aside.clone()]]).await?;
+        let before = completing.place_of(&put.key);
+        self.tell_redis(&[vec![word("UNLINK"), before.clone()]]).await?;
         let add = if record.kind == ValueKind::Set { "SADD" } else { "HSET" };
         let fields: Vec<(&Bytes, &Bytes)> = record.fields.iter().collect();
         for fields in fields.chunks(SLICE) {
-            let mut slice = vec![word(add), aside.clone()];
+            let mut slice = vec![word(add), before.clone()];
             words_of(record.kind, fields.iter().copied(), &mut slice);
-            let ends = vec![word("PEXPIRE"), aside.clone(), decimal(LASTING_MS)];
+            let ends = vec![word("PEXPIRE"), before.clone(), decimal(LASTING_MS)];
             self.tell_redis(&[slice, ends]).await?;
         }
+        // It is alive, and keeps the lock.
+        self.session.clock_ms().await?;
         Ok(())
     }
 
@@ -405,6 +426,17 @@ impl Switcher<'_> {
 // === impl Completing ===
 
 impl Completing {
+    /// Keys that are dealt with at once: it has to say again in time that it goes on.
+    fn page(&self) -> usize {
+        let in_time = (self.rate as usize).saturating_mul(IN_TIME_SECONDS);
+        if self.rate == 0 { PAGE } else { in_time.clamp(1, PAGE) }
+    }
+
+    /// Where a large value is put together.
+    fn place_of(&self, key: &[u8]) -> Bytes {
+        [PUT_PREFIX, &self.token[..], b":", key].concat().into()
+    }
+
     /// Waits until so many keys may have been dealt with.
     async fn keep_pace(&self, since: Instant, keys: usize) {
         if self.rate > 0 {
@@ -428,20 +460,21 @@ impl Completing {
 
 impl Put {
     /// How many bytes it is.
-    fn add_to(&self, call: &mut Call, is_aside: bool) -> usize {
-        call.keys.extend([self.key.clone(), mark_of(&self.key), aside_of(&self.key)]);
+    fn add_to(&self, call: &mut Call, completing: &Completing, is_before: bool) -> usize {
+        let (mark, aside) = (mark_of(&self.key), aside_of(&self.key));
+        call.keys.extend([self.key.clone(), mark, aside, completing.place_of(&self.key)]);
         let Some(record) = &self.record else {
             call.arguments.extend([word("none"), Bytes::new(), word("0")]);
             return 0;
         };
         let width = if record.kind == ValueKind::Set { 1 } else { 2 };
-        let (mode, count) = match is_aside {
-            true => ("aside", 0),
+        let (mode, count) = match is_before {
+            true => ("before", 0),
             false => (record.kind.name(), record.fields.len() * width),
         };
         let own_end = record.expires_at_ms.map_or(Bytes::new(), decimal);
         call.arguments.extend([word(mode), own_end, Bytes::from(count.to_string())]);
-        if is_aside {
+        if is_before {
             return 0;
         }
         words_of(record.kind, record.fields.iter(), &mut call.arguments);

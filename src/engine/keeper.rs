@@ -21,6 +21,7 @@ use bytes::Bytes;
 use tokio::time::{Instant, sleep};
 
 use super::EngineSettings;
+use super::rollback::may_have_endless_copies;
 use super::tables::Tables;
 use super::through::{connected, set_aside};
 use super::trust::{Attempt, Trust};
@@ -308,6 +309,11 @@ impl Keeper {
             None => (String::new(), String::new()),
         };
         let (mut seen, mut kept) = (0, 0);
+        let session = connected(&mut self.session, &self.settings).await?;
+        let mut endless = may_have_endless_copies(&session.mapping_entries().await?);
+        if spares_what_has_no_row {
+            endless.clear();
+        }
         let mut cursor = Bytes::from_static(b"0");
         loop {
             let words = [
@@ -349,7 +355,7 @@ impl Keeper {
                     let staying = numbers(self.call(Script::Sweep, &mapped, &arguments).await?)?;
                     let staying: Vec<Bytes> =
                         staying.into_iter().map(|at| mapped[at].clone()).collect();
-                    kept += self.drop_those_with_rows(&staying).await?;
+                    kept += self.drop_those_with_rows(&staying, &endless).await?;
                 }
             }
             if next == "0" {
@@ -359,8 +365,13 @@ impl Keeper {
         }
     }
 
-    /// Drops the keys that Postgres has, or had while their mapping imports; how many it has not.
-    async fn drop_those_with_rows(&mut self, keys: &[Bytes]) -> Result<usize, Trouble> {
+    /// Drops the keys that Postgres has, or had while their mapping imports; how many it has not. Of mappings that do not
+    /// import, and of which Redis may have `endless` copies, it may have had each.
+    async fn drop_those_with_rows(
+        &mut self,
+        keys: &[Bytes],
+        endless: &HashSet<String>,
+    ) -> Result<usize, Trouble> {
         let keys: Vec<MappedKey> =
             keys.iter().filter_map(|key| self.registry.mapped_key(key)).collect();
         let mut groups: HashMap<usize, Vec<&MappedKey>, ahash::RandomState> = HashMap::default();
@@ -371,6 +382,10 @@ impl Keeper {
         let mut with_rows = Vec::new();
         for group in groups.values() {
             let known = &group[0].mapping;
+            if !known.imports() && endless.contains(&known.name) {
+                with_rows.extend(group.iter().map(|key| key.key.clone()));
+                continue;
+            }
             if known.imports() && self.tables.is_due(known) {
                 let session = connected(&mut self.session, &self.settings).await?;
                 self.tables.look_again(session, known).await?;

@@ -335,7 +335,8 @@ impl MissReader {
         }
         let mut clean = Err(NotFlushed::Upstream(UpstreamError::Elsewhere));
         if !self.trust.is_out() {
-            clean = until_clean(&self.trust, &mut self.control, &keys).await;
+            clean =
+                until_clean((&self.trust, &self.settings.health), &mut self.control, &keys).await;
             if matches!(clean, Err(NotFlushed::Upstream(_))) {
                 self.trust.lose();
             }

@@ -13,9 +13,11 @@
 //! - Until the strategy is `redis_only` all goes on as before, however this ends. Values that were put are true copies; what
 //!   is called off gives them their ends back, and what is killed leaves them without.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use bytes::Bytes;
+use serde_json::json;
 use tokio::time::Instant;
 
 use super::completion::Completing;
@@ -33,6 +35,18 @@ const ROUNDS: usize = 2000;
 
 /// Rows of the outbox that are read at once.
 const ROWS: i64 = 1000;
+
+/// The member of a mapping's entry that says so (see `say_that_values_become_whole`).
+const COMPLETING: &str = "completing";
+
+/// Mappings of which Redis may have copies without an end, from their entries.
+pub(super) fn may_have_endless_copies(entries: &[(String, String)]) -> HashSet<String> {
+    let is_so = |text: &str| {
+        let value: Option<serde_json::Value> = serde_json::from_str(text).ok();
+        value.is_some_and(|value| value[COMPLETING] == true)
+    };
+    entries.iter().filter(|(_, text)| is_so(text)).map(|(name, _)| name.clone()).collect()
+}
 
 /// What came of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,9 +94,7 @@ impl Switcher<'_> {
         rate: u32,
         tell: &mut dyn FnMut(&Steps),
     ) -> Result<RolledBack, NotSwitched> {
-        if !self.session.take_on(Work::Switch).await? {
-            return Err(NotSwitched::Busy);
-        }
+        self.take_right().await?;
         let done = match self.session.take_on(Work::Move).await {
             Ok(true) => self.roll_back_alone(mapping, initial, rate, tell).await,
             Ok(false) => Err(NotSwitched::Moving),
@@ -117,14 +129,17 @@ impl Switcher<'_> {
         if !is_anybody_there && self.control.ends_of_journal().await?.is_some() {
             return Err(NotSwitched::Unflushed);
         }
+        let Some(swept) = self.session.swept().await? else {
+            return self.stay_in_redis(mapping, &entry).await;
+        };
         let place = self.place().await?;
-        let swept = self.session.swept().await?.ok_or(NotSwitched::NotSwept)?;
         if place.run.map(|run| run.to_string()) != Some(swept.run)
             || place.epoch != Some(swept.epoch)
         {
             return Err(NotSwitched::NotSwept);
         }
         self.session.walk_along_indexes().await?;
+        self.say_that_values_become_whole(mapping, &entry, true).await?;
         let mut completing = self.begin_completing(rate).await?;
         let mut steps = Steps::default();
         let (mut barrier, mut began) = (None, Instant::now());
@@ -145,6 +160,9 @@ impl Switcher<'_> {
         }
         let Some(barrier) = barrier else { return Err(NotSwitched::Raced) };
         let settled = self.settle(mapping, barrier, Strategy::RedisOnly, None).await?;
+        if let Err(error) = self.say_that_values_become_whole(mapping, &settled, false).await {
+            tracing::debug!(%error, "sweeps take more than they need to for copies");
+        }
         if let Err(error) = self.until_acknowledged(mapping, settled.version, self.limit).await {
             tracing::warn!(%error, "a strategy is changed, but not all proxies are known to go by it");
         }
@@ -155,6 +173,38 @@ impl Switcher<'_> {
         tell(&steps);
         tracing::info!(mapping = %mapping.name, ?waited, "the mapping lives in Redis alone");
         Ok(RolledBack::Done { steps, waited })
+    }
+
+    /// Where no respgres has had mappings yet: Redis has everything, as the table has no row, and keeps it when the first
+    /// one starts.
+    async fn stay_in_redis(
+        &mut self,
+        mapping: &Mapping,
+        entry: &Entry,
+    ) -> Result<RolledBack, NotSwitched> {
+        let began = Instant::now();
+        let barrier = self.change(mapping, entry, Some(Strategy::RedisOnly)).await?;
+        let mut ready = self.let_go(mapping, &barrier, began + self.limit).await;
+        if ready.is_ok() {
+            ready = self.look_for_rows(mapping).await;
+        }
+        if let Err(why) = ready {
+            self.change(mapping, &barrier, None).await?;
+            return Err(why);
+        }
+        let settled = self.settle(mapping, barrier, Strategy::RedisOnly, None).await?;
+        if let Err(error) = self.until_acknowledged(mapping, settled.version, self.limit).await {
+            tracing::warn!(%error, "a strategy is changed, but not all proxies are known to go by it");
+        }
+        Ok(RolledBack::Done { steps: Steps::default(), waited: began.elapsed() })
+    }
+
+    /// With the gates closed: whether the table may have what Redis lacks. One that has started meanwhile may have written.
+    async fn look_for_rows(&mut self, mapping: &Mapping) -> Result<(), NotSwitched> {
+        if self.session.swept().await?.is_some() || self.session.has_rows(mapping).await? {
+            return Err(NotSwitched::NotSwept);
+        }
+        Ok(())
     }
 
     /// While clients go on: until Redis has all values, but for a few that are being touched.
@@ -280,13 +330,33 @@ impl Switcher<'_> {
             (NotSwitched::Different(_) | NotSwitched::Stalled, Err(better)) => better,
             (why, _) => why,
         };
-        if let Err(error) = self.give_ends_back(mapping).await {
+        let mended = async {
+            self.give_ends_back(mapping).await?;
+            let entry = self.entry(mapping).await?;
+            self.say_that_values_become_whole(mapping, &entry, false).await
+        };
+        if let Err(error) = mended.await {
             tracing::debug!(%error, "copies without an end stay in Redis");
         }
         if let Err(error) = self.end_completing().await {
             tracing::debug!(%error, "Redis forgets by itself that somebody completed values");
         }
         why
+    }
+
+    /// Copies may be without an end from now on: a sweep must not take them for what only Redis has, also when their
+    /// rows are gone by then.
+    async fn say_that_values_become_whole(
+        &mut self,
+        mapping: &Mapping,
+        entry: &Entry,
+        they_do: bool,
+    ) -> Result<(), NotSwitched> {
+        let members = json!({ COMPLETING: they_do }).to_string();
+        match self.session.change_mapping_entry(&mapping.name, entry.version, &members).await? {
+            true => Ok(()),
+            false => Err(NotSwitched::Raced),
+        }
     }
 
     async fn check(&mut self, place: Place) -> Result<(), NotSwitched> {

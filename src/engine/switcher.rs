@@ -43,6 +43,10 @@ pub const USUAL_LIMIT: Duration = Duration::from_secs(10);
 
 pub(super) const PAUSE: Duration = Duration::from_millis(10);
 
+/// How long the right to change strategies is waited for. A proxy that has met with a change takes it for moments, to see
+/// whether nobody carries that on.
+const RIGHT: Duration = Duration::from_millis(500);
+
 /// Keys that Redis is asked for at once.
 const SCAN_COUNT: &str = "1000";
 
@@ -223,9 +227,7 @@ impl Switcher<'_> {
         initial: Strategy,
         target: Strategy,
     ) -> Result<Switched, NotSwitched> {
-        if !self.session.take_on(Work::Switch).await? {
-            return Err(NotSwitched::Busy);
-        }
+        self.take_right().await?;
         let done = self.switch_alone(mapping, initial, target).await;
         for work in [Work::Move, Work::Switch] {
             if let Err(error) = self.session.lay_down(work).await {
@@ -233,6 +235,18 @@ impl Switcher<'_> {
             }
         }
         done
+    }
+
+    /// Takes the right to change strategies.
+    pub(super) async fn take_right(&mut self) -> Result<(), NotSwitched> {
+        let until = Instant::now() + RIGHT;
+        while !self.session.take_on(Work::Switch).await? {
+            if Instant::now() >= until {
+                return Err(NotSwitched::Busy);
+            }
+            sleep(PAUSE).await;
+        }
+        Ok(())
     }
 
     async fn switch_alone(

@@ -308,12 +308,12 @@ impl Writer {
             // Also of a row that it leaves as it is, an operation has to know what clients were told.
             let keys = operations.iter().flat_map(|operation| &operation.keys);
             let keys: Vec<&Bytes> = keys.map(|key| &key.key).collect();
-            until_clean(&self.trust, &mut self.control, &keys).await.map_err(
-                |error| match error {
+            until_clean((&self.trust, &self.settings.health), &mut self.control, &keys)
+                .await
+                .map_err(|error| match error {
                     NotFlushed::Upstream(error) => Failure::Upstream(error),
                     NotFlushed::Late => Failure::Dirty,
-                },
-            )?;
+                })?;
         }
         loop {
             let was_connected = self.session.is_some();

@@ -352,6 +352,7 @@ impl Talk {
                                 return at;
                             }
                             run.asked = asked;
+                            client.at_gate_since.set(None);
                         }
                         if let Way::Ask(ask) = way {
                             self.expect_asked(ask, &request);
@@ -367,6 +368,7 @@ impl Talk {
                     if self.go(way, &request) == Flow::Wait {
                         return at;
                     }
+                    client.at_gate_since.set(None);
                     at += length;
                     run = run.after(at);
                     if !self.may_take() {
@@ -379,6 +381,7 @@ impl Talk {
                     if self.inline(&rest[..length]) == Flow::Wait {
                         return at;
                     }
+                    client.at_gate_since.set(None);
                     at += length;
                     run = run.after(at);
                     if !self.may_take() {

@@ -67,7 +67,6 @@ impl Talk {
                 if !engine.admit(&mut operation) {
                     return self.wait_at_gate();
                 }
-                client.at_gate_since.set(None);
                 if !operation.others.is_empty() {
                     // The keys that are not mapped are asked for over another connection: not
                     // before, and not while, the client's other requests change them.
@@ -85,7 +84,6 @@ impl Talk {
                 if !engine.admit(&mut operation) {
                     return self.wait_at_gate();
                 }
-                client.at_gate_since.set(None);
                 let writer = engine.writer_of(&operation);
                 if client.writes.get() > 0 && client.writer.get() != writer && !self.drained() {
                     return Flow::Wait;
@@ -105,7 +103,6 @@ impl Talk {
                 let Admission::In(passes) = engine.admit_loan([&*lent], None) else {
                     return self.wait_at_gate();
                 };
-                client.at_gate_since.set(None);
                 client.writer.set(NO_WRITER);
                 client.writes.set(1);
                 let muted = client.take_muted();
@@ -153,7 +150,6 @@ impl Talk {
         let client = &self.client;
         let since = client.at_gate_since.get().unwrap_or_else(Instant::now);
         if since.elapsed() >= GATE_PATIENCE {
-            client.at_gate_since.set(None);
             return None;
         }
         client.at_gate_since.set(Some(since));
@@ -171,7 +167,6 @@ impl Talk {
 
     /// Expects the reply to a read that is about to be appended.
     pub(super) fn expect_asked(&self, ask: Ask, request: &Request<'_>) {
-        self.client.at_gate_since.set(None);
         let muted = self.client.take_muted();
         self.client.expected.borrow_mut().ask(ask, request.bytes, muted);
     }

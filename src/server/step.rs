@@ -124,7 +124,6 @@ impl Talk {
         }
         gathering.step.add(telling, follows, &arguments);
         gathering.requests.extend_from_slice(request.bytes);
-        client.at_gate_since.set(None);
         gathering.told.push(Told {
             telling,
             pass,

@@ -250,7 +250,6 @@ impl Talk {
             }
             Admission::Stale => return self.end_changed(),
         };
-        client.at_gate_since.set(None);
         let version = client.version();
         let mut session = client.session.borrow_mut();
         let (watched, database) = (session.watched.take(), session.database);

@@ -30,6 +30,10 @@ pub const PROXIES: &[u8] = b"respgres:proxies";
 /// of them have an own end that they do not show yet.
 pub const COMPLETING: &[u8] = b"respgres:completing";
 pub const TOUCHED: &[u8] = b"respgres:touched";
+/// Those of them that are being put.
+pub const TAKEN: &[u8] = b"respgres:touched-taken";
+/// Of keys where whoever completes puts large values together.
+pub const PUT_PREFIX: &[u8] = b"respgres:put:";
 pub const MEND: &[u8] = b"respgres:mend";
 
 /// How many keys hold the places of unfinished SCANs: see `lua/remember.lua`.

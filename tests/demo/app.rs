@@ -14,11 +14,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{RwLock, RwLockWriteGuard};
-
 use crate::difference::Difference;
 use crate::replay::{Talk, writes};
-use crate::stack::{Client, Random, Redis, Server, Value};
+use crate::stack::{Client, Random, Redis, Server, Value, wait_until};
 use crate::traffic::Recorded;
 
 /// Connections that place orders.
@@ -27,8 +25,6 @@ pub const CLERKS: u64 = 6;
 /// Where the app finds its Redis by now.
 pub struct Service {
     address: Mutex<String>,
-    /// Held by who is at a request; and by who closes the service.
-    open: RwLock<()>,
     /// Who has opened a connection to that address: a number for the record, and one for each clerk.
     moved: Mutex<Vec<u64>>,
 }
@@ -62,25 +58,15 @@ type Fields = BTreeMap<String, String>;
 // === impl Service ===
 
 impl Service {
-    /// From now on the app finds it there.
-    pub fn point_to(&self, address: String) {
+    /// From now on the app finds it there. Completes when every connection has been opened anew.
+    pub async fn move_to(&self, address: String) {
         *self.address.lock().unwrap() = address;
         self.moved.lock().unwrap().clear();
-    }
-
-    /// As `point_to`; completes when every connection has been opened anew.
-    pub async fn move_to(&self, address: String) {
-        self.point_to(address);
-        crate::stack::wait_until("the app has moved", async || {
+        wait_until("the app has moved", async || {
             // The record's own connections, which open when they are used, and each clerk.
             self.moved.lock().unwrap().len() as u64 > CLERKS
         })
         .await;
-    }
-
-    /// Closes the service once nothing is under way, until what comes back is dropped.
-    pub async fn close(&self) -> RwLockWriteGuard<'_, ()> {
-        self.open.write().await
     }
 
     fn has_moved(&self, who: u64) {
@@ -102,11 +88,7 @@ impl Server for Service {
 impl App {
     pub async fn new(redis: &Redis, record: Vec<Recorded>, orders: u64) -> Self {
         Self {
-            service: Service {
-                address: Mutex::new(redis.address()),
-                open: RwLock::default(),
-                moved: Mutex::default(),
-            },
+            service: Service { address: Mutex::new(redis.address()), moved: Mutex::default() },
             plain: Redis::start().await,
             record,
             orders,
@@ -154,7 +136,6 @@ impl App {
         while !self.is_over() {
             for batch in writes(&self.record) {
                 let start = Instant::now();
-                let _open = self.service.open.read().await;
                 let address = self.service.address();
                 tokio::join!(plain.say(batch), talk.say(batch));
                 self.heard(batch.len(), start);
@@ -193,6 +174,13 @@ impl App {
         let (mut plain, mut here) =
             (Client::connect(&self.plain).await, Client::connect(server).await);
         let mut compared = 0;
+        // Nothing has come back that was deleted. Some end just now.
+        wait_until("both have the same keys", async || {
+            names(&mut plain).await == names(&mut here).await
+        })
+        .await;
+        let placed = here.say("KEYS order:*").await;
+        assert_eq!(placed.elements().len(), orders.len(), "orders");
         for key in plain.say("KEYS *").await.elements() {
             let key = key.bytes().expect("a key");
             let name = String::from_utf8_lossy(key).into_owned();
@@ -242,7 +230,6 @@ impl App {
 impl Clerk<'_> {
     async fn say(&mut self, line: &str) -> Value {
         let start = Instant::now();
-        let _open = self.app.service.open.read().await;
         let address = self.app.service.address();
         if address != self.address {
             self.client = Client::connect_to(&address).await;
@@ -321,4 +308,14 @@ fn map_of(fields: &Fields) -> Value {
     let bulk = |text: &String| Value::Bulk(text.clone().into_bytes());
     let parts = fields.iter().flat_map(|(field, value)| [bulk(field), bulk(value)]);
     Value::Array(parts.collect()).into_map()
+}
+
+/// All keys but the orders, and respgres' own.
+async fn names(client: &mut Client) -> Vec<Vec<u8>> {
+    let all = client.say("KEYS *").await;
+    let names = all.elements().iter().filter_map(Value::bytes);
+    let others = |name: &&[u8]| !name.starts_with(b"order:") && !name.starts_with(b"respgres:");
+    let mut names: Vec<Vec<u8>> = names.filter(others).map(<[u8]>::to_vec).collect();
+    names.sort();
+    names
 }

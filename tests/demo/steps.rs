@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use crate::app::App;
-use crate::stack::{Cluster, Environment, Redis, directory, respgres, wait_until};
+use crate::stack::{Cluster, Environment, Redis, directory, respgres};
 
 /// Tells each step.
 pub struct Steps {
@@ -95,16 +95,6 @@ impl House {
     /// Runs a command of the program, which must go well.
     pub async fn run(&self, arguments: &[&str]) {
         finish(respgres(arguments, &self.config, &self.environment())).await;
-    }
-
-    /// Goes back to Redis alone, when the lease of the respgres that was stopped has lapsed.
-    pub async fn roll_back(&self) {
-        wait_until("no respgres is alive", async || {
-            let command = respgres(&["proxies", "list"], &self.config, &self.environment());
-            finish(command).await.starts_with("none")
-        })
-        .await;
-        self.run(&["rollback", "--force"]).await;
     }
 
     /// As `run`, and tells what it says first.

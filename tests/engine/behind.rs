@@ -277,6 +277,52 @@ async fn increments_reach_postgres_once_whoever_dies() {
 }
 
 #[tokio::test]
+async fn who_asks_postgres_waits_for_a_flusher_that_is_slow() {
+    let stack = Stack::with_mappings(MAPPINGS).await;
+    let mut client = stack.client().await;
+    client.say("HSET thing:1 name a total 0").await;
+    stack.flushed().await;
+    let mut holder = held(&stack).await;
+    assert_eq!(client.say("HSET thing:1 total 2").await, Value::Integer(0));
+    let mut clients = [stack.client().await, stack.client().await, stack.client().await];
+    let [lister, reader, writer] = &mut clients;
+    let flushing = async {
+        holder.execute("select pg_sleep(2)").await.unwrap();
+        let_go(holder).await;
+    };
+    let (keys, left, set, ()) = tokio::join!(
+        lister.say("KEYS thing:*"),
+        reader.say("TTL thing:1"),
+        writer.say("EXPIRE thing:1 100"),
+        flushing
+    );
+    assert_eq!(keys.elements(), [bulk("thing:1")]);
+    assert!(matches!(left, Value::Integer(_)), "{left:?}");
+    assert!(matches!(set, Value::Integer(_)), "{set:?}");
+    stack.stop_expecting(&[]).await;
+}
+
+#[tokio::test]
+async fn who_waits_for_the_flusher_hears_at_once_that_postgres_is_lost() {
+    let cluster = Arc::new(Cluster::start(false).await);
+    let stack = Stack::builder(MAPPINGS).cluster(Arc::clone(&cluster)).start().await;
+    let mut client = stack.client().await;
+    client.say("HSET thing:1 name a total 0").await;
+    stack.flushed().await;
+    let holder = held(&stack).await;
+    client.say("HSET thing:1 total 2").await;
+    let start = Instant::now();
+    let (told, ()) = tokio::join!(client.say("KEYS *"), async { cluster.kill() });
+    let told = error(told);
+    assert!(told.starts_with("TRYAGAIN "), "{told}");
+    assert!(start.elapsed() < Duration::from_millis(3500), "{:?}", start.elapsed());
+    drop(holder);
+    cluster.restart().await;
+    stack.flushed().await;
+    stack.stop_allowing(&[], &["the journal is not brought", "Postgres", "connection"]).await;
+}
+
+#[tokio::test]
 async fn without_postgres_redis_goes_on_and_nothing_is_lost() {
     let cluster = Arc::new(Cluster::start(false).await);
     let stack = Stack::builder(MAPPINGS).cluster(Arc::clone(&cluster)).start().await;

@@ -3,11 +3,10 @@
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use sqlx::{Connection, PgConnection};
 
-use crate::stack::{Client, Stack, Value, wait_until};
+use crate::stack::{Client, Cluster, Redis, Server, Stack, Value, wait_until};
 
 const MAPPINGS: &str = r#"
 [[mapping]]
@@ -251,7 +250,6 @@ async fn one_that_is_killed_leaves_all_as_it_was_and_can_be_tried_again() {
         .spawn()
         .unwrap();
     // Its key is locked: it gets no further than that until it is let go.
-    tokio::time::sleep(Duration::from_millis(500)).await;
     assert_eq!(targets(&stack).await, 0);
     held.let_go().await;
     wait_until("clients wait", async || {
@@ -274,6 +272,30 @@ async fn one_that_is_killed_leaves_all_as_it_was_and_can_be_tried_again() {
     assert_eq!(client.say("HSET thing:1 a 4").await, Value::Integer(0));
     assert_eq!(stack.redis.say("HGET thing:1 a").await, Value::Bulk(b"4".to_vec()));
     stack.proxy.stop_allowing(&[], &["strategy"]).await;
+}
+
+/// A copy without an end whose row is gone looks like what only Redis has.
+#[tokio::test]
+async fn what_was_deleted_after_one_was_killed_does_not_come_back_with_a_snapshot() {
+    let mut stack = with_things(2000).await;
+    let mut client = stack.client().await;
+    let words = ["rollback", "--force", "--rate", "500", "--mapping", "things"];
+    let mut killed =
+        stack.command(&words).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    wait_until("it is at it", async || stack.redis.say("PTTL thing:0").await == Value::Integer(-1))
+        .await;
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    assert_eq!(stack.redis.say("SAVE").await, Value::Status("OK".into()));
+    assert_eq!(client.say("DEL thing:0").await, Value::Integer(1));
+    stack.redis.restart().await;
+    assert_eq!(stack.redis.say("EXISTS thing:0").await, Value::Integer(1), "of the snapshot");
+    wait_until("Redis is gone through", async || {
+        assert_eq!(client.say("HGETALL thing:0").await, Value::Array(Vec::new()));
+        stack.redis.say("EXISTS thing:0").await == Value::Integer(0)
+    })
+    .await;
+    stack.stop_allowing(&[], &["upstream", "mapped keys are read"]).await;
 }
 
 /// Its barrier stands, and nobody carries on.
@@ -454,4 +476,43 @@ async fn what_the_journal_has_comes_to_postgres_first() {
     })
     .await;
     assert_eq!(stack.redis.say("SCARD member:1").await, Value::Integer(2));
+}
+
+#[tokio::test]
+async fn before_the_first_start_of_a_respgres_redis_keeps_what_it_has() {
+    let stack = Stack::with_mappings(MAPPINGS).await;
+    // Beside that one, as nobody has run over these yet.
+    let (redis, cluster) = (Redis::start().await, Cluster::shared().await);
+    let database = cluster.url(&cluster.create_database().await);
+    let run = |words: &[&str]| {
+        let mut command = stack.command(words);
+        command.env("RESPGRES__UPSTREAM__URL", redis.url());
+        let output = command.env("RESPGRES__POSTGRES__URL", &database).output().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.success(), text(&output.stdout), text(&output.stderr))
+    };
+    let (done, _, error) = run(&["schema", "--apply"]);
+    assert!(done, "{error}");
+    redis.say("HSET thing:1 name one").await;
+    let mut connection = PgConnection::connect(&database).await.unwrap();
+    sqlx::raw_sql("insert into things (id) values (1)").execute(&mut connection).await.unwrap();
+    let (done, _, error) = run(&["rollback", "--force"]);
+    assert!(!done && error.contains("no respgres has gone through this Redis yet"), "{error}");
+    sqlx::raw_sql("delete from things").execute(&mut connection).await.unwrap();
+    let (done, out, error) = run(&["rollback", "--force"]);
+    assert!(done, "{error}");
+    for name in ["things", "entries", "members"] {
+        assert!(out.contains(&format!("{name}: redis_only; clients waited for ")), "{out}");
+    }
+    let places = [("RESPGRES__UPSTREAM__URL", redis.url()), ("RESPGRES__POSTGRES__URL", database)];
+    let mut first = stack.start_proxy_with(&places).await;
+    let mut client = Client::connect_to(&first.address()).await;
+    assert_eq!(client.say("HSET thing:1 more two").await, Value::Integer(1));
+    assert_eq!(client.say("HSET thing:2 name two").await, Value::Integer(1));
+    assert_eq!(redis.say("HLEN thing:1").await, Value::Integer(2));
+    let rows = sqlx::query_scalar::<_, i64>("select count(*) from things");
+    assert_eq!(rows.fetch_one(&mut connection).await.unwrap(), 0);
+    connection.close().await.unwrap();
+    first.stop_expecting(&[]).await;
+    stack.stop_expecting(&[]).await;
 }

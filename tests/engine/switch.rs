@@ -47,6 +47,29 @@ async fn strategy(client: &mut Client, mapping: &str) -> String {
     }
 }
 
+/// The right to change strategies, by hand.
+async fn change_rights(stack: &Stack, how: &str) {
+    stack.sql_execute(&format!("select pg_advisory_{how}(x'72657370'::int, 4)")).await;
+}
+
+#[tokio::test]
+async fn who_looks_after_the_dead_for_a_moment_is_in_nobodys_way() {
+    let stack = stack().await;
+    let mut client = stack.client().await;
+    change_rights(&stack, "lock").await;
+    let switching = client.say("RESPGRES STRATEGY things database_first");
+    let looking = async {
+        stack.sql_execute("select pg_sleep(0.1)").await;
+        change_rights(&stack, "unlock").await;
+    };
+    assert_eq!(tokio::join!(switching, looking).0, ok());
+    change_rights(&stack, "lock").await;
+    let told = error(&mut client, "RESPGRES STRATEGY things dual_write").await;
+    assert!(told.contains("another strategy is just being changed"), "{told}");
+    change_rights(&stack, "unlock").await;
+    stack.stop_expecting(&["a strategy was not changed"]).await;
+}
+
 async fn error(client: &mut Client, line: &str) -> String {
     match client.say(line).await {
         Value::Error(text) => text,

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use sqlx::{Connection, PgConnection};
+
 use crate::stack::{Client, Redis, Stack, Value, talk, wait_until};
 use crate::{keys_of, scan, set};
 
@@ -551,5 +553,58 @@ async fn a_key_of_a_redis_only_mapping_is_not_in_the_table_of_another() {
     client.say("SET number:7 text").await;
     assert_eq!(client.say("DBSIZE").await, Value::Integer(2));
     assert_eq!(keys_of(&client.say("KEYS *").await), set(&["number:1", "number:7"]));
+    stack.stop_expecting(&[]).await;
+}
+
+/// Keys that leave Redis, or come back to it, while they are listed.
+#[tokio::test]
+async fn a_mapping_that_changes_sides_is_listed_all_the_same() {
+    let mappings = r#"
+        [[mapping]]
+        name = "held"
+        key = "held:{id:int}"
+        table = "held"
+        extra = "extra"
+        [[mapping]]
+        name = "later"
+        key = "later:{id:int}"
+        table = "later"
+        strategy = "redis_only"
+        extra = "extra"
+        "#;
+    let stack = Stack::with_mappings(mappings).await;
+    let mut client = stack.client().await;
+    client.say("HSET held:1 a 1").await;
+    client.say("HSET later:1 a 1").await;
+    let all = set(&["held:1", "later:1"]);
+    let database = stack.database();
+    let url = database.cluster.url(&database.name);
+    for (ask, change) in [
+        ("KEYS *", ["strategy", "set", "dual_write", "--mapping", "later"].as_slice()),
+        ("SCAN 0 COUNT 1000", &["rollback", "--force", "--mapping", "later"]),
+    ] {
+        // Who lists waits at the one table while the other mapping changes.
+        let mut holder = PgConnection::connect(&url).await.unwrap();
+        let lock = "begin; lock table held in access exclusive mode";
+        sqlx::raw_sql(lock).execute(&mut holder).await.unwrap();
+        let asking = client.say(ask);
+        let changing = async {
+            wait_until("the table is waited for", async || {
+                let waiting =
+                    "select count(*) from pg_locks where not granted and relation is not null";
+                stack.sql_i64(waiting).await > 0
+            })
+            .await;
+            let (done, _, error) = stack.run(change);
+            assert!(done, "{error}");
+            sqlx::raw_sql("rollback").execute(&mut holder).await.unwrap();
+        };
+        let (told, ()) = tokio::join!(asking, changing);
+        let keys = if ask.starts_with("SCAN") { told.elements()[1].clone() } else { told };
+        assert_eq!(keys_of(&keys), all, "{ask}");
+        holder.close().await.unwrap();
+        // What was only in Redis has a row for the way back.
+        client.say("HSET later:1 b 1").await;
+    }
     stack.stop_expecting(&[]).await;
 }

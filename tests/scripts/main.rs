@@ -5,6 +5,7 @@
 
 mod behind;
 mod blocking;
+mod complete;
 mod flushing;
 mod import;
 mod interleavings;

@@ -86,7 +86,8 @@ impl Surveyor {
             return Err(has_originals(&mapping.name));
         }
         for _ in 0..EMPTY_TRIES {
-            let flushed = until_flushed(&self.trust, &mut self.control).await;
+            let flushed =
+                until_flushed((&self.trust, &self.settings.health), &mut self.control).await;
             flushed.map_err(|error| error.reply())?;
             let call = Call {
                 script: Script::Empty,

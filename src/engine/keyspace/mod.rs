@@ -28,12 +28,13 @@ use super::barrier;
 use super::explain::Explainer;
 use super::mailbox::ReplyTo;
 use super::queue::Queue;
-use super::refusal::{read_failed, read_too_busy, upstream_not_read};
+use super::refusal::{GATE_PATIENCE, read_failed, read_too_busy, upstream_not_read};
 use super::rescue::rescue;
 use super::tables::Tables;
 use super::through::set_aside;
 use super::trust::Trust;
 use super::{EngineSettings, patience};
+use crate::config::Strategy;
 use crate::mapping::{Layout, Mapping, Registry};
 use crate::protocol::Reply;
 use crate::store::{KeyValues, Session, StoreError};
@@ -114,6 +115,11 @@ impl Ask {
         matches!(self, Self::Keys(_) | Self::Count | Self::Strategy { target: Some(_), .. })
     }
 
+    /// Whether it asks for keys, and changes nothing.
+    fn only_looks(&self) -> bool {
+        matches!(self, Self::Keys(_) | Self::Scan(_) | Self::Count | Self::Random)
+    }
+
     /// Whether it begins to list keys. A SCAN that goes on need not wait again: what was there when it began
     /// is in the tables.
     fn lists(&self) -> bool {
@@ -177,7 +183,7 @@ impl Surveyor {
                 () = self.tasks.stopping() => break,
             };
             for survey in surveys {
-                let reply = match rescue(self.serve(&survey)).await {
+                let reply = match rescue(self.serve_at_once(&survey)).await {
                     Ok(Ok(reply) | Err(reply)) => reply,
                     Err(_) => {
                         tracing::error!("a worker panicked; it starts again with new connections");
@@ -192,6 +198,30 @@ impl Surveyor {
         if let Some(session) = self.session.take() {
             session.close().await;
         }
+    }
+
+    /// As `serve`. Each key is listed by one side, and a mapping whose keys change sides meanwhile may have been asked for
+    /// by neither: then all is asked again.
+    async fn serve_at_once(&mut self, survey: &Survey) -> Result<Reply, Reply> {
+        let began = Instant::now();
+        loop {
+            let before = self.sides();
+            let told = self.serve(survey).await;
+            if !survey.ask.only_looks() || self.sides() == before {
+                return told;
+            }
+            if began.elapsed() >= GATE_PATIENCE {
+                return Err(Reply::Error(
+                    "TRYAGAIN the strategies of mappings are just being changed".to_owned(),
+                ));
+            }
+        }
+    }
+
+    /// By which the mappings go, and which versions of their entries say so.
+    fn sides(&self) -> Vec<(Strategy, u64)> {
+        let gates = self.registry.all().iter().map(|mapping| mapping.gate);
+        gates.map(|gate| (gate.strategy(), gate.version())).collect()
     }
 
     /// The reply, or the one that says why there is none.
@@ -241,7 +271,8 @@ impl Surveyor {
         if !mappings.any(|mapping| mapping.may_be_behind()) {
             return Ok(());
         }
-        let flushed = barrier::until_flushed(&self.trust, &mut self.control).await;
+        let flushed =
+            barrier::until_flushed((&self.trust, &self.settings.health), &mut self.control).await;
         flushed.map_err(|error| error.reply())
     }
 

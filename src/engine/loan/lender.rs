@@ -301,7 +301,8 @@ impl Lender {
         }
         let ahead: Vec<&Bytes> =
             keys.filter(|key| key.mapping.may_be_behind()).map(|key| &key.key).collect();
-        let clean = until_clean(&self.trust, &mut self.control, &ahead).await;
+        let clean =
+            until_clean((&self.trust, &self.settings.health), &mut self.control, &ahead).await;
         clean.map_err(|error| error.reply())
     }
 
