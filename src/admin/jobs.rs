@@ -7,7 +7,6 @@ use std::time::UNIX_EPOCH;
 use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, Method, StatusCode};
-use axum::response::Response;
 use serde::de::{Error, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
@@ -152,7 +151,7 @@ pub(super) async fn list(State(view): State<Shared>) -> Answer {
 
 pub(super) async fn one(State(view): State<Shared>, Path(id): Path<String>) -> Answer {
     let id = number(&id)?;
-    shown(view.operator.jobs().get(id), id)
+    shown(view.operator.jobs().get(id), id, true)
 }
 
 pub(super) async fn cancel(State(view): State<Shared>, Path(id): Path<String>) -> Answer {
@@ -161,11 +160,11 @@ pub(super) async fn cancel(State(view): State<Shared>, Path(id): Path<String>) -
     if job.is_some() {
         tracing::info!(job = id, "an operator has had a job ended");
     }
-    shown(job, id)
+    shown(job, id, false)
 }
 
-fn shown(job: Option<JobReport>, id: u64) -> Result<Response, Refusal> {
-    ok(told(&job.ok_or(NotDone::NoJob(id))?, true))
+fn shown(job: Option<JobReport>, id: u64, with_findings: bool) -> Answer {
+    ok(told(&job.ok_or(NotDone::NoJob(id))?, with_findings))
 }
 
 fn number(text: &str) -> Result<u64, Refusal> {

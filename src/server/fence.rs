@@ -6,8 +6,8 @@
 //!
 //! Invariants
 //! - A request is looked at and appended in one go, so none is in between when the loop takes its mail.
-//! - What Redis has queued since MULTI is not run: the keys have another side by then. So is a transaction of a
-//!   client that has watched such keys, as changes past Redis would not be seen.
+//! - What Redis has queued since MULTI is not run: the keys have another side by then. Nor is a transaction of a client
+//!   that has watched such keys, as changes past Redis would not be seen: its EXEC answers as if they were changed.
 //!
 //! Absent on purpose: waiting for commands that wait inside Redis. They take from lists, sorted sets and streams,
 //! which a mapping does not hold.
@@ -16,6 +16,7 @@ use std::rc::Rc;
 
 use super::client::Client;
 use super::event_loop::EventLoop;
+use super::pin::Pin;
 use crate::mapping::Pass;
 
 // === impl EventLoop ===
@@ -26,7 +27,8 @@ impl EventLoop {
         let mut patient = Vec::new();
         for client in self.all_clients() {
             if let Some(pin) = &mut client.session.borrow_mut().pin {
-                pin.aborted |= client.has_passed.get() && (pin.multi || pin.watching);
+                pin.aborted |= pin.multi && pin.queues_passing.get();
+                pin.watches_stale |= pin.watching && client.has_passed.get();
                 if pin.waits_in_redis {
                     patient.push(Rc::clone(&pin.lane));
                 }
@@ -44,9 +46,12 @@ impl EventLoop {
 
 impl Client {
     /// A request for keys that Redis alone has: to be remembered where it may leave something in the connection.
-    pub(super) fn passes(&self, may_stay: bool) {
-        if may_stay {
+    pub(super) fn passes(&self, pin: Option<&Pin>, starts: bool) {
+        if starts || pin.is_some() {
             self.has_passed.set(true);
+        }
+        if let Some(pin) = pin.filter(|pin| pin.multi) {
+            pin.queues_passing.set(true);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! A client's own connection to the upstream, while it has state there that a shared one cannot
 //! carry: a transaction, watched keys, subscriptions, a blocking command, tracking, MONITOR.
 
+use std::cell::Cell;
 use std::fmt;
 use std::rc::Rc;
 
@@ -27,6 +28,10 @@ pub(super) struct Pin {
     pub(super) multi: bool,
     /// A command of the transaction was refused: EXEC has to fail.
     pub(super) aborted: bool,
+    /// A command of the transaction is for keys that Redis alone has.
+    pub(super) queues_passing: Cell<bool>,
+    /// What is watched can be compared no more: EXEC runs nothing, as if it had changed.
+    pub(super) watches_stale: bool,
     /// Redis has refused to queue a command, as far as its replies were looked at: its EXEC fails.
     pub(super) queue_failed: bool,
     /// Commands sent since MULTI that Redis queues, unless it refuses them.
@@ -59,6 +64,8 @@ impl Pin {
             kept: None,
             multi: false,
             aborted: false,
+            queues_passing: Cell::new(false),
+            watches_stale: false,
             queue_failed: false,
             queued: 0,
             effects: Vec::new(),
@@ -100,6 +107,8 @@ impl Pin {
         self.kept = None;
         self.multi = false;
         self.aborted = false;
+        self.queues_passing.set(false);
+        self.watches_stale = false;
         self.queue_failed = false;
         self.watching = false;
         self.queued = 0;

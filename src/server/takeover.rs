@@ -248,9 +248,7 @@ impl Talk {
                 let why = ": the strategy of a key's mapping is being changed; try again";
                 return self.wait_on().unwrap_or_else(|| self.end_aborted(why));
             }
-            Admission::Stale => {
-                return self.end_aborted(": the strategy of a watched key's mapping was changed");
-            }
+            Admission::Stale => return self.end_changed(),
         };
         let version = client.version();
         let mut session = client.session.borrow_mut();
@@ -312,7 +310,13 @@ impl Talk {
             kept.requests.iter_mut().for_each(|lent| engine.look_again(lent));
             admission = engine.admit_loan(&kept.requests, watched.as_deref());
         }
-        admission
+        match admission {
+            // Once more, just now.
+            Admission::Stale if watched.is_none_or(|watched| watched.is_empty()) => {
+                Admission::NotYet
+            }
+            admission => admission,
+        }
     }
 
     /// Moves the queue to the lane on which the client watches, EXEC's place. Nothing is under way.
@@ -366,6 +370,8 @@ impl Talk {
         let watched = Arc::clone(session.watched.get_or_insert_default());
         if let (Some(pin), false) = (&mut session.pin, others.is_empty()) {
             pin.watching = true;
+            let registry = self.event_loop.shared.engine.registry();
+            client.passes(None, others.iter().any(|key| registry.find_any(key).is_some()));
         }
         drop(session);
         let muted = client.take_muted();

@@ -18,9 +18,10 @@ use crate::upstream::lane::Delivered;
 
 impl Talk {
     pub(super) fn transaction(&self, command: &'static Command, request: &Request<'_>) -> Flow {
-        let (in_multi, aborted) = {
+        let (in_multi, aborted, stale) = {
             let session = self.client.session.borrow();
-            session.pin.as_ref().map_or((false, false), |pin| (pin.multi, pin.aborted))
+            let of_pin = |pin: &Pin| (pin.multi, pin.aborted, pin.watches_stale);
+            session.pin.as_ref().map_or((false, false, false), of_pin)
         };
         if !command.arity_ok(request.count()) {
             if in_multi && command.name == "exec" {
@@ -35,9 +36,13 @@ impl Talk {
             "watch" if !in_multi => self.with_pin(request, |pin| pin.watching = true),
             "unwatch" if !in_multi => {
                 self.client.session.borrow_mut().watched = None;
-                self.ending(request, |pin| pin.watching = false)
+                self.ending(request, |pin| {
+                    pin.watching = false;
+                    pin.watches_stale = false;
+                })
             }
             "exec" if in_multi && aborted => self.end_aborted(" previous errors."),
+            "exec" if in_multi && stale => self.end_changed(),
             "exec" if in_multi => self.exec(request),
             "discard" if in_multi => {
                 let splits = |pin: &Pin| pin.watch_lane.is_some();
@@ -120,13 +125,29 @@ impl Talk {
 
     /// Ends a transaction that respgres knows to fail.
     pub(super) fn end_aborted(&self, why: &str) -> Flow {
+        let text = format!("EXECABORT Transaction discarded because of{why}");
+        self.end_unrun(&Reply::Error(text))
+    }
+
+    /// Ends a transaction as Redis does whose watched keys have changed: clients try those again.
+    pub(super) fn end_changed(&self) -> Flow {
+        if !self.drained() {
+            return Flow::Wait;
+        }
+        let failed = |pin: &Pin| pin.queue_failed;
+        if self.client.session.borrow().pin.as_ref().is_some_and(failed) {
+            return self.end_aborted(" previous errors.");
+        }
+        self.end_unrun(&Reply::NilArray)
+    }
+
+    fn end_unrun(&self, reply: &Reply) -> Flow {
         if !self.drained() {
             return Flow::Wait;
         }
         self.forget_watch();
         self.discard_queue();
-        let text = format!("EXECABORT Transaction discarded because of{why}");
-        self.client.answer(&Reply::Error(text));
+        self.client.answer(reply);
         self.drained();
         Flow::Done
     }

@@ -67,7 +67,7 @@ impl Talk {
                     Touch::Passing if self.is_fenced() => {
                         return Way::Apart(Apart::Tell(fenced()));
                     }
-                    Touch::Passing => self.client.passes(pin.is_some()),
+                    Touch::Passing => self.client.passes(pin, false),
                     Touch::Asks(..) | Touch::Mapped => {
                         let name = String::from_utf8_lossy(argument(0)).into_owned();
                         return tell(format!(
@@ -110,7 +110,7 @@ impl Talk {
                 Touch::Nothing => {}
                 Touch::Passing => {
                     let starts = command.path == Path::Transaction;
-                    self.client.passes(pin.is_some() || starts);
+                    self.client.passes(pin, starts);
                 }
                 Touch::Asks(proof, gate, mapping)
                     if command.arity_ok(count) && session.pin.is_none() =>

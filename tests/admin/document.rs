@@ -40,6 +40,20 @@ impl Document {
         }
     }
 
+    /// A schema; of one that has all of several others, what these have.
+    fn whole(&self, schema: &Json) -> Json {
+        let schema = self.resolve(schema);
+        let Some(parts) = schema["allOf"].as_array() else { return schema.clone() };
+        let (mut properties, mut required) = (serde_json::Map::new(), Vec::new());
+        for part in parts {
+            let part = self.whole(part);
+            assert_eq!(part["type"], "object", "{schema}");
+            properties.extend(part["properties"].as_object().cloned().unwrap_or_default());
+            required.extend(part["required"].as_array().cloned().unwrap_or_default());
+        }
+        serde_json::json!({"type": "object", "properties": properties, "required": required})
+    }
+
     fn statuses(&self, operation: &Json) -> BTreeSet<u16> {
         let statuses = operation["responses"].as_object().unwrap().keys();
         statuses.map(|status| status.parse().unwrap()).collect()
@@ -60,7 +74,7 @@ impl Document {
 
     /// Fails unless the value is as the schema has it: no more and no less.
     fn fits(&self, schema: &Json, value: &Json, place: &str) {
-        let schema = self.resolve(schema);
+        let schema = &self.whole(schema);
         if let Some(words) = schema["enum"].as_array() {
             assert!(words.contains(value), "{place}: {value}");
             return;

@@ -183,7 +183,15 @@ async fn transactions_that_are_open_fail_and_who_waits_for_elements_holds_nothin
     let stack = stack().await;
     let (mut queues, mut watches) = (stack.client().await, stack.client().await);
     let (mut waits, mut elsewhere) = (stack.client().await, stack.client().await);
+    let (mut watches_both, mut gives_up) = (stack.client().await, stack.client().await);
     let mut operator = stack.client().await;
+    for line in ["WATCH plain:2 thing:1", "MULTI", "INCR number"] {
+        assert!(!watches_both.say(line).await.is_error(), "{line}");
+    }
+    let mut errs = stack.client().await;
+    for client in [&mut gives_up, &mut errs] {
+        assert_eq!(client.say("WATCH plain:1").await, ok());
+    }
     for line in ["MULTI", "HINCRBY plain:1 a 1"] {
         assert!(!queues.say(line).await.is_error(), "{line}");
     }
@@ -201,12 +209,26 @@ async fn transactions_that_are_open_fail_and_who_waits_for_elements_holds_nothin
     .await;
     assert_eq!(operator.say("RESPGRES STRATEGY plain postgres_only").await, ok());
     assert_eq!(operator.say("HSET plain:1 a 5").await, Value::Integer(1));
+    // Of this one Redis never hears.
+    assert_eq!(operator.say("HSET plain:2 a 5").await, Value::Integer(1));
     for line in ["MULTI", "HINCRBY plain:1 a 1"] {
         assert!(!watches.say(line).await.is_error(), "{line}");
     }
-    for client in [&mut queues, &mut watches] {
-        let Value::Error(told) = client.say("EXEC").await else { panic!() };
-        assert_eq!(told, "EXECABORT Transaction discarded because of previous errors.");
+    for line in ["UNWATCH", "MULTI"] {
+        assert_eq!(gives_up.say(line).await, ok());
+    }
+    assert_eq!(gives_up.say("EXEC").await, Value::Array(Vec::new()));
+    assert_eq!(errs.say("MULTI").await, ok());
+    assert!(errs.say("GET").await.is_error());
+    let aborted = "EXECABORT Transaction discarded because of previous errors.".to_owned();
+    for (client, expected) in [
+        (&mut queues, Value::Error(aborted.clone())),
+        // Redis, too, says so first.
+        (&mut errs, Value::Error(aborted)),
+        (&mut watches, Value::NilArray),
+        (&mut watches_both, Value::NilArray),
+    ] {
+        assert_eq!(client.say("EXEC").await, expected);
         assert_eq!(client.say("HGET plain:1 a").await, bulk("5"));
         // And the next one is run.
         for line in ["MULTI", "HGET plain:1 a"] {
