@@ -63,6 +63,14 @@ fn mappings(view: &View, samples: &mut Samples) {
         for (result, count) in results {
             samples.add("respgres_cache_total", &[name, result], count);
         }
+        let results = [
+            ("same", &counts.same_checks),
+            ("different", &counts.different_checks),
+            ("skipped", &counts.skipped_checks),
+        ];
+        for (result, count) in results {
+            samples.add("respgres_hit_checks_total", &[name, result], count.get());
+        }
         let is_degraded = degraded.iter().any(|degraded| degraded == name);
         samples.add("respgres_degraded", &[name], is_degraded);
     }

@@ -332,6 +332,7 @@ fn engine_settings(setup: &Setup) -> Result<EngineSettings, AppError> {
         redis_loss: proxies.redis_loss,
         lease_ms: defaults.lease_ms,
         cache_max_elements: defaults.cache_max_elements,
+        verify_hits: defaults.verify_hits,
         plans: setup.plans.clone(),
         reply_most_bytes: setup.config.limits.client_backlog_max_bytes,
         part: None,

@@ -199,6 +199,10 @@ impl Reading {
                 }
                 None => ("a whole number", String::new()),
             },
+            Slot::Share(set) => match share(value) {
+                Some(share) => return self.note(path, share.map(|share| set(target, share))),
+                None => ("a number from 0 to 1", "0.01".to_owned()),
+            },
             Slot::Size(set) => match (number(value), value.as_str()) {
                 (Some(bytes), _) => return self.note(path, size(bytes).map(|v| set(target, v))),
                 (_, Some(text)) => {
@@ -315,6 +319,10 @@ impl Reading {
             let number = value.parse::<u64>().map(|number| number.to_string());
             let value = match (&setting.slot, &number, value.parse()) {
                 (Slot::Flag(_), _, Ok(flag)) => DeValue::Boolean(flag),
+                (Slot::Share(_), ..) => match DeValue::parse(&value) {
+                    Ok(value) => value.into_inner(),
+                    Err(_) => DeValue::String(value.as_str().into()),
+                },
                 (Slot::Text(_), ..) | (_, Err(_), _) => DeValue::String(value.into()),
                 (_, Ok(number), _) => {
                     DeValue::parse(number).expect("a number is TOML").into_inner()
@@ -402,6 +410,17 @@ fn in_bounds(number: i128, bounds: &std::ops::RangeInclusive<u64>) -> Result<u64
     number.ok_or_else(|| format!("must be from {} to {}", bounds.start(), bounds.end()))
 }
 
+/// `Err`: it is a number, and none of a share.
+fn share(value: &DeValue<'_>) -> Option<Result<f64, String>> {
+    let text = match (value.as_float(), value.as_integer()) {
+        (Some(number), _) => number.as_str(),
+        (_, Some(number)) => number.as_str(),
+        _ => return None,
+    };
+    let share = text.parse::<f64>().ok().filter(|share| (0.0..=1.0).contains(share));
+    Some(share.ok_or_else(|| "must be from 0 to 1".to_owned()))
+}
+
 fn size(bytes: i128) -> Result<usize, String> {
     let bytes = usize::try_from(bytes).ok().filter(|bytes| *bytes > 0);
     bytes.ok_or_else(|| "must be at least 1 byte, and no more than memory can be".to_owned())
@@ -468,7 +487,29 @@ mod tests {
         assert_eq!(config.defaults.negative_ttl_ms, 5000);
         assert_eq!(config.defaults.lease_ms, 10_000);
         assert_eq!(config.defaults.cache_max_elements, 10_000);
+        assert!(config.defaults.verify_hits.abs() < f64::EPSILON);
         assert!(config.mappings.is_empty());
+    }
+
+    #[test]
+    fn a_share_is_a_number_from_0_to_1() {
+        for (text, expected) in [("0.25", 0.25), ("1", 1.0), ("0", 0.0), ("1e-3", 0.001)] {
+            let share = read(&format!("[defaults]\nverify_hits = {text}")).defaults.verify_hits;
+            assert!((share - expected).abs() < 1e-12, "{text}: {share}");
+            let environment = [("RESPGRES__DEFAULTS__VERIFY_HITS".to_owned(), text.to_owned())];
+            let share = Config::from_toml("", environment).unwrap().defaults.verify_hits;
+            assert!((share - expected).abs() < 1e-12, "{text}: {share}");
+        }
+        for text in ["1.01", "-0.1", "nan", "inf", "2"] {
+            let expected = "respgres.toml is not valid:\ndefaults.verify_hits: must be from 0 to 1";
+            check(&format!("[defaults]\nverify_hits = {text}"), expected);
+        }
+        check_with(
+            "",
+            &[("RESPGRES__DEFAULTS__VERIFY_HITS", ".5%")],
+            "respgres.toml is not valid:
+            RESPGRES__DEFAULTS__VERIFY_HITS: expected a number from 0 to 1, found a text; write 0.01",
+        );
     }
 
     #[test]

@@ -212,6 +212,8 @@ pub struct Defaults {
     pub lease_ms: u64,
     /// Elements of a value with a row for each: a larger one is not cached. Default 10000.
     pub cache_max_elements: usize,
+    /// The share of hits that are compared with Postgres. Default 0.
+    pub verify_hits: f64,
     /// What becomes of mapped keys while Postgres is lost; `None`: as the strategy has it, see
     /// [`OnPostgresDown::usual`].
     pub on_postgres_down: Option<OnPostgresDown>,
@@ -453,6 +455,7 @@ impl Config {
                 negative_ttl_ms: 0,
                 lease_ms: 0,
                 cache_max_elements: 0,
+                verify_hits: 0.0,
                 on_postgres_down: None,
             },
             mappings: Vec::new(),

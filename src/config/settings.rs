@@ -35,6 +35,8 @@ pub(super) enum Slot<T> {
     /// A text; `Err` says what is wrong with it and the way out.
     Text(fn(&mut T, &str) -> Result<(), String>),
     Number(RangeInclusive<u64>, fn(&mut T, u64)),
+    /// A part of a whole, from 0 to 1.
+    Share(fn(&mut T, f64)),
     /// Bytes, at least 1.
     Size(fn(&mut T, usize)),
     /// Milliseconds, at least 1.
@@ -224,6 +226,10 @@ pub(super) static SECTIONS: &[Section] = &[
             "A set, or a hash of the kind `hash_entries`, that has more elements, or more than 4 MB, is not put into the \
              cache: to do so keeps Redis busy with one key. Its elements are read one by one from Postgres, and all of \
              them are streamed from there."),
+        row("verify_hits", Default("0.0"), Slot::Share(|c, v| c.defaults.verify_hits = v),
+            "The share of reads answered by Redis, from 0 (none) to 1 (all), whose keys are compared with Postgres soon \
+             after, as `respgres verify` does it, at most 1000 a second. `respgres_hit_checks_total` counts what comes of it, and \
+             a difference is a warning in the log. Each costs a look into both stores."),
         row("on_postgres_down", Optional("\"cached_only\""),
             Slot::Text(|c, v| { c.defaults.on_postgres_down = Some(words::on_postgres_down(v)?); Ok(()) }),
             "What becomes of keys of `dual_write`, `database_first` and `cache_first` while Postgres is lost. `reject` \

@@ -79,6 +79,8 @@ pub use loan::watch::Watched;
 pub use loan::{Admission, Lent, Loan, Told, enter_all};
 use loan::{Job, LENDERS, Lender};
 pub use mailbox::{Answer, Mail, Mailbox, ReplyTo};
+pub use moving::Draw;
+use moving::{Checker, Checks};
 pub use operation::Operation;
 pub use queue::Queue;
 use step::Stepping;
@@ -111,6 +113,8 @@ pub struct EngineSettings {
     pub lease_ms: u64,
     /// A value with more elements, a row for each, is not cached.
     pub cache_max_elements: usize,
+    /// The share of hits that are compared with Postgres.
+    pub verify_hits: f64,
     /// What the mappings are to be bound to again when a table changes.
     pub plans: Vec<Plan>,
     /// The longest reply that a client can be sent.
@@ -144,6 +148,8 @@ pub struct Engine {
     board: Arc<Switchboard>,
     /// What looks at all keys, and what looks at some of them.
     surveys: [Arc<Queue<Survey>>; 2],
+    /// Where some hits are compared with Postgres.
+    checks: Option<Checks>,
 }
 
 // === impl Engine ===
@@ -171,6 +177,7 @@ impl Engine {
             metrics: Arc::clone(&settings.metrics),
             board,
             surveys: Default::default(),
+            checks: Checks::of(settings),
         }
     }
 
@@ -247,6 +254,12 @@ impl Engine {
             let flusher = Flusher::new(settings, self.trust(), registry, Arc::clone(&tables));
             let tasks_of_flusher = tasks.clone();
             tasks.spawn(async move { flusher.run(&tasks_of_flusher).await });
+            if let Some(keys) = self.checks.as_ref().and_then(Checks::take_keys) {
+                let (registry, tables) = (Arc::clone(&self.registry), Arc::clone(&tables));
+                let checker = Checker::new(settings, registry, tables, self.trust(), keys);
+                let tasks_of_checker = tasks.clone();
+                tasks.spawn(async move { checker.run(&tasks_of_checker).await });
+            }
             tasks.spawn(listener::listen(settings.clone(), self.trust(), tasks.clone()));
         }
         let surveyor = |queue: &Arc<Queue<Survey>>, long| {
@@ -438,6 +451,11 @@ impl Engine {
             Some(tables) => tables.current(mapping),
             None => Some(Arc::clone(mapping)),
         }
+    }
+
+    /// Which hits of one more event loop are compared with Postgres; `None`: none is.
+    pub fn draw(&self) -> Option<Draw> {
+        self.checks.as_ref().map(Checks::draw)
     }
 
     /// What is counted.

@@ -71,6 +71,10 @@ pub struct MappingCounts {
     pub fills: Counter,
     /// Copies that were not made, as a writer was at the key.
     pub refused_fills: Counter,
+    /// Hits that were compared with Postgres, by what came of it.
+    pub same_checks: Counter,
+    pub different_checks: Counter,
+    pub skipped_checks: Counter,
 }
 
 // === impl Counter ===
@@ -211,6 +215,9 @@ impl Default for MappingCounts {
             misses: Counter::default(),
             fills: Counter::default(),
             refused_fills: Counter::default(),
+            same_checks: Counter::default(),
+            different_checks: Counter::default(),
+            skipped_checks: Counter::default(),
         }
     }
 }

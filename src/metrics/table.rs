@@ -60,6 +60,10 @@ pub static FAMILIES: &[Family] = &[
     row("respgres_cache_total", Counter, &[MAPPING, ("result", "hit, miss, fill, refused")],
         "What became of reads: answered by Redis' copy (hit), keys asked of Postgres (miss), copies made (fill), and copies \
          not made as a writer was at the key (refused)."),
+    row("respgres_hit_checks_total", Counter, &[MAPPING, ("result", "same, different, skipped")],
+        "Hits that were to be compared with Postgres (`defaults.verify_hits`), by what came of it: both had the same, they had \
+         not, or it was not compared (too many waited, a store was out of reach, the copy or the mapping's strategy had changed, \
+         Postgres had yet to get what Redis has)."),
     row("respgres_degraded", Gauge, &[MAPPING],
         "1 while Redis is told first, as Postgres is lost or has not caught up, though that is not the mapping's strategy."),
     row("respgres_batch_operations", Histogram, &[], "Operations that were brought to Postgres in one transaction."),

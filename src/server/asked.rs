@@ -4,11 +4,13 @@
 //! the bytes of the requests, one behind the other.
 
 use std::collections::VecDeque;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes, BytesMut};
 
 use crate::command::{Command, Proof};
+use crate::engine::Draw;
 use crate::engine::route::proves;
 use crate::mapping::Pass;
 use crate::metrics::LoopCounts;
@@ -39,6 +41,8 @@ pub(super) struct Asks {
     requests: BytesMut,
     /// Where those are counted that Redis has answered.
     counts: Option<Arc<LoopCounts>>,
+    /// Which of these are compared with Postgres.
+    draw: Option<Rc<Draw>>,
 }
 
 // === impl Ask ===
@@ -76,8 +80,8 @@ impl Asks {
     }
 
     /// Those of a client of this loop.
-    pub(super) fn counted_in(counts: Arc<LoopCounts>) -> Self {
-        Self { counts: Some(counts), ..Self::default() }
+    pub(super) fn counted_in(counts: Arc<LoopCounts>, draw: Option<Rc<Draw>>) -> Self {
+        Self { counts: Some(counts), draw, ..Self::default() }
     }
 
     /// Forgets the first one: it is answered.
@@ -85,6 +89,11 @@ impl Asks {
         if let Some((ask, length)) = self.asks.pop_front() {
             if let Some(counts) = &self.counts {
                 counts.hit(ask.command.row(), ask.mapping);
+            }
+            if let Some(draw) = &self.draw
+                && draw.is_drawn()
+            {
+                draw.post(&self.requests[..length], ask.mapping);
             }
             self.requests.advance(length);
             self.shrink();

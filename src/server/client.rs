@@ -19,7 +19,7 @@ use super::expect::{Delivery, Expected, Inspected, Unproven};
 use super::pin::Pin;
 use super::queued::Queued;
 use super::roster::{Entry, Standing};
-use crate::engine::{Large, Watched};
+use crate::engine::{Draw, Large, Watched};
 use crate::metrics::LoopCounts;
 use crate::protocol::{Reply, Version};
 use crate::upstream::lane::Owner;
@@ -112,6 +112,7 @@ impl Client {
         authenticated: bool,
         most_output_bytes: usize,
         counts: Arc<LoopCounts>,
+        draw: Option<Rc<Draw>>,
     ) -> Rc<Self> {
         let session = Session {
             version: Version::Resp2,
@@ -126,7 +127,7 @@ impl Client {
             entry,
             socket,
             output: RefCell::default(),
-            expected: RefCell::new(Expected::counted_in(counts)),
+            expected: RefCell::new(Expected::counted_in(counts, draw)),
             waker: RefCell::default(),
             session: RefCell::new(session),
             stalled: Cell::new(false),

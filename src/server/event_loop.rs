@@ -23,7 +23,7 @@ use super::spare_input::SpareInputs;
 use super::step::{Steps, is_step};
 use super::tracking::with_target;
 use crate::config::RedisUrl;
-use crate::engine::{Mail, Mailbox, Told};
+use crate::engine::{Draw, Mail, Mailbox, Told};
 use crate::metrics::LoopCounts;
 use crate::protocol::{Reply, Version};
 use crate::tasks::Tasks;
@@ -60,6 +60,8 @@ pub(super) struct EventLoop {
     pub(super) errands: Errands,
     pub(super) steps: Steps,
     pub(super) counts: Arc<LoopCounts>,
+    /// Which hits are compared with Postgres.
+    draw: Option<Rc<Draw>>,
     /// Clients whose conversations are to look again in a moment.
     waiting: RefCell<Vec<Rc<Client>>>,
     /// What comes over the lanes may be old, as others may have gone on without this proxy.
@@ -90,6 +92,7 @@ impl EventLoop {
         let mailbox = Arc::default();
         shared.engine.attach(&mailbox);
         let counts = shared.engine.metrics().of_new_loop();
+        let draw = shared.engine.draw().map(Rc::new);
         Rc::new_cyclic(|me| Self {
             me: me.clone(),
             shared,
@@ -108,6 +111,7 @@ impl EventLoop {
             errands: Errands::default(),
             steps: Steps::default(),
             counts,
+            draw,
             waiting: RefCell::default(),
             is_fenced: Cell::new(false),
         })
@@ -217,7 +221,9 @@ impl EventLoop {
         let most = self.shared.limits.client_backlog_max_bytes;
         let counts = Arc::clone(&self.counts);
         counts.enter();
-        Rc::clone(place.insert(Client::new(owner, entry, socket, authenticated, most, counts)))
+        let draw = self.draw.clone();
+        let client = Client::new(owner, entry, socket, authenticated, most, counts, draw);
+        Rc::clone(place.insert(client))
     }
 
     pub(super) fn leave(&self, client: &Client) {

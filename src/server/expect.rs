@@ -11,6 +11,7 @@
 //!   here.
 
 use std::collections::VecDeque;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -18,7 +19,7 @@ use tokio::sync::mpsc;
 
 use super::asked::{Ask, Asks};
 use super::queued::Queued;
-use crate::engine::{Large, Piece, Watched};
+use crate::engine::{Draw, Large, Piece, Watched};
 use crate::mapping::{MappedKey, Pass};
 use crate::metrics::LoopCounts;
 use crate::upstream::lane::Delivered;
@@ -125,8 +126,8 @@ pub(super) enum Delivery {
 
 impl Expected {
     /// Of a client of the loop that counts so.
-    pub(super) fn counted_in(counts: Arc<LoopCounts>) -> Self {
-        Self { asks: Asks::counted_in(counts), ..Self::default() }
+    pub(super) fn counted_in(counts: Arc<LoopCounts>, draw: Option<Rc<Draw>>) -> Self {
+        Self { asks: Asks::counted_in(counts, draw), ..Self::default() }
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -7,6 +7,7 @@
 mod document;
 mod doors;
 mod health;
+mod hits;
 mod house;
 mod http;
 mod jobs;

@@ -96,6 +96,7 @@ async fn house() -> House {
         redis_loss: config.proxies.redis_loss,
         lease_ms: 10_000,
         cache_max_elements: 10_000,
+        verify_hits: 0.0,
         plans,
         reply_most_bytes: 1 << 20,
         part: None,

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::task::JoinSet;
 
-use crate::stack::{Client, Random, Server, Stack, Value};
+use crate::stack::{Client, Random, Server, Stack, Value, wait_until};
 use crate::{bulk, fill_redis, held, stack};
 
 /// Keys that are different in each of the ways below.
@@ -172,6 +172,29 @@ async fn rows_that_redis_lacks_are_told_and_are_differences_where_it_is_to_have_
     let (done, told, error) = stack.run(&["verify"]);
     assert!(done && !told.contains("alone"), "{told}{error}");
     stack.stop_expecting(&[]).await;
+}
+
+/// Another run may have fewer keys, or older ones: what was seen is not what is there, and nobody writes it to rows.
+#[tokio::test]
+async fn one_is_not_done_while_redis_starts_anew() {
+    let mut stack = stack(&[]).await;
+    fill_redis(&stack, 1, 200).await;
+    assert!(stack.run(&["backfill"]).0);
+    assert_eq!(stack.redis.say("SAVE").await, Value::Status("OK".into()));
+    stack.sql_execute("update hashes set name = 'newer'").await;
+    let mut verify =
+        stack.begin(&["verify", "--repair", "postgres", "--rate", "50", "--parallel", "1"]);
+    wait_until("it has begun", async || {
+        stack.sql_i64("select count(*) from hashes where name <> 'newer'").await > 0
+    })
+    .await;
+    stack.redis.restart().await;
+    let (status, log) = verify.finish().await;
+    let log = log.join("\n");
+    assert_eq!(status.code(), Some(1), "{log}");
+    assert!(log.contains("Redis has started anew: begin again"), "{log}");
+    assert!(stack.sql_i64("select count(*) from hashes where name = 'newer'").await > 0, "{log}");
+    stack.stop_allowing(&[], &["upstream lost", "mapped keys are read", "upstream down"]).await;
 }
 
 /// What only Redis has is a difference, and the one that is not repaired by dropping it.

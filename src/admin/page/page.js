@@ -146,6 +146,8 @@ function show(status) {
   put(part("cache", "ratio"), percent(figures.hitRatio()));
   put(part("cache", "hits"), rate(figures.rate("respgres_cache_total", { result: "hit" })));
   put(part("cache", "misses"), rate(figures.rate("respgres_cache_total", { result: "miss" })));
+  const [same, different] = ["same", "different"].map((result) => figures.now("respgres_hit_checks_total", { result }));
+  put(part("cache", "different"), same || different ? whole(different) : "–", different ? "bad" : "");
   for (const [id, kind] of [["reads", "read"], ["writes", "write"]]) {
     for (const [of, share] of [["half", 0.5], ["most", 0.95], ["nearly", 0.99]]) {
       put(part(id, of), latency(figures.quantile("respgres_mapped_seconds", { kind }, share)));

@@ -1,6 +1,7 @@
 //! Several hands that work on batches of keys, each over its own connections, while one walks and gives them out.
 //!
-//! A batch that fails for a reason that may pass is tried again; work is such that it may be done twice.
+//! A batch that fails for a reason that may pass is tried again; work is such that it may be done twice. But all of it
+//! is done in one run of Redis: another one may have fewer keys, or older ones.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use super::{Ground, Hand, MovingError, Speed};
 use crate::mapping::MappedKey;
 use crate::store::Session;
 use crate::tasks::Tasks;
+use crate::upstream::control::Control;
 
 /// How often, and how long apart, it is tried again where a store is out of reach.
 const TRIES: u32 = 60;
@@ -92,7 +94,27 @@ pub(super) async fn deal_with_all<W: Work>(
             tracing::debug!(%error, "a job ends that has no part any more");
             Err(MovingError::GoingBack)
         }
-        done => done,
+        Err(error) if !error.may_pass() => Err(error),
+        done => same_run(ground, tasks).await.and(done),
+    }
+}
+
+/// Whether Redis is still in the run in which the job began.
+async fn same_run(ground: &Ground, tasks: &Tasks) -> Result<(), MovingError> {
+    let mut control = Control::new(ground.settings.control.clone());
+    let mut tries = 0;
+    loop {
+        match control.run_id().await {
+            Ok(run) if ground.trust.is_elsewhere(run) => return Err(MovingError::StartedAnew),
+            Ok(_) => return Ok(()),
+            Err(error) => {
+                tries += 1;
+                if tries > TRIES || tasks.is_stopping() {
+                    return Err(error.into());
+                }
+            }
+        }
+        sleep(PAUSE).await;
     }
 }
 

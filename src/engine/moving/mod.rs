@@ -10,6 +10,7 @@
 mod backfill;
 mod compare;
 mod crew;
+mod hits;
 mod pace;
 mod part;
 mod progress;
@@ -36,6 +37,8 @@ use crate::upstream::control::Control;
 
 pub use backfill::Backfill;
 use crew::Patience;
+pub use hits::Draw;
+pub(super) use hits::{Checker, Checks};
 pub use part::Part;
 use progress::Counters;
 pub use progress::{Finding, Progress};

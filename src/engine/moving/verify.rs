@@ -59,6 +59,24 @@ pub enum Repair {
 const ALONE: &str =
     "in Postgres alone, which is no difference: copies end, and new keys are rows first";
 
+/// What both sides have of a key under its lock.
+pub(super) enum Seen {
+    /// The same; or Redis has nothing of it, and need not.
+    Same,
+    /// The transaction that holds the lock is still open.
+    Different(Box<Apart>),
+    /// One side had yet to get what the other one has.
+    NotYet,
+}
+
+/// The two sides that differ.
+pub(super) struct Apart {
+    pub(super) found: Difference,
+    row: StoredRow,
+    now_ms: i64,
+    held: Held,
+}
+
 /// Looks for rows whose keys Redis lacks.
 struct LookForAlone;
 
@@ -145,7 +163,7 @@ impl Work for Compare {
     ) -> Result<(), MovingError> {
         let Some(first) = keys.first() else { return Ok(()) };
         let mapping = hand.current(&first.mapping)?;
-        let held = look(&mut hand.control, &mapping, keys).await?;
+        let held = look(hand, &mapping, keys).await?;
         let wanted: Vec<&MappedKey> = keys.iter().collect();
         let read = hand.session().await?.read(&mapping, &wanted, RowLock::None).await?;
         for ((key, row), held) in keys.iter().zip(&read.rows).zip(&held) {
@@ -172,56 +190,36 @@ impl Compare {
         key: &MappedKey,
         counters: &Counters,
     ) -> Result<(), MovingError> {
-        for _ in 0..TRIES {
-            let needs = Needs { whole: true, ..Needs::default() };
-            let wants = vec![Want { key, needs: &needs, whole_up_to: 0 }];
-            let session = hand.session().await?;
-            let mut read = session
-                .begin_reading(&[key.lock()], &[Reading { mapping, wants }])
-                .await?
-                .remove(0);
-            let is_going = session.is_key_in_outbox(&key.key).await?;
-            let row = read.rows.pop().unwrap_or_default();
-            let one = std::slice::from_ref(key);
-            let held = look(&mut hand.control, mapping, one).await?.pop().unwrap_or(Held::Nothing);
-            if is_going || matches!(held, Held::Dirty) {
-                hand.session().await?.rollback().await?;
-                hand.ground.trust.journal.want();
-                sleep(PAUSE).await;
-                continue;
-            }
-            let found = difference(mapping, &row, read.now_ms, &held, self.is_complete);
-            let Some(found) = found else {
-                hand.session().await?.rollback().await?;
+        let apart = match look_under_lock(hand, mapping, key, self.is_complete, TRIES).await? {
+            Seen::Same => return Ok(()),
+            Seen::NotYet => {
+                let what = "Postgres has not caught up with Redis, or the other way";
+                counters.note(key, what.to_owned(), "");
                 return Ok(());
-            };
-            counters.note(key, found.what.text().to_owned(), &found.detail);
-            let repaired = match self.repair {
-                None => Ok(false),
-                Some(Repair::Redis) => self.to_redis(hand, mapping, key, &found).await,
-                Some(Repair::Postgres) => {
-                    to_postgres(hand, mapping, key, &row, (&held, &found), read.now_ms).await
-                }
-            };
-            // What has been committed has ended by itself.
-            if let Some(session) = hand.session.as_mut() {
-                session.rollback().await?;
             }
-            match repaired {
-                Ok(true) => counters.add(&counters.written, 1),
-                Ok(false) => {}
-                Err(MovingError::Store(
-                    error @ (StoreError::Refused { .. } | StoreError::Unencodable(_)),
-                )) => counters.note_more(key, "not repaired".to_owned(), &error.to_string()),
-                Err(error) => return Err(error),
+            Seen::Different(apart) => apart,
+        };
+        let Apart { found, row, now_ms, held } = *apart;
+        counters.note(key, found.what.text().to_owned(), &found.detail);
+        let repaired = match self.repair {
+            None => Ok(false),
+            Some(Repair::Redis) => self.to_redis(hand, mapping, key, &found).await,
+            Some(Repair::Postgres) => {
+                to_postgres(hand, mapping, key, &row, (&held, &found), now_ms).await
             }
-            return Ok(());
+        };
+        // What has been committed has ended by itself.
+        if let Some(session) = hand.session.as_mut() {
+            session.rollback().await?;
         }
-        counters.note(
-            key,
-            "Postgres has not caught up with Redis, or the other way".to_owned(),
-            "",
-        );
+        match repaired {
+            Ok(true) => counters.add(&counters.written, 1),
+            Ok(false) => {}
+            Err(MovingError::Store(
+                error @ (StoreError::Refused { .. } | StoreError::Unencodable(_)),
+            )) => counters.note_more(key, "not repaired".to_owned(), &error.to_string()),
+            Err(error) => return Err(error),
+        }
         Ok(())
     }
 
@@ -251,6 +249,42 @@ impl Compare {
         }
         Ok(true)
     }
+}
+
+/// Compares a key under its lock, where no writer is at it. What one side is going to get is waited for, so many
+/// times.
+pub(super) async fn look_under_lock(
+    hand: &mut Hand,
+    mapping: &Arc<Mapping>,
+    key: &MappedKey,
+    is_complete: bool,
+    tries: u32,
+) -> Result<Seen, MovingError> {
+    for _ in 0..tries {
+        let needs = Needs { whole: true, ..Needs::default() };
+        let wants = vec![Want { key, needs: &needs, whole_up_to: 0 }];
+        let session = hand.session().await?;
+        let mut read =
+            session.begin_reading(&[key.lock()], &[Reading { mapping, wants }]).await?.remove(0);
+        let is_going = session.is_key_in_outbox(&key.key).await?;
+        let (row, now_ms) = (read.rows.pop().unwrap_or_default(), read.now_ms);
+        let one = std::slice::from_ref(key);
+        let held = look(hand, mapping, one).await?.pop().unwrap_or(Held::Nothing);
+        if is_going || matches!(held, Held::Dirty) {
+            hand.session().await?.rollback().await?;
+            hand.ground.trust.journal.want();
+            sleep(PAUSE).await;
+            continue;
+        }
+        return match difference(mapping, &row, now_ms, &held, is_complete) {
+            Some(found) => Ok(Seen::Different(Box::new(Apart { found, row, now_ms, held }))),
+            None => {
+                hand.session().await?.rollback().await?;
+                Ok(Seen::Same)
+            }
+        };
+    }
+    Ok(Seen::NotYet)
 }
 
 /// The row becomes what Redis has.
@@ -318,9 +352,9 @@ async fn drop_copy(control: &mut Control, key: &MappedKey) -> Result<(), MovingE
     }
 }
 
-/// What Redis has of keys of one mapping.
-async fn look(
-    control: &mut Control,
+/// What Redis has of keys of one mapping, in the run in which the job began.
+pub(super) async fn look(
+    hand: &mut Hand,
     mapping: &Mapping,
     keys: &[MappedKey],
 ) -> Result<Vec<Held>, MovingError> {
@@ -332,7 +366,11 @@ async fn look(
             Bytes::from(MOST_ELEMENTS.to_string()),
         ],
     };
-    let answers = match control.call(&[call]).await?.pop() {
+    let told = hand.control.call(&[call]).await?.pop();
+    if hand.ground.trust.is_elsewhere(hand.control.run_id().await?) {
+        return Err(MovingError::StartedAnew);
+    }
+    let answers = match told {
         Some(Frame::Array(answers)) if answers.len() == keys.len() => answers,
         Some(Frame::Error(text)) => return Err(UpstreamError::Refused(text.to_string()).into()),
         _ => return Err(UpstreamError::Protocol("an odd answer to a look".into()).into()),
