@@ -6,8 +6,8 @@
 //! - Orders are hashes that one connection each knows all about: what they hold is kept here.
 //!
 //! Where the app finds its Redis is what a deploy changes. A connection is opened anew, between two requests, when
-//! that was changed. No request is tried again: the first reply counts. While the service is closed the app waits with
-//! its next request, as one does that cannot connect.
+//! that was changed. No request is tried again, the first reply counts; but for one thing that operators are told: a SCAN that
+//! was under way while mappings went back to Redis, and missed a key, is begun anew.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -37,6 +37,10 @@ pub struct App {
     record: Vec<Recorded>,
     orders: u64,
     over: AtomicBool,
+    /// Mappings are going back to Redis.
+    pub goes_back: AtomicBool,
+    /// SCANs that were begun anew for that.
+    pub begun_anew: AtomicU64,
     pub replies: AtomicU64,
     /// How often the whole record was said.
     pub rounds: AtomicU64,
@@ -93,6 +97,8 @@ impl App {
             record,
             orders,
             over: AtomicBool::new(false),
+            goes_back: AtomicBool::new(false),
+            begun_anew: AtomicU64::new(0),
             replies: AtomicU64::new(0),
             rounds: AtomicU64::new(0),
             slowest: Mutex::default(),
@@ -137,7 +143,14 @@ impl App {
             for batch in writes(&self.record) {
                 let start = Instant::now();
                 let address = self.service.address();
+                let mut may_miss = self.goes_back.load(Ordering::Relaxed);
                 tokio::join!(plain.say(batch), talk.say(batch));
+                may_miss |= self.goes_back.load(Ordering::Relaxed);
+                while may_miss && batch[0].name() == "scan" && plain.last() != talk.last() {
+                    may_miss = self.goes_back.load(Ordering::Relaxed);
+                    talk.say_again(batch).await;
+                    self.begun_anew.fetch_add(1, Ordering::Relaxed);
+                }
                 self.heard(batch.len(), start);
                 if address == self.service.address() {
                     self.service.has_moved(0);

@@ -89,6 +89,19 @@ impl<'s, S: Server> Talk<'s, S> {
         self.answers.extend(answers);
     }
 
+    /// The last reply.
+    #[allow(dead_code, reason = "for tests/demo")]
+    pub fn last(&self) -> Option<&Value> {
+        self.answers.last().and_then(|answer| answer.as_ref()).map(|answer| &answer.reply)
+    }
+
+    /// Says one write again; the replies to it count.
+    #[allow(dead_code, reason = "for tests/demo")]
+    pub async fn say_again(&mut self, batch: &[Recorded]) {
+        self.answers.truncate(self.answers.len() - batch.len());
+        self.say(batch).await;
+    }
+
     /// What was said so far. Connections are opened anew for what comes then.
     pub fn take(&mut self) -> Replay {
         self.connections.clear();
