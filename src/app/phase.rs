@@ -1,6 +1,7 @@
 //! How far the mappings have moved from Redis to Postgres: what is recorded at their first start, and what the
 //! command line tells and changes.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -48,9 +49,15 @@ pub(super) async fn begin(
         session.begin_phases(&migrated, Phase::Migrated).await?;
         // Others may have been faster.
         phases = session.phases().await?;
+        let mut by_phase: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         for name in new {
             let phase = phases.get(name).map_or("none", |phase| phase.name());
-            tracing::info!(mapping = name, phase, "a mapping is started for the first time");
+            by_phase.entry(phase).or_default().push(name);
+        }
+        for (phase, names) in by_phase {
+            let mappings = names.len();
+            tracing::info!(phase, mappings, "mappings are started for the first time");
+            tracing::debug!(phase, ?names, "which they are");
         }
     }
     session.end_time_before_phases().await?;
