@@ -53,7 +53,8 @@ impl NotFlushed {
     }
 }
 
-/// Waits until none of these keys has changes that Postgres lacks.
+/// Waits until Postgres has the changes of these keys that are in the journal now. One that is written all the time is
+/// never clean: what has come since is not waited for.
 pub(super) async fn until_clean(
     (trust, health): (&Trust, &Health),
     control: &mut Control,
@@ -64,10 +65,23 @@ pub(super) async fn until_clean(
     }
     let marks: Vec<Bytes> = keys.iter().map(|key| mark_of(key)).collect();
     let mut wait = Wait::new();
+    let mut until = None;
     loop {
         Copies::in_redis(trust, control).await.map_err(NotFlushed::Upstream)?;
-        if !is_any_dirty(control, &marks).await.map_err(NotFlushed::Upstream)? {
+        let marks = marks_in(control, &marks).await.map_err(NotFlushed::Upstream)?;
+        let dirty = || marks.iter().filter(|mark| is_dirty(mark));
+        if dirty().next().is_none() {
             return Ok(());
+        }
+        match until {
+            // Each of them has an entry, the newest of its key.
+            None => until = dirty().map(entry_of).collect::<Option<Vec<_>>>(),
+            Some(ref entries) => {
+                let ends = ends(trust, control).await.map_err(NotFlushed::Upstream)?;
+                if ends.is_none_or(|(first, _)| entries.iter().all(|entry| *entry < first)) {
+                    return Ok(());
+                }
+            }
         }
         wait.pause(trust, health).await?;
     }
@@ -119,12 +133,22 @@ pub(super) async fn is_any_dirty(
     control: &mut Control,
     marks: &[Bytes],
 ) -> Result<bool, UpstreamError> {
+    Ok(marks_in(control, marks).await?.iter().any(is_dirty))
+}
+
+async fn marks_in(control: &mut Control, marks: &[Bytes]) -> Result<Vec<Frame>, UpstreamError> {
     let ask = [&[Bytes::from_static(b"MGET")], marks].concat();
     match asked_twice(control, &ask).await? {
-        Frame::Array(marks) => Ok(marks.iter().any(is_dirty)),
+        Frame::Array(marks) => Ok(marks),
         Frame::Error(text) => Err(UpstreamError::Refused(text.to_string())),
         _ => Err(UpstreamError::Protocol("an odd answer to MGET".into())),
     }
+}
+
+/// The newest entry of a dirty key, which its mark names: `d:1-2`, or `gone:1-2:p`.
+fn entry_of(mark: &Frame) -> Option<EntryId> {
+    let Frame::BulkString(mark) = mark else { return None };
+    EntryId::parse(mark.split(|byte| *byte == b':').nth(1)?)
 }
 
 async fn ends(
@@ -162,5 +186,14 @@ mod tests {
             assert_eq!(is_dirty(&Frame::BulkString(Bytes::from(mark))), expected, "{mark}");
         }
         assert!(!is_dirty(&Frame::Null));
+    }
+
+    #[test]
+    fn a_dirty_mark_names_the_newest_entry() {
+        let entry = Some(EntryId { epoch: 7, number: 12 });
+        for mark in ["d:7-12", "gone:7-12", "d:7-12:p", "gone:7-12:p"] {
+            assert_eq!(entry_of(&Frame::BulkString(Bytes::from(mark))), entry, "{mark}");
+        }
+        assert_eq!(entry_of(&Frame::BulkString(Bytes::from("d:"))), None);
     }
 }

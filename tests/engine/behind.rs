@@ -303,6 +303,27 @@ async fn who_asks_postgres_waits_for_a_flusher_that_is_slow() {
 }
 
 #[tokio::test]
+async fn who_asks_postgres_of_a_key_that_is_written_all_the_time_is_answered() {
+    let stack = Stack::with_mappings(MAPPINGS).await;
+    let mut client = stack.client().await;
+    client.say("HSET thing:1 name a total 0").await;
+    let mut writer = stack.client().await;
+    let writing = tokio::spawn(async move {
+        loop {
+            assert!(matches!(writer.say("HINCRBY thing:1 total 1").await, Value::Integer(_)));
+        }
+    });
+    let start = Instant::now();
+    for _ in 0..20 {
+        assert_eq!(client.say("TTL thing:1").await, Value::Integer(-1));
+    }
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    writing.abort();
+    stack.flushed().await;
+    stack.stop_expecting(&[]).await;
+}
+
+#[tokio::test]
 async fn who_waits_for_the_flusher_hears_at_once_that_postgres_is_lost() {
     let cluster = Arc::new(Cluster::start(false).await);
     let stack = Stack::builder(MAPPINGS).cluster(Arc::clone(&cluster)).start().await;
