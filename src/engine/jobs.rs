@@ -13,9 +13,11 @@ use std::time::SystemTime;
 use tokio::runtime::Builder;
 use tokio::sync::{oneshot, watch};
 
+use super::EngineSettings;
 use super::moving::{
     Finding, Ground, Handle, Job, MovingError, Progress, Repair, Running, Speed, start,
 };
+use crate::mapping::Registry;
 
 /// Jobs that have ended and are still told of.
 const KEPT: usize = 20;
@@ -95,6 +97,16 @@ pub struct JobReport {
     /// Why it has failed.
     pub error: Option<String>,
 }
+
+/// Why a job did not begin.
+#[derive(Debug)]
+pub(super) enum NotBegun {
+    NoThread(std::io::Error),
+    NoGround(MovingError),
+}
+
+/// Whom to tell that a job has begun.
+type Told = oneshot::Sender<Result<JobReport, NotBegun>>;
 
 /// The right to start the next job; given back when dropped.
 #[derive(Debug)]
@@ -255,32 +267,42 @@ fn shorten(findings: &mut [Finding]) {
 // === impl Place ===
 
 impl Place {
-    /// Starts the job in a thread of its own.
+    /// Starts the job in a thread of its own, with connections that are that thread's as well: those of another
+    /// one would end with it.
     ///
     /// # Errors
-    /// When the system gives none.
+    /// When the system gives no thread, or there is no ground for it.
     pub(super) async fn start(
         self,
         order: Order,
         job: Job,
-        ground: Arc<Ground>,
-    ) -> std::io::Result<JobReport> {
+        settings: EngineSettings,
+        registry: Arc<Registry>,
+    ) -> Result<JobReport, NotBegun> {
         let (tell, told) = oneshot::channel();
         let work = move || match Builder::new_current_thread().enable_all().build() {
-            Ok(runtime) => runtime.block_on(self.run(order, job, ground, tell)),
-            Err(error) => drop(tell.send(Err(error))),
+            Ok(runtime) => runtime.block_on(async {
+                match Ground::open(&settings, registry).await {
+                    Ok(ground) => self.run(order, job, Arc::new(ground), tell).await,
+                    Err(error) => self.give_back(tell, NotBegun::NoGround(error)),
+                }
+            }),
+            Err(error) => self.give_back(tell, NotBegun::NoThread(error)),
         };
-        std::thread::Builder::new().name("job".to_owned()).spawn(work)?;
-        told.await.unwrap_or_else(|_| Err(std::io::Error::other("the thread has died")))
+        let thread = std::thread::Builder::new().name("job".to_owned());
+        thread.spawn(work).map_err(NotBegun::NoThread)?;
+        let died = || NotBegun::NoThread(std::io::Error::other("the thread has died"));
+        told.await.unwrap_or_else(|_| Err(died()))
     }
 
-    async fn run(
-        mut self,
-        order: Order,
-        job: Job,
-        ground: Arc<Ground>,
-        tell: oneshot::Sender<std::io::Result<JobReport>>,
-    ) {
+    /// Tells that there will be no job when another one may already be started.
+    fn give_back(self, tell: Told, error: NotBegun) {
+        drop(self);
+        // Who has asked may have gone.
+        let _ = tell.send(Err(error));
+    }
+
+    async fn run(mut self, order: Order, job: Job, ground: Arc<Ground>, tell: Told) {
         let mut running: Running = start(job, ground);
         let report = self.jobs.enter(order, running.handle());
         self.is_used = true;

@@ -10,8 +10,8 @@ use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use super::dead_letters::{self, NotRetried};
-use super::jobs::{JobReport, Jobs, Kind, Order};
-use super::moving::{Backfill, Ground, Job, MovingError, Verify, Warm};
+use super::jobs::{JobReport, Jobs, Kind, NotBegun, Order};
+use super::moving::{Backfill, Job, MovingError, Verify, Warm};
 use super::switcher::{NotSwitched, Switched, Switcher, USUAL_LIMIT};
 use super::through::connected;
 use super::{Engine, EngineSettings};
@@ -362,15 +362,16 @@ impl Operator {
         // What jobs read and fill is no client's.
         let metrics = Arc::new(self.settings.metrics.aside());
         let settings = EngineSettings { metrics, ..self.settings.clone() };
-        let ground = Ground::open(&settings, Arc::clone(&self.engine.registry)).await;
-        let ground = ground.map_err(|error| match error {
-            MovingError::Store(error) => NotDone::Store(error),
-            MovingError::Upstream(error) => NotDone::Upstream(error),
+        let registry = Arc::clone(&self.engine.registry);
+        let begun = place.start(order, job, settings, registry).await;
+        begun.map_err(|error| match error {
+            NotBegun::NoThread(error) => NotDone::NoThread(error),
+            NotBegun::NoGround(MovingError::Store(error)) => NotDone::Store(error),
+            NotBegun::NoGround(MovingError::Upstream(error)) => NotDone::Upstream(error),
             // A mapping is just going to another side.
-            MovingError::GoingBack => NotDone::Busy,
-            _ => NotDone::NotSwept,
-        })?;
-        place.start(order, job, Arc::new(ground)).await.map_err(NotDone::NoThread)
+            NotBegun::NoGround(MovingError::GoingBack) => NotDone::Busy,
+            NotBegun::NoGround(_) => NotDone::NotSwept,
+        })
     }
 
     /// The mapping of this name, or all, of those that have a side in Postgres now.
