@@ -9,13 +9,7 @@
 -- says of it when it changes something (of a sum all but the sum); and the words, which are the request without its
 -- key.
 -- Answers EPOCH (the journal is not open), FULL, or the replies, in which LEFT stands for what is left.
--- Whoever completes values has to know (see complete.lua).
-if redis.call('EXISTS', 'respgres:completing') == 1 then
-  for i = 3, #KEYS, 2 do
-    redis.call('SADD', 'respgres:touched', KEYS[i])
-  end
-  redis.call('PEXPIRE', 'respgres:touched', 3600000)
-end
+touch(3, 2)
 local call, pcall = redis.call, redis.pcall
 local epoch, held = unpack(call('HMGET', KEYS[1], 'epoch', 'changes'))
 if not epoch then
