@@ -23,6 +23,7 @@ mod report;
 mod rig;
 mod set;
 mod table;
+mod tool;
 mod workload;
 
 use std::path::{Path, PathBuf};
@@ -101,7 +102,7 @@ async fn measure(options: &Options) -> Result<(), Failure> {
     let start = Instant::now();
     let length = Duration::from_secs_f64(seconds);
     let mut measurements: Vec<Measurement> = Vec::new();
-    let mut flushed = Vec::new();
+    let (mut flushed, mut by_tool) = (Vec::new(), Vec::new());
     'rounds: for round in 0..rounds {
         eprintln!("round {} of {rounds}, {} s so far", round + 1, start.elapsed().as_secs());
         for workload in &workloads {
@@ -118,6 +119,8 @@ async fn measure(options: &Options) -> Result<(), Failure> {
             }
         }
         if options.behind {
+            let requests = if options.quick { 30_000 } else { 200_000 };
+            by_tool.extend(tool::measure(&house, round, requests).await?);
             flushed.extend(flusher::measure(&house, round).await?);
             cache::warm(&house.servers).await?;
         }
@@ -126,16 +129,16 @@ async fn measure(options: &Options) -> Result<(), Failure> {
     report::save(&measurements, &file)?;
     println!("{}", report::table(&workloads, &measurements));
     if options.behind {
-        println!("{}", flusher::table(&flushed));
-        let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("flushed.json");
-        std::fs::write(file, serde_json::to_vec_pretty(&flushed)?)?;
+        println!("{}\n{}", tool::table(&by_tool), flusher::table(&flushed));
+        let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("behind.json");
+        std::fs::write(file, serde_json::to_vec_pretty(&(&by_tool, &flushed))?)?;
     }
     println!("Postgres: {durability}. Raw figures: {}", file.display());
     if let Some(page) = &options.write {
         let setting = report::setting(&options.binary, house.pool(), &durability, seconds).await?;
         let text = if options.behind {
-            let flushed = flusher::table(&flushed);
-            report::behind_page(&setting, &workloads, &measurements, &flushed)
+            let [by_tool, flushed] = [tool::table(&by_tool), flusher::table(&flushed)];
+            report::behind_page(&setting, &workloads, &measurements, &by_tool, &flushed)
         } else {
             report::page(&setting, &workloads, &measurements)
         };

@@ -107,11 +107,12 @@ pub(crate) fn page(setting: &str, workloads: &[Workload], measurements: &[Measur
     )
 }
 
-/// The page on what is written behind; `flushed` is the table of the flusher.
+/// The page on what is written behind; `by_tool` and `flushed` are the tables of redis-benchmark and of the flusher.
 pub(crate) fn behind_page(
     setting: &str,
     workloads: &[Workload],
     measurements: &[Measurement],
+    by_tool: &str,
     flushed: &str,
 ) -> String {
     format!(
@@ -125,6 +126,10 @@ pub(crate) fn behind_page(
          the last is answered. CPU is that of respgres / Postgres / Redis; a µs a request is a second a million \
          requests. Absolute figures drift where cores and disks are shared: compare ratios within one run only.\n\n\
          {setting}\n{}\n\
+         ## Under redis-benchmark\n\n\
+         The same with `redis-benchmark -c 50 -r 1000`, whose one thread takes less of the machine for a request than \
+         the clients above, and is what direct Redis waits for. The hashes have three fields, all of which are set.\n\n\
+         {by_tool}\n\
          ## The flusher\n\n\
          While it is held, 50 clients write; then it is let go, and what counts is the time until the journal is \
          empty, its wait for the lock (up to 0.1 s) included. Rows of hashes are those of 100,000 keys of which Redis \

@@ -144,9 +144,9 @@ pub struct Postgres {
 pub struct Journal {
     /// Fields and members in the journal before writes have to wait. Default 1,000,000.
     pub max_changes: u64,
-    /// Fields and members that are brought to Postgres at once. Default 5000.
+    /// Fields and members that are brought to Postgres at once. Default 20,000.
     pub batch_changes: usize,
-    /// How long the flusher waits for more. Default 10 ms.
+    /// How long the flusher waits for more. Default 50 ms.
     pub delay_ms: u64,
 }
 

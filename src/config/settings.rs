@@ -171,10 +171,10 @@ pub(super) static SECTIONS: &[Section] = &[
             "Fields and members that may be in the journal; each takes about as much memory of Redis as its name \
              and value. When it is full writes wait, at most twice `postgres.statement_timeout`, and are refused \
              then. A batch that was begun before may exceed it."),
-        row("batch_changes", Default("5000"), Slot::Number(1..=1_000_000, |c, v| c.journal.batch_changes = count(v)),
+        row("batch_changes", Default("20000"), Slot::Number(1..=1_000_000, |c, v| c.journal.batch_changes = count(v)),
             "About so many of them are brought to Postgres in one transaction. Keys that change often are \
              written once in it."),
-        row("delay", Default("\"10ms\""), Slot::Duration(|c, v| c.journal.delay_ms = v),
+        row("delay", Default("\"50ms\""), Slot::Duration(|c, v| c.journal.delay_ms = v),
             "How long respgres waits for more before it brings fewer to Postgres, unless somebody waits for them."),
     ]},
     Section { name: "proxies", about: "Several respgres on one database.", settings: &[

@@ -64,6 +64,11 @@ impl How {
             Self::Keys => "keys",
         }
     }
+
+    /// The first letter of its word; of those that event loops tell it differs.
+    pub(super) fn letter(self) -> u8 {
+        self.word().as_bytes()[0]
+    }
 }
 
 // === what fits ===

@@ -21,7 +21,7 @@ use bytes::Bytes;
 use tokio::time::{Instant, sleep};
 
 use super::EngineSettings;
-use super::fold::{Folded, NoSum, fold};
+use super::fold::{Folded, Folding, NoSum};
 use super::tables::Tables;
 use super::through::{RACES, connected};
 use super::transaction::{Touched, begin_reading, by_mapping, write_rows};
@@ -32,7 +32,7 @@ use crate::store::sole::Work;
 use crate::store::{Applied, Letter, Session, StoreError};
 use crate::tasks::Tasks;
 use crate::upstream::control::{Control, Frame};
-use crate::upstream::journal::{Entry, EntryId};
+use crate::upstream::journal::EntryId;
 use crate::upstream::scripts::{Call, JOURNAL, JOURNAL_STATE, Script, aside_of, decimal, mark_of};
 use crate::upstream::{RunId, UpstreamError};
 use crate::value::Draft;
@@ -255,15 +255,16 @@ impl Flusher {
     }
 
     async fn read(&mut self, run: RunId, applied: EntryId) -> Result<Option<Batch>, UpstreamError> {
-        let mut entries: Vec<Entry> = Vec::new();
-        let (mut size, mut bytes) = (0, 0);
+        let mut folding = Folding::new(applied);
+        let mut ids: Option<(EntryId, EntryId)> = None;
+        let (mut size, mut bytes, mut changes) = (0, 0, 0);
         self.has_more = true;
         // Few clients make small entries: what was read at once may be far from a batch.
         'pages: while self.has_more
             && size < self.settings.journal.batch_changes
             && bytes < BATCH_BYTES
         {
-            let after = entries.last().map(|entry| entry.id);
+            let after = ids.map(|(_, last)| last);
             let page = self.control.entries(after, ENTRIES).await?;
             self.has_more = page.len() == ENTRIES;
             for entry in page {
@@ -275,13 +276,13 @@ impl Flusher {
                     break 'pages;
                 }
                 (size, bytes) = (size + entry.size(), bytes + entry.bytes);
-                entries.push(entry);
+                changes += entry.changes;
+                ids = Some((ids.map_or(entry.id, |(first, _)| first), entry.id));
+                folding.add(entry);
             }
         }
-        let (Some(first), Some(last)) = (entries.first(), entries.last()) else { return Ok(None) };
-        let (first, last) = (first.id, last.id);
-        let changes = entries.iter().map(|entry| entry.changes).sum();
-        let keys = fold(entries, applied);
+        let Some((first, last)) = ids else { return Ok(None) };
+        let keys = folding.end();
         let mapped = keys.iter().map(|folded| self.registry.mapped_key(&folded.key)).collect();
         Ok(Some(Batch { run, first, last, changes, keys, mapped, dead: Vec::new() }))
     }

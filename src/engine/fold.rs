@@ -40,25 +40,43 @@ struct Now {
 #[error("a number was added to what is no number, or the sum is too large")]
 pub struct NoSum;
 
-/// Puts entries together, in their order; `applied`: the last one that Postgres has.
-pub(super) fn fold(entries: Vec<Entry>, applied: EntryId) -> Vec<Folded> {
-    let mut places: HashMap<Bytes, usize, ahash::RandomState> = HashMap::default();
-    let mut folded: Vec<Folded> = Vec::new();
-    for Entry { id, keys, .. } in entries {
-        for change in keys {
+/// A batch that is put together, entry by entry.
+#[derive(Debug)]
+pub(super) struct Folding {
+    /// The last entry that Postgres has.
+    applied: EntryId,
+    places: HashMap<Bytes, usize, ahash::RandomState>,
+    folded: Vec<Folded>,
+}
+
+// === impl Folding ===
+
+impl Folding {
+    pub(super) fn new(applied: EntryId) -> Self {
+        Self { applied, places: HashMap::default(), folded: Vec::new() }
+    }
+
+    /// Adds an entry; they come in their order.
+    pub(super) fn add(&mut self, entry: Entry) {
+        let Self { applied, places, folded } = self;
+        for change in entry.keys {
             let known = places.get(&change.key).copied();
             let at = known.unwrap_or_else(|| {
                 places.insert(change.key.clone(), folded.len());
                 folded.push(Folded::new(change.key.clone()));
                 folded.len() - 1
             });
-            folded[at].newest = id;
-            if id > applied {
+            folded[at].newest = entry.id;
+            if entry.id > *applied {
                 folded[at].add(change);
             }
         }
     }
-    folded
+
+    /// All keys of the entries, in the order in which they came first.
+    pub(super) fn end(self) -> Vec<Folded> {
+        self.folded
+    }
 }
 
 // === impl Folded ===
@@ -197,6 +215,12 @@ fn added(value: Option<&Bytes>, step: &Step) -> Option<Bytes> {
 mod tests {
     use super::*;
     use crate::value::{Fields, Record, ValueKind};
+
+    fn fold(entries: Vec<Entry>, applied: EntryId) -> Vec<Folded> {
+        let mut folding = Folding::new(applied);
+        entries.into_iter().for_each(|entry| folding.add(entry));
+        folding.end()
+    }
 
     fn entry(number: u64, key: &str, cleared: bool, names: &[(&str, Option<&str>)]) -> Entry {
         let name = |(name, value): &(&str, Option<&str>)| {

@@ -1,7 +1,9 @@
-//! Mapped writes that the event loop tells Redis first by itself: what has come in one turn of the loop goes in one
-//! step (see `engine::step`).
+//! Mapped writes that the event loop tells Redis first by itself: what has come while one step was under way goes in
+//! the next (see `engine::step`). Redis answers all of what it has got over one connection at once, so a second step
+//! would not be answered sooner by being sent sooner; and clients that are answered together ask together again.
 //!
 //! Invariants
+//! - One step of a loop is under way at a time, but for what is too much for the next one.
 //! - Of one client, operations are under way in one step only, and stand behind one another there.
 //! - What is left by a step goes to the worker in the order in which it came.
 
@@ -33,8 +35,8 @@ const STEP: Owner = Owner(1 << 62);
 /// Stands for a worker where what is under way is in a step.
 const IN_STEP: usize = usize::MAX - 1;
 
-/// Operations that are gathered before a step is sent, if the loop has not come to it by itself: Redis shall begin
-/// while other clients are still being read, and each step costs it something.
+/// Operations that are gathered before a step is sent, even if one is under way: nobody else gets an answer from Redis
+/// meanwhile.
 const GATHERED: usize = 32;
 
 /// Steps of an event loop.
@@ -42,7 +44,7 @@ const GATHERED: usize = 32;
 pub(super) struct Steps {
     gathering: RefCell<Gathering>,
     sent: RefCell<VecDeque<Sent>>,
-    /// There is something to send.
+    /// There may be something to send now.
     gathered: Notify,
 }
 
@@ -144,8 +146,16 @@ impl EventLoop {
     pub(super) async fn send_steps(&self) {
         loop {
             self.steps.gathered.notified().await;
-            self.send_step();
+            if self.steps.sent.borrow().is_empty() {
+                self.send_step();
+            }
         }
+    }
+
+    /// The oldest step that is under way has ended: the next one may go, with what comes of its clients by then.
+    fn end_step(&self) -> Option<Sent> {
+        self.steps.gathered.notify_one();
+        self.steps.sent.borrow_mut().pop_front()
     }
 
     /// Whether there is a connection for steps, to a run of Redis that is believed.
@@ -191,8 +201,8 @@ impl EventLoop {
         if !ended {
             return;
         }
-        let Some(mut sent) = all.pop_front() else { return };
         drop(all);
+        let Some(mut sent) = self.end_step() else { return };
         let answer = sent.answer.split().freeze();
         match Stepped::read(&answer, sent.told.iter().map(|told| told.telling)) {
             Stepped::Ran(replies) => self.tell(sent, replies),
@@ -203,7 +213,7 @@ impl EventLoop {
 
     /// The oldest step gets no answer.
     pub(super) fn step_failed(&self, error: &UpstreamError) {
-        let Some(sent) = self.steps.sent.borrow_mut().pop_front() else { return };
+        let Some(sent) = self.end_step() else { return };
         match failure_of(error) {
             ErrandFailed::NotRun(_) => self.leave_all(sent),
             ErrandFailed::InDoubt(_) => self.doubt(&sent, error),

@@ -296,20 +296,18 @@ impl<'r> World<'r> {
             Change::Set(field, value) => {
                 let (field, value) = (field.clone(), value.to_string());
                 let names = vec![(field.clone().into(), Some(value.clone().into()))];
-                ("pairs", names, vec!["HSET".to_owned(), "key:1".to_owned(), field, value])
+                (b"p0\x03", names, vec!["HSET".to_owned(), field, value])
             }
             Change::Remove(field) => {
                 let names = vec![(field.clone().into(), None)];
-                ("removes", names, vec!["HDEL".to_owned(), "key:1".to_owned(), field.clone()])
+                (b"r0\x02", names, vec!["HDEL".to_owned(), field.clone()])
             }
             _ => return,
         };
         let text = KeyChange { key: KEY.into(), cleared: false, names: text, steps: Vec::new() };
         let keys =
             vec![JOURNAL_STATE.to_vec(), JOURNAL.to_vec(), KEY.to_vec(), mark_of(KEY).to_vec()];
-        let mut arguments: Vec<Vec<u8>> =
-            ["1000", how, "0", "1"].map(|word| word.as_bytes().to_vec()).to_vec();
-        arguments.extend([text.write(), words.len().to_string().into()]);
+        let mut arguments: Vec<Vec<u8>> = vec![b"1000".to_vec(), how.to_vec(), text.write()];
         arguments.extend(words.into_iter().map(String::into_bytes));
         if self.random.below(6) == 0 {
             if self.random.below(2) == 0 {

@@ -19,35 +19,34 @@ fn step(rig: &mut Rig, most: &str, operations: &[(u8, &str)]) -> Value {
         let request: Vec<&str> = request.split(' ').collect();
         let key = request[1].as_bytes();
         keys.extend([key.to_vec(), mark_of(key).to_vec()]);
-        let (how, count, text) = told(&request);
-        words.extend([how.to_owned(), flags.to_string(), count.to_string(), text]);
-        words.push(request.len().to_string());
-        words.extend(request.into_iter().map(str::to_owned));
+        let (how, text) = told(&request);
+        let count = char::from(u8::try_from(request.len() - 1).unwrap());
+        words.extend([format!("{how}{flags}{count}"), text, request[0].to_owned()]);
+        words.extend(request[2..].iter().map(|word| (*word).to_owned()));
     }
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     rig.run(Script::Step, keys, &words)
 }
 
-/// How the script is told, how many changes it is, and what the journal is to say.
-fn told(request: &[&str]) -> (&'static str, usize, String) {
+/// How the script is told, and what the journal is to say.
+fn told(request: &[&str]) -> (char, String) {
     let owned = |text: &str| bytes::Bytes::copy_from_slice(text.as_bytes());
     let set = |pair: &[&str]| (owned(pair[0]), Some(owned(pair[1])));
     let (how, names): (_, Vec<_>) = match request[0] {
-        "HSET" | "HMSET" => ("pairs", request[2..].chunks_exact(2).map(set).collect()),
-        "HSETNX" => ("unique", vec![set(&request[2..])]),
-        "SADD" => ("adds", request[2..].iter().map(|name| set(&[name, ""])).collect()),
-        "HINCRBY" => ("sum", vec![set(&[request[2], ""])]),
-        "HINCRBYFLOAT" => ("float", vec![set(&[request[2], ""])]),
-        _ => ("removes", request[2..].iter().map(|name| (owned(name), None)).collect()),
+        "HSET" | "HMSET" => ('p', request[2..].chunks_exact(2).map(set).collect()),
+        "HSETNX" => ('u', vec![set(&request[2..])]),
+        "SADD" => ('a', request[2..].iter().map(|name| set(&[name, ""])).collect()),
+        "HINCRBY" => ('s', vec![set(&[request[2], ""])]),
+        "HINCRBYFLOAT" => ('f', vec![set(&[request[2], ""])]),
+        _ => ('r', request[2..].iter().map(|name| (owned(name), None)).collect()),
     };
-    let count = names.len();
     let change = KeyChange { key: owned(request[1]), cleared: false, names, steps: Vec::new() };
     let mut text = String::from_utf8(change.write()).unwrap();
-    if matches!(how, "sum" | "float") {
+    if matches!(how, 's' | 'f') {
         // All but the sum: `1:+`.
         text.truncate(text.len() - 3);
     }
-    (how, count, text)
+    (how, text)
 }
 
 fn left() -> Value {

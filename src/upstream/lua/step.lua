@@ -3,10 +3,11 @@
 -- one entry of the journal. One whose key cannot be worked on here is left to a worker (see behind.lua), and so
 -- is what its client has sent after it.
 -- KEYS: the journal's state, the journal; then value, mark of each operation's key; a key may stand there often.
--- ARGV: most changes that the journal may hold; then for each operation: how (see below); 1 if it comes after
--- the one before it, as both are of one client, and 2 more if its hash cannot be made anew from some of its
--- fields; how many changes it is; what the journal says of it when it changes something (of a sum all but the
--- sum); count of words; the request's words.
+-- ARGV: most changes that the journal may hold; then for each operation: three bytes, which are how (the first
+-- letter of its word, see engine::fits), a digit (1 if it comes after the one before it, as both are of one client,
+-- and 2 more if its hash cannot be made anew from some of its fields), and the count of its words; what the journal
+-- says of it when it changes something (of a sum all but the sum); and the words, which are the request without its
+-- key.
 -- Answers EPOCH (the journal is not open), FULL, or the replies, in which LEFT stands for what is left.
 -- Whoever completes values has to know (see complete.lua).
 if redis.call('EXISTS', 'respgres:completing') == 1 then
@@ -29,6 +30,7 @@ local replies, texts, changes = {}, {}, 0
 local ends = {}
 local changed, shrunk, marks = {}, {}, {}
 local at, left = 2, false
+local byte, sub = string.byte, string.sub
 -- A call costs more than what it does: the marks are read at once, and written at once.
 local mark_keys = {}
 for number = 1, #KEYS / 2 - 1 do
@@ -37,8 +39,9 @@ end
 local said = call('MGET', unpack(mark_keys))
 for number, mark in ipairs(mark_keys) do
   local value = KEYS[2 * number + 1]
-  local how, follows, words = ARGV[at], tonumber(ARGV[at + 1]), tonumber(ARGV[at + 4])
-  local first, last = at + 5, at + 4 + words
+  -- How: p(airs), u(nique), s(um), f(loat), a(dds), r(emoves).
+  local how, follows, words = byte(ARGV[at], 1, 3)
+  local first, last = at + 2, at + 1 + words
   local reply = LEFT
   left = left and follows % 2 == 1
   if not left and not ends[value] then
@@ -51,42 +54,48 @@ for number, mark in ipairs(mark_keys) do
       local marked = said[number] or ''
       local is_known
       if ends_at == -1 then
-        is_known = string.sub(marked, 1, 2) == 'd:'
+        is_known = sub(marked, 1, 2) == 'd:'
       else
-        is_known = follows < 2 and (marked == 'gone' or string.sub(marked, 1, 5) == 'gone:')
+        -- 48 and 49 are the digits of hashes that can be made anew.
+        is_known = follows < 50 and (marked == 'gone' or sub(marked, 1, 5) == 'gone:')
       end
-      left = not is_known or string.sub(marked, -2) == ':p'
+      left = not is_known or sub(marked, -2) == ':p'
     end
     if not left then
       ends[value] = ends_at
     end
   end
   if not left then
-    reply = pcall(unpack(ARGV, first, last))
+    reply = pcall(ARGV[first], value, unpack(ARGV, first + 1, last))
     local text
     if type(reply) == 'table' and reply['err'] then
       reply = {err = reply['err']}
-    elseif how == 'sum' then
+    elseif how == 115 then
       if reply > 9007199254740991 or reply < -9007199254740991 then
         -- A number of Lua's has 53 bits.
-        reply = call('HGET', value, ARGV[first + 2])
+        reply = call('HGET', value, ARGV[first + 1])
       else
         reply = string.format('%.0f', reply)
       end
-      text = ARGV[at + 3] .. (#reply + 1) .. ':+' .. reply
-    elseif how == 'float' then
-      text = ARGV[at + 3] .. (#reply + 1) .. ':+' .. reply
-    elseif how == 'pairs' or reply ~= 0 then
-      text = ARGV[at + 3]
+      text = ARGV[at + 1] .. (#reply + 1) .. ':+' .. reply
+    elseif how == 102 then
+      text = ARGV[at + 1] .. (#reply + 1) .. ':+' .. reply
+    elseif how == 112 or reply ~= 0 then
+      text = ARGV[at + 1]
     end
     if text then
       texts[#texts + 1] = text
-      changes = changes + tonumber(ARGV[at + 2])
+      if how == 97 or how == 114 then
+        changes = changes + words - 1
+      else
+        -- Of a sum there are a name and what is added.
+        changes = changes + (words - 1) / 2
+      end
       if not marks[value] then
         marks[value] = mark
         changed[#changed + 1] = value
       end
-      shrunk[value] = how == 'removes'
+      shrunk[value] = how == 114
     end
   end
   replies[number] = reply
