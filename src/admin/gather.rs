@@ -53,6 +53,8 @@ fn mappings(view: &View, samples: &mut Samples) {
             }
             let seconds = counts.seconds(side).snapshot();
             samples.add("respgres_mapped_seconds", &[name, side.name()], seconds);
+            let seconds = metrics.loop_seconds(plan.index, side);
+            samples.add("respgres_mapped_loop_seconds", &[name, side.name()], seconds);
         }
         let results = [
             ("hit", hits),

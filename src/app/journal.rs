@@ -1,8 +1,8 @@
 //! What the command line tells of the journal, and does about dead letters.
 
+use super::stores::connected;
 use super::{AppError, Setup, bind, engine_settings, registry, worker_runtime};
 use crate::engine::dead_letters;
-use crate::store::Session;
 use crate::upstream::control::Control;
 
 /// Dead letters that are read at once.
@@ -111,10 +111,4 @@ pub fn forget(setup: &Setup, id: i64) -> Result<Vec<String>, AppError> {
         }
         Ok(vec![format!("{id} is forgotten")])
     })
-}
-
-async fn connected(setup: &Setup) -> Result<Session, AppError> {
-    let mut session = Session::connect(&setup.config.postgres).await?;
-    session.migrate().await?;
-    Ok(session)
 }

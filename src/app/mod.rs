@@ -9,6 +9,7 @@ pub mod moving;
 pub mod phase;
 pub mod proxies;
 pub mod rollback;
+mod stores;
 pub mod strategy;
 
 use std::path::Path;
@@ -26,6 +27,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
+use self::stores::connected;
 use crate::admin::{Admin, AdminError, Clients, View};
 use crate::command::COMMANDS;
 use crate::config::{self, Config, LogFormat, Problem, Problems, RedisUrl, Strategy};
@@ -298,8 +300,7 @@ pub fn explain(setup: &Setup, key: String) -> Result<Explanation, AppError> {
 /// When the database is out of reach or refuses.
 pub fn apply_schema(setup: &Setup, statements: &str) -> Result<(), AppError> {
     worker_runtime()?.block_on(async {
-        let mut session = Session::connect(&setup.config.postgres).await?;
-        session.migrate().await?;
+        let mut session = connected(setup).await?;
         session.apply(statements).await?;
         Ok(())
     })
@@ -352,8 +353,7 @@ async fn mappings(
     if !setup.needs_postgres() {
         return Ok((Vec::new(), Entries::new()));
     }
-    let mut session = Session::connect(&setup.config.postgres).await?;
-    session.migrate().await?;
+    let mut session = connected(setup).await?;
     // What does not fit is not begun with.
     bind(&mut session, &setup.plans, &Phases::new(), &[]).await?;
     // Before the phases: a mapping that leaves `redis_only` in between imports, whatever its phase was.

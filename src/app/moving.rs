@@ -8,6 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep};
 
+use super::stores::connected;
 use super::{AppError, Setup, bind, engine_settings, phase, registry, strategy_of, worker_runtime};
 use crate::config::Strategy;
 use crate::engine::moving::{
@@ -15,7 +16,7 @@ use crate::engine::moving::{
     start,
 };
 use crate::mapping::{Mapping, Phase};
-use crate::store::{Phases, Session};
+use crate::store::Phases;
 
 /// How often a terminal is told how far it is, and how often somebody else.
 const TICK: Duration = Duration::from_millis(200);
@@ -137,8 +138,7 @@ async fn ground<'s>(
     setup: &'s Setup,
     mapping: Option<&str>,
 ) -> Result<(Arc<Ground>, Vec<&'s str>, Phases), AppError> {
-    let mut session = Session::connect(&setup.config.postgres).await?;
-    session.migrate().await?;
+    let mut session = connected(setup).await?;
     let phases = session.phases().await?;
     let entries = session.mapping_entries().await?;
     let mut names = phase::chosen(setup, &phases, mapping)?;

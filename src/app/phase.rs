@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::stores::connected;
 use super::{AppError, Setup, bind, engine_settings, registry, worker_runtime};
 use crate::command::Needs;
 use crate::config::Strategy;
@@ -106,8 +107,7 @@ fn scan(cursor: Bytes) -> [Bytes; 4] {
 /// When Postgres is out of reach, or there is no such mapping.
 pub fn get(setup: &Setup, mapping: Option<&str>) -> Result<Vec<String>, AppError> {
     worker_runtime()?.block_on(async {
-        let mut session = Session::connect(&setup.config.postgres).await?;
-        session.migrate().await?;
+        let mut session = connected(setup).await?;
         let phases = session.phases().await?;
         session.close().await;
         let names = chosen(setup, &phases, mapping)?;
@@ -125,8 +125,7 @@ pub fn get(setup: &Setup, mapping: Option<&str>) -> Result<Vec<String>, AppError
 /// As `get`.
 pub fn set(setup: &Setup, phase: Phase, mapping: Option<&str>) -> Result<Vec<String>, AppError> {
     worker_runtime()?.block_on(async {
-        let mut session = Session::connect(&setup.config.postgres).await?;
-        session.migrate().await?;
+        let mut session = connected(setup).await?;
         let phases = session.phases().await?;
         let names = chosen(setup, &phases, mapping)?;
         session.set_phases(&names, phase).await?;
@@ -148,8 +147,7 @@ pub fn dangers(
         return Ok(Vec::new());
     }
     worker_runtime()?.block_on(async {
-        let mut session = Session::connect(&setup.config.postgres).await?;
-        session.migrate().await?;
+        let mut session = connected(setup).await?;
         let phases = session.phases().await?;
         let names = chosen(setup, &phases, mapping)?;
         let mut dangers = Vec::new();

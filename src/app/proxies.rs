@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::stores::connected;
 use super::{AppError, Setup, engine_settings, worker_runtime};
 use crate::engine::fleet::Standing;
 use crate::store::Session;
@@ -84,8 +85,7 @@ async fn leases(setup: &Setup) -> Result<(BTreeMap<String, Leases>, Vec<String>)
         Err(error) => missing.push(format!("Redis could not be asked: {error}")),
     }
     let in_postgres = async {
-        let mut session = Session::connect(&setup.config.postgres).await?;
-        session.migrate().await?;
+        let mut session = connected(setup).await?;
         let roll = session.proxies().await?;
         session.close().await;
         Ok::<_, AppError>(roll)

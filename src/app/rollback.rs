@@ -2,13 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::{AppError, Setup, bind, engine_settings, registry, worker_runtime};
+use super::stores::{Stores, named, not_switched};
+use super::{AppError, Setup, worker_runtime};
 use crate::config::Strategy;
 use crate::engine::rollback::{RolledBack, Steps};
-use crate::engine::switcher::{NotSwitched, Switcher};
-use crate::mapping::registry::Plan;
-use crate::store::Session;
-use crate::upstream::control::Control;
 
 /// How often progress is told.
 const OFTEN: Duration = Duration::from_secs(1);
@@ -25,28 +22,16 @@ pub fn roll_back(
     tell: &mut dyn FnMut(&str),
 ) -> Result<Vec<String>, AppError> {
     worker_runtime()?.block_on(async {
-        let chosen = |plan: &&Plan| mapping.is_none_or(|name| plan.config.name == name);
-        let plans: Vec<&Plan> = setup.plans.iter().filter(chosen).collect();
-        if let (Some(name), true) = (mapping, plans.is_empty()) {
-            let names: Vec<&str> = setup.plans.iter().map(|plan| &*plan.config.name).collect();
-            return Err(AppError::NoMapping(name.to_owned(), names.join(", ")));
-        }
+        let plans = named(setup, mapping)?;
         if !setup.needs_postgres() {
             return Ok(plans.iter().map(|plan| already(&plan.config.name)).collect());
         }
-        let settings = engine_settings(setup)?;
-        let mut session = Session::connect(&setup.config.postgres).await?;
-        session.migrate().await?;
-        let entries = session.mapping_entries().await?;
-        let phases = session.phases().await?;
-        let mappings = bind(&mut session, &setup.plans, &phases, &entries).await?;
-        let registry = registry(mappings.clone(), &setup.plans);
-        let mut control = Control::new(settings.control);
+        let mut stores = Stores::open(setup).await?;
         let mut lines = Vec::new();
         for plan in plans {
             let name = &plan.config.name;
             // Those that are not here pass through.
-            let Some(bound) = mappings.iter().find(|mapping| mapping.index == plan.index) else {
+            let Some(bound) = stores.bound(plan) else {
                 lines.push(already(name));
                 continue;
             };
@@ -54,22 +39,14 @@ pub fn roll_back(
                 lines.push(already(name));
                 continue;
             }
-            let mut switcher = Switcher {
-                session: &mut session,
-                control: &mut control,
-                registry: &registry,
-                limit,
-                discards_rows: false,
-            };
+            let mut switcher = stores.switcher(limit, false);
             let mut teller = Teller { name, told_at: Instant::now(), told: Steps::default() };
             let done = switcher
-                .roll_back(bound, plan.config.strategy, rate, &mut |steps| teller.tell(steps, tell))
+                .roll_back(&bound, plan.config.strategy, rate, &mut |steps| {
+                    teller.tell(steps, tell)
+                })
                 .await;
-            let failed = |error| match error {
-                NotSwitched::InDoubt(_) => AppError::InDoubt(name.clone(), Box::new(error)),
-                error => AppError::NotSwitched(name.clone(), Box::new(error)),
-            };
-            match done.map_err(failed)? {
+            match done.map_err(|error| not_switched(name, error))? {
                 RolledBack::Already => lines.push(already(name)),
                 RolledBack::Done { steps: Steps { put, compared, again }, waited } => {
                     let step = |(keys, took): (usize, Duration), what: &str| {
@@ -83,7 +60,7 @@ pub fn roll_back(
                 }
             }
         }
-        session.close().await;
+        stores.close().await;
         Ok(lines)
     })
 }

@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
-use super::{AppError, Setup, bind, engine_settings, registry, worker_runtime};
+use super::stores::{Stores, connected, named, not_switched};
+use super::{AppError, Setup, worker_runtime};
 use crate::config::Strategy;
 use crate::engine::switchboard::Entry;
-use crate::engine::switcher::{NotSwitched, Switched, Switcher};
+use crate::engine::switcher::{NotSwitched, Switched};
 use crate::mapping::registry::Plan;
-use crate::store::Session;
-use crate::upstream::Control;
 
 /// By which strategy mappings go, one a line.
 ///
@@ -19,8 +18,7 @@ pub fn get(setup: &Setup, mapping: Option<&str>) -> Result<Vec<String>, AppError
         let plans = named(setup, mapping)?;
         let mut entries = Vec::new();
         if setup.needs_postgres() {
-            let mut session = Session::connect(&setup.config.postgres).await?;
-            session.migrate().await?;
+            let mut session = connected(setup).await?;
             entries = session.mapping_entries().await?;
             session.close().await;
         }
@@ -52,26 +50,16 @@ pub fn set(
     let target = Strategy::parse(strategy).map_err(AppError::NoStrategy)?;
     worker_runtime()?.block_on(async {
         let plans = named(setup, mapping)?;
-        let settings = engine_settings(setup)?;
-        let mut session = Session::connect(&setup.config.postgres).await?;
-        session.migrate().await?;
-        let entries = session.mapping_entries().await?;
-        let phases = session.phases().await?;
-        let mappings = bind(&mut session, &setup.plans, &phases, &entries).await?;
-        let registry = registry(mappings.clone(), &setup.plans);
-        let mut control = Control::new(settings.control);
+        let mut stores = Stores::open(setup).await?;
         let mut lines = Vec::new();
         for plan in plans {
             let name = &plan.config.name;
-            let failed = |error| match error {
-                NotSwitched::InDoubt(_) => AppError::InDoubt(name.clone(), Box::new(error)),
-                error => AppError::NotSwitched(name.clone(), Box::new(error)),
-            };
-            let Some(bound) = mappings.iter().find(|mapping| mapping.index == plan.index) else {
+            let failed = |error| not_switched(name, error);
+            let Some(bound) = stores.bound(plan) else {
                 if mapping.is_none() {
                     continue;
                 }
-                let phase = phases.get(name);
+                let phase = stores.phases.get(name);
                 let waits = phase.is_some_and(|phase| phase.passes_through());
                 return Err(failed(match waits {
                     true => NotSwitched::Preparation,
@@ -84,14 +72,8 @@ pub fn set(
             if bound.strategy() == Strategy::RedisOnly && mapping.is_none() {
                 continue;
             }
-            let mut switcher = Switcher {
-                session: &mut session,
-                control: &mut control,
-                registry: &registry,
-                limit,
-                discards_rows,
-            };
-            let done = switcher.switch(bound, plan.config.strategy, target).await;
+            let mut switcher = stores.switcher(limit, discards_rows);
+            let done = switcher.switch(&bound, plan.config.strategy, target).await;
             lines.push(match done.map_err(failed)? {
                 Switched::Already => format!("{name}: is {strategy} already"),
                 Switched::Done { waited } => {
@@ -99,19 +81,7 @@ pub fn set(
                 }
             });
         }
-        session.close().await;
+        stores.close().await;
         Ok(lines)
     })
-}
-
-/// The mapping of this name, or all.
-fn named<'a>(setup: &'a Setup, mapping: Option<&str>) -> Result<Vec<&'a Plan>, AppError> {
-    let plans = setup.plans.iter();
-    let named: Vec<&Plan> =
-        plans.filter(|plan| mapping.is_none_or(|name| plan.config.name == name)).collect();
-    if let (Some(name), true) = (mapping, named.is_empty()) {
-        let names: Vec<&str> = setup.plans.iter().map(|plan| &*plan.config.name).collect();
-        return Err(AppError::NoMapping(name.to_owned(), names.join(", ")));
-    }
-    Ok(named)
 }

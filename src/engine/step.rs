@@ -78,6 +78,15 @@ pub enum Stepped {
     Odd,
 }
 
+// === impl Telling ===
+
+impl Telling {
+    /// Its key's mapping, by its place in the configuration file.
+    pub fn mapping(self) -> usize {
+        self.mapping
+    }
+}
+
 // === impl Stepping ===
 
 impl Stepping {

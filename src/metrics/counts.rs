@@ -3,13 +3,23 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::histogram::Histogram;
+use super::histogram::{Histogram, Snapshot};
 
 /// Microseconds.
 const LATENCIES: &[u64] = &[
     500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 200_000, 500_000, 1_000_000,
     2_500_000, 5_000_000,
 ];
+
+/// Of what an event loop does itself; microseconds.
+const LOOP_LATENCIES: &[u64] = &[
+    50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 200_000, 500_000,
+    1_000_000, 5_000_000,
+];
+
+/// Of so many operations that an event loop does itself, one is timed: of each client's reads, and of each loop's
+/// writes.
+pub const TIMED: u8 = 16;
 
 /// A number that only grows; several threads may count.
 #[derive(Debug, Default)]
@@ -58,6 +68,8 @@ pub struct LoopCounts {
     requests: Box<[AtomicU64]>,
     /// By mapping.
     hits: Box<[AtomicU64]>,
+    /// By mapping, then by `Side`: how long took what the loop has done itself, of what was timed.
+    seconds: Box<[[Histogram; 2]]>,
     connections: AtomicU64,
 }
 
@@ -157,6 +169,10 @@ impl Side {
     }
 }
 
+fn whole_us(took: Duration) -> u64 {
+    u64::try_from(took.as_micros()).unwrap_or(u64::MAX)
+}
+
 // === impl LoopCounts ===
 
 /// Cheaper than adding as one step: nobody else adds.
@@ -172,6 +188,9 @@ impl LoopCounts {
         Self {
             requests: zeros(commands * Way::ALL.len()),
             hits: zeros(mappings),
+            seconds: (0..mappings)
+                .map(|_| [(); 2].map(|()| Histogram::new(LOOP_LATENCIES, 1e-6)))
+                .collect(),
             connections: AtomicU64::new(0),
         }
     }
@@ -187,6 +206,13 @@ impl LoopCounts {
         bump(self.hits.get(mapping));
     }
 
+    /// An operation that the loop has done itself, and that was timed.
+    pub fn took(&self, mapping: usize, side: Side, took: Duration) {
+        if let Some(seconds) = self.seconds.get(mapping) {
+            seconds[side as usize].observe(whole_us(took));
+        }
+    }
+
     /// One more client.
     pub fn enter(&self) {
         bump(Some(&self.connections));
@@ -198,6 +224,11 @@ impl LoopCounts {
 
     pub(super) fn hits(&self, mapping: usize) -> u64 {
         self.hits.get(mapping).map_or(0, |hits| hits.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn seconds(&self, mapping: usize, side: Side) -> Snapshot {
+        let seconds = self.seconds.get(mapping).map(|seconds| seconds[side as usize].snapshot());
+        seconds.unwrap_or_default()
     }
 
     pub(super) fn connections(&self) -> u64 {
@@ -226,11 +257,10 @@ impl MappingCounts {
     /// Counts an operation that was answered.
     pub fn operation(&self, side: Side, is_error: bool, took: Duration) {
         self.operations[side as usize][usize::from(is_error)].add(1);
-        let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        self.seconds[side as usize].observe(took_us);
+        self.seconds[side as usize].observe(whole_us(took));
     }
 
-    /// The same where nobody has looked at a clock.
+    /// The same where it is an event loop that times some (see `LoopCounts::took`).
     pub fn untimed(&self, side: Side, is_error: bool) {
         self.operations[side as usize][usize::from(is_error)].add(1);
     }

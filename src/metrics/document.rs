@@ -13,8 +13,7 @@ printed from the table of metrics by `respgres print-metrics > docs/metrics.md`;
 
 Each proxy tells its own. Counters begin at 0 when it starts. What is not there yet (a command that nobody has sent) is
 not told. What the stores have (journal, dead letters, outbox) is the same for all proxies on a database: take the largest,
-not the sum. How long it takes until Redis has answered a read, or what passes through, is not measured: it would be two looks at
-the clock for each request.
+not the sum. How long what passes through takes is not measured: it would be two looks at the clock for each request.
 
 | metric | kind | labels | what |
 | --- | --- | --- | --- |

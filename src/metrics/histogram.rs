@@ -14,7 +14,7 @@ pub struct Histogram {
 }
 
 /// A histogram as it is told.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Snapshot {
     /// For each bound how many values were not above it.
     pub buckets: Vec<(f64, u64)>,
@@ -52,6 +52,23 @@ impl Histogram {
     }
 }
 
+// === impl Snapshot ===
+
+impl Snapshot {
+    /// Adds another one of the same bounds.
+    pub(super) fn add(&mut self, other: Self) {
+        if self.buckets.is_empty() {
+            *self = other;
+            return;
+        }
+        for (bucket, (_, count)) in self.buckets.iter_mut().zip(other.buckets) {
+            bucket.1 += count;
+        }
+        self.sum += other.sum;
+        self.count += other.count;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -66,5 +83,17 @@ mod tests {
         assert_eq!(told.buckets, [(0.0005, 2), (0.0025, 4)]);
         assert_eq!(told.count, 5);
         assert!((told.sum - 0.012_502).abs() < 1e-9, "{}", told.sum);
+    }
+    #[test]
+    fn those_of_several_loops_are_one() {
+        let histograms = [(); 2].map(|()| Histogram::new(&[500, 2500], 1e-6));
+        histograms[0].observe(400);
+        histograms[1].observe(600);
+        histograms[1].observe(9000);
+        let mut told = Snapshot::default();
+        histograms.iter().for_each(|histogram| told.add(histogram.snapshot()));
+        assert_eq!(told.buckets, [(0.0005, 1), (0.0025, 2)]);
+        assert_eq!(told.count, 3);
+        assert!((told.sum - 0.01).abs() < 1e-9, "{}", told.sum);
     }
 }

@@ -18,7 +18,7 @@ mod troubles;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-pub use counts::{Counter, Error, LoopCounts, MappingCounts, Side, Way};
+pub use counts::{Counter, Error, LoopCounts, MappingCounts, Side, TIMED, Way};
 pub use document::document;
 pub use histogram::{Histogram, Snapshot};
 pub use samples::{Samples, Value};
@@ -104,6 +104,13 @@ impl Metrics {
     /// Reads of a mapping that Redis has answered.
     pub fn hits(&self, mapping: usize) -> u64 {
         self.loops().iter().map(|counts| counts.hits(mapping)).sum()
+    }
+
+    /// How long took what event loops have done themselves of a mapping, of what was timed.
+    pub fn loop_seconds(&self, mapping: usize, side: Side) -> Snapshot {
+        let mut sum = Snapshot::default();
+        self.loops().iter().for_each(|counts| sum.add(counts.seconds(mapping, side)));
+        sum
     }
 
     /// Clients that have come so far.

@@ -2,8 +2,8 @@
 //!
 //! The page for Prometheus, the admin API's JSON and docs/metrics.md are made of these rows.
 //!
-//! Absent on purpose: latencies of what passes through, or is answered by Redis' copy (that would be two looks at
-//! a clock a request); connections to Postgres by state (each belongs to one worker, which keeps it, busy or not); the
+//! Absent on purpose: latencies of what passes through (that would be two looks at a clock a request, of which Redis
+//! itself tells enough); connections to Postgres by state (each belongs to one worker, which keeps it, busy or not); the
 //! bytes of requests and replies.
 
 /// Metrics of one name.
@@ -55,8 +55,11 @@ pub static FAMILIES: &[Family] = &[
     row("respgres_mapped_operations_total", Counter, &[MAPPING, SIDE, ("outcome", "ok, error")],
         "Operations on mapped keys that were answered, hits among them; but for what Redis runs on lent values."),
     row("respgres_mapped_seconds", Histogram, &[MAPPING, SIDE],
-        "Time from the request to its answer, of operations that workers have done: misses, and writes. Hits, and writes \
-         that an event loop has told Redis itself, are not among them."),
+        "Time from the request to its answer, of operations that workers have done: misses, and writes. Of the \
+         others see respgres_mapped_loop_seconds."),
+    row("respgres_mapped_loop_seconds", Histogram, &[MAPPING, SIDE],
+        "The same of operations that event loops do themselves: hits, and writes that they tell Redis first. One in 16 is \
+         timed: of each client's reads, and of each loop's writes."),
     row("respgres_cache_total", Counter, &[MAPPING, ("result", "hit, miss, fill, refused")],
         "What became of reads: answered by Redis' copy (hit), keys asked of Postgres (miss), copies made (fill), and copies \
          not made as a writer was at the key (refused)."),

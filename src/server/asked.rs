@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::{Buf, Bytes, BytesMut};
 
@@ -13,7 +14,7 @@ use crate::command::{Command, Proof};
 use crate::engine::Draw;
 use crate::engine::route::proves;
 use crate::mapping::Pass;
-use crate::metrics::LoopCounts;
+use crate::metrics::{LoopCounts, Side, TIMED};
 use crate::protocol::Version;
 
 /// Room that is kept while nothing is asked, bytes.
@@ -43,6 +44,10 @@ pub(super) struct Asks {
     counts: Option<Arc<LoopCounts>>,
     /// Which of these are compared with Postgres.
     draw: Option<Rc<Draw>>,
+    /// One that is timed: how many are before it, and since when.
+    timed: Option<(usize, Instant)>,
+    /// So many are not timed before the next one is.
+    untimed: u8,
 }
 
 // === impl Ask ===
@@ -66,6 +71,12 @@ impl Ask {
 
 impl Asks {
     pub(super) fn push(&mut self, ask: Ask, request: &[u8]) {
+        if self.untimed > 0 {
+            self.untimed -= 1;
+        } else if self.timed.is_none() {
+            self.timed = Some((self.asks.len(), Instant::now()));
+            self.untimed = TIMED - 1;
+        }
         self.asks.push_back((ask, request.len()));
         self.requests.extend_from_slice(request);
     }
@@ -87,8 +98,12 @@ impl Asks {
     /// Forgets the first one: it is answered.
     pub(super) fn pop(&mut self) {
         if let Some((ask, length)) = self.asks.pop_front() {
+            let since = self.leave();
             if let Some(counts) = &self.counts {
                 counts.hit(ask.command.row(), ask.mapping);
+                if let Some(since) = since {
+                    counts.took(ask.mapping, Side::Read, since.elapsed());
+                }
             }
             if let Some(draw) = &self.draw
                 && draw.is_drawn()
@@ -103,10 +118,19 @@ impl Asks {
     /// The first one with its request.
     pub(super) fn take(&mut self) -> Option<(Ask, Bytes)> {
         let (ask, length) = self.asks.pop_front()?;
+        // Whoever asks Postgres times that.
+        self.leave();
         let request = Bytes::copy_from_slice(&self.requests[..length]);
         self.requests.advance(length);
         self.shrink();
         Some((ask, request))
+    }
+
+    /// The first one leaves; since when it was under way, if it is timed.
+    fn leave(&mut self) -> Option<Instant> {
+        let (before, since) = self.timed?;
+        self.timed = before.checked_sub(1).map(|before| (before, since));
+        (before == 0).then_some(since)
     }
 
     fn shrink(&mut self) {
@@ -129,6 +153,7 @@ mod tests {
     use crate::command::lookup;
     use crate::config::Strategy;
     use crate::mapping::Gate;
+    use crate::metrics::Metrics;
 
     fn ask(proof: Proof) -> Ask {
         let pass = Gate::new(Strategy::DualWrite, false).enter().unwrap();
@@ -151,6 +176,26 @@ mod tests {
         asks.push(ask(Proof::NonNil), &[b'x'; 10_000]);
         asks.pop();
         assert!(asks.requests.capacity() <= KEPT_BYTES);
+    }
+
+    #[test]
+    fn one_in_sixteen_is_timed() {
+        let metrics = Metrics::new(1, 1);
+        let mut asks = Asks::counted_in(metrics.of_new_loop(), None);
+        let mut answered = |under_way: usize| {
+            (0..under_way).for_each(|_| asks.push(ask(Proof::NonNil), b"request"));
+            (0..under_way).for_each(|_| asks.pop());
+            metrics.loop_seconds(0, Side::Read).count
+        };
+        assert_eq!([answered(1), answered(14), answered(1), answered(1)], [1, 1, 1, 2]);
+        // Those that come while one is timed wait for their turn.
+        assert_eq!([answered(40), answered(1), answered(15)], [3, 4, 4]);
+        // One that Redis does not answer is none of these.
+        asks.push(ask(Proof::NonNil), b"request");
+        asks.take();
+        asks.push(ask(Proof::NonNil), b"request");
+        asks.pop();
+        assert_eq!(metrics.loop_seconds(0, Side::Read).count, 4);
     }
 
     #[test]

@@ -9,6 +9,7 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use tokio::sync::Notify;
@@ -24,6 +25,7 @@ use crate::engine::refusal::{Happened, upstream_failed};
 use crate::engine::route::MappedRoute;
 use crate::engine::step::{Step, Stepped, Telling};
 use crate::mapping::Pass;
+use crate::metrics::{Side, TIMED};
 use crate::protocol::request::{RequestLimits, Scanned, Scanner};
 use crate::protocol::{Reply, Version};
 use crate::upstream::UpstreamError;
@@ -54,6 +56,8 @@ struct Gathering {
     told: Vec<Told>,
     /// The requests, as they came.
     requests: BytesMut,
+    /// So many are not timed before the next one is.
+    untimed: u8,
 }
 
 /// A step whose answer is awaited.
@@ -74,6 +78,8 @@ struct Told {
     version: Version,
     /// Of its request.
     length: usize,
+    /// When it came, if it is timed.
+    since: Option<Instant>,
 }
 
 pub(super) fn is_step(owner: Owner) -> bool {
@@ -125,6 +131,8 @@ impl Talk {
             steps.gathered.notify_one();
         }
         gathering.step.add(telling, follows, &arguments);
+        let is_timed = gathering.untimed == 0;
+        gathering.untimed = if is_timed { TIMED - 1 } else { gathering.untimed - 1 };
         gathering.requests.extend_from_slice(request.bytes);
         gathering.told.push(Told {
             telling,
@@ -134,6 +142,7 @@ impl Talk {
             slot,
             version: client.version(),
             length: request.bytes.len(),
+            since: is_timed.then(Instant::now),
         });
         Some(Flow::Done)
     }
@@ -229,6 +238,9 @@ impl EventLoop {
                 let reply = replies.next().flatten();
                 if let Some(reply) = &reply {
                     self.shared.engine.count_told(told.telling, reply);
+                    if let Some(since) = told.since {
+                        self.counts.took(told.telling.mapping(), Side::Write, since.elapsed());
+                    }
                 }
                 match (reply, &client) {
                     (Some(reply), Some(client)) => client.fill(told.slot, reply),

@@ -27,7 +27,7 @@ use crate::value::{Fields, Record};
 
 /// Rows that one statement reads at most beyond what is needed, and about their bytes.
 const ROWS_BEYOND: i64 = 100_000;
-const BYTES_BEYOND: usize = 16 << 20;
+pub(super) const BYTES_BEYOND: usize = 16 << 20;
 
 /// A value of more bytes, about, does not come whole unless it is needed so.
 pub const WHOLE_BYTES: usize = 4 << 20;

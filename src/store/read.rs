@@ -92,6 +92,26 @@ impl Session {
         self.read_parts(mapping, &wants, lock).await
     }
 
+    /// Reads the values of these keys of a mapping as `read` does, as far as there is room for them: of one that has
+    /// more than `most_elements` rows, or that comes after too many bytes of others, it says only that it is
+    /// there (`Record::others`).
+    ///
+    /// # Errors
+    /// Those of the statement, see [`StoreError`].
+    pub async fn read_what_fits(
+        &mut self,
+        mapping: &Mapping,
+        keys: &[&MappedKey],
+        most_elements: usize,
+    ) -> Result<ReadRows, StoreError> {
+        let needs = Needs::default();
+        let want = |&key| Want { key, needs: &needs, whole_up_to: most_elements };
+        let readings = [Reading { mapping, wants: keys.iter().map(want).collect() }];
+        let way = Way { lock: RowLock::None, parts: Parts::Fitting };
+        let (_, mut read) = self.read_within(Exchange::default(), None, &readings, way).await?;
+        Ok(read.remove(0))
+    }
+
     /// Reads what is wanted of these keys of a mapping, in or outside of a transaction; rows that hold a
     /// whole value are read whole.
     ///

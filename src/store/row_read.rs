@@ -18,7 +18,7 @@ use sqlx::ValueRef;
 use sqlx::postgres::PgRow;
 
 use super::column_sets::SetsByNumber;
-use super::element_read::Want;
+use super::element_read::{BYTES_BEYOND, Want};
 use super::parameters::{Asked, condition, parameters};
 use super::read::{
     NOW_MS, ReadRows, Reading, RowLock, StoredRow, has_row, kept_expiry, key_aliases, key_arrays,
@@ -37,6 +37,8 @@ const NONNULLS: usize = 50;
 pub(super) enum Parts {
     /// All of it; also of keys without a row, for the clock.
     Whole,
+    /// The same, until that is too much: of the rows after that nothing but that they are there.
+    Fitting,
     /// What is needed. There may be no rows at all: the clock is known otherwise.
     Needed,
 }
@@ -59,6 +61,10 @@ pub(super) struct RowIntake<'a> {
     order: Vec<usize>,
     now_ms: i64,
     found: Vec<PgRow>,
+    /// Bytes that may still come.
+    room: usize,
+    /// Rows for which there was none, by their numbers.
+    left: Vec<i64>,
     rows: Vec<StoredRow>,
 }
 
@@ -81,7 +87,7 @@ impl ReadShape {
     ) -> Self {
         let layout = &mapping.layout;
         let all = 0..layout.fields().len();
-        if parts == Parts::Whole {
+        if parts != Parts::Needed {
             return Self { asked: Asked::Several, clock: true, columns: all.collect() };
         }
         let mut is_read = vec![false; layout.fields().len()];
@@ -120,6 +126,15 @@ fn is_part(want: &Want<'_>) -> bool {
 impl RowIntake<'_> {
     pub(super) fn take_in(&mut self, row: PgRow) -> Result<(), sqlx::Error> {
         self.now_ms = self.now_ms.max(row.try_get(NOW)?);
+        if self.room < usize::MAX {
+            let bytes = bytes_of(&row)?;
+            if bytes > self.room && !self.found.is_empty() {
+                self.room = 0;
+                self.left.extend(row.try_get::<Option<i64>, _>(NUMBER)?);
+                return Ok(());
+            }
+            self.room = self.room.saturating_sub(bytes);
+        }
         self.found.push(row);
         Ok(())
     }
@@ -127,11 +142,21 @@ impl RowIntake<'_> {
     pub(super) fn finish(mut self) -> Result<ReadRows, sqlx::Error> {
         for row in &self.found {
             let Some(number) = row.try_get::<Option<i64>, _>(NUMBER)? else { continue };
-            let place = usize::try_from(number - 1).ok().and_then(|number| self.order.get(number));
-            let Some(&place) = place else { continue };
+            let Some(place) = self.place(number) else { continue };
             self.rows[place] = self.stored_row(&self.wants[place], row)?;
         }
+        for &number in &self.left {
+            let Some(place) = self.place(number) else { continue };
+            let record = Some(Record { others: 1, ..Record::default() });
+            self.rows[place] = StoredRow { present: true, record };
+        }
         Ok(ReadRows { now_ms: self.now_ms, rows: self.rows })
+    }
+
+    /// Of the key of a row.
+    fn place(&self, number: i64) -> Option<usize> {
+        let number = usize::try_from(number - 1).ok()?;
+        self.order.get(number).copied()
     }
 
     fn stored_row(&self, want: &Want<'_>, row: &PgRow) -> Result<StoredRow, sqlx::Error> {
@@ -213,6 +238,14 @@ impl RowIntake<'_> {
     }
 }
 
+fn bytes_of(row: &PgRow) -> Result<usize, sqlx::Error> {
+    let mut bytes = 0;
+    for column in 0..row.len() {
+        bytes += row.try_get_raw(column)?.as_bytes().map_or(0, <[u8]>::len);
+    }
+    Ok(bytes)
+}
+
 /// What reads rows that hold a whole value, and takes them in.
 pub(super) fn row_reading<'a>(
     reading: &'a Reading<'a>,
@@ -251,7 +284,9 @@ pub(super) fn row_reading<'a>(
     }
     let rows = vec![StoredRow::default(); wants.len()];
     let found = Vec::with_capacity(order.len());
-    (statement, RowIntake { wants, layout, shape, order, now_ms: i64::MIN, found, rows })
+    let room = if parts == Parts::Fitting { BYTES_BEYOND } else { usize::MAX };
+    let (now_ms, left) = (i64::MIN, Vec::new());
+    (statement, RowIntake { wants, layout, shape, order, now_ms, found, room, left, rows })
 }
 
 // === the statement ===

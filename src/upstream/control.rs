@@ -232,8 +232,8 @@ impl Connection {
             hashes: Vec::new(),
         };
         for script in Script::ALL {
-            let words =
-                ["SCRIPT", "LOAD", script.text()].map(|word| Bytes::from_static(word.as_bytes()));
+            let [verb, load] = ["SCRIPT", "LOAD"].map(|word| Bytes::from_static(word.as_bytes()));
+            let words = [verb, load, Bytes::from(script.text().into_owned())];
             encode_request(&words, &mut connection.out);
         }
         connection.flush().await?;

@@ -5,6 +5,8 @@
 //! that it is known to be absent) and, while a writer is between `begin` and `end`, the value moved
 //! aside.
 
+use std::borrow::Cow;
+
 use bytes::{BufMut, Bytes, BytesMut};
 
 /// Keys of our own begin like this; clients may not use them.
@@ -35,6 +37,9 @@ pub const TAKEN: &[u8] = b"respgres:touched-taken";
 /// Of keys where whoever completes puts large values together.
 pub const PUT_PREFIX: &[u8] = b"respgres:put:";
 pub const MEND: &[u8] = b"respgres:mend";
+
+/// What stands in front of scripts that may change values: a function with which they say so.
+const TOUCH: &str = include_str!("lua/touch.lua");
 
 /// How many keys hold the places of unfinished SCANs: see `lua/remember.lua`.
 pub const DRAWERS: u64 = 4;
@@ -102,7 +107,34 @@ impl Script {
         Self::Mend,
     ];
 
-    pub fn text(self) -> &'static str {
+    /// As Redis gets it.
+    pub fn text(self) -> Cow<'static, str> {
+        let text = self.own_text();
+        match text.split_once('\n') {
+            Some((head, body)) if self.touches_values() => {
+                Cow::Owned([head, "\n", TOUCH, body].concat())
+            }
+            _ => Cow::Borrowed(text),
+        }
+    }
+
+    /// Whether it calls what `TOUCH` defines. (`step` says by itself which values it touches.)
+    fn touches_values(self) -> bool {
+        matches!(
+            self,
+            Self::Begin
+                | Self::End
+                | Self::Fill
+                | Self::Inval
+                | Self::Sweep
+                | Self::Behind
+                | Self::Clean
+                | Self::Original
+                | Self::Adopt
+        )
+    }
+
+    fn own_text(self) -> &'static str {
         match self {
             Self::Begin => include_str!("lua/begin.lua"),
             Self::End => include_str!("lua/end.lua"),
@@ -199,4 +231,22 @@ fn prefixed(prefix: &[u8], key: &[u8]) -> Bytes {
 /// An integer argument.
 pub fn decimal(number: i64) -> Bytes {
     Bytes::from(number.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_says_what_it_touches_can_and_nobody_else_carries_that_along() {
+        for script in Script::ALL {
+            let text = script.text();
+            assert!(text.starts_with("#!lua"), "{script:?}");
+            let calls = text.lines().filter(|line| line.starts_with("touch(")).count();
+            let defines = text.matches("local function touch(").count();
+            assert_eq!((calls, defines), if calls > 0 { (1, 1) } else { (0, 0) }, "{script:?}");
+            let names_it = text.contains("'respgres:touched'");
+            assert_eq!(names_it, calls > 0 || script == Script::Step, "{script:?}");
+        }
+    }
 }

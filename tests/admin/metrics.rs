@@ -129,6 +129,20 @@ async fn requests_are_counted_by_their_way() {
     operations("things", "write", "error", 1.0).await;
     operations("fast", "write", "ok", 2.0).await;
     check("respgres_mapped_seconds_count{mapping=\"things\",kind=\"write\"}", 2.0).await;
+    // The first read of a client is timed, be it a hit or none.
+    let timed = "respgres_mapped_loop_seconds_count{mapping=\"things\",kind=\"read\"}";
+    check(timed, 0.0).await;
+    for _ in 0..20 {
+        client.say("HGET thing:1 name").await;
+    }
+    check(timed, 1.0).await;
+    // So are writes that the loop tells Redis itself.
+    for _ in 0..40 {
+        client.say("HSET fast:1 size 3").await;
+    }
+    let told = "respgres_mapped_loop_seconds_count{mapping=\"fast\",kind=\"write\"}";
+    let told = house.sample(told).await.unwrap();
+    assert!((1.0..=3.0).contains(&told), "{told}");
     check("respgres_errors_total{kind=\"noperm\"}", 1.0).await;
     check("respgres_errors_total{kind=\"err\"}", 1.0).await;
     check("respgres_clients", 1.0).await;

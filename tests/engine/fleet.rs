@@ -121,7 +121,7 @@ async fn a_beat_that_comes_late_does_not_prolong_a_lease() {
     let stack = Stack::with_mappings(MAPPINGS).await;
     let mut redis = Client::connect(&stack.redis).await;
     let mut beat = async |until: &str, others: &[&str]| {
-        let own = ["EVAL", Script::Beat.text(), "1", "list", "me", until, "{}"];
+        let own = ["EVAL", &Script::Beat.text(), "1", "list", "me", until, "{}"];
         let words: Vec<&str> = own.into_iter().chain(others.iter().copied()).collect();
         redis.command(&words).await
     };

@@ -1,6 +1,7 @@
 //! How much memory a large value takes on its way.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::reader::{ask, assert_counts_up};
 use crate::stack::{Stack, Value};
@@ -19,6 +20,14 @@ field = "field"
 value = "value"
 "#;
 
+const NOTES: &str = r#"
+[[mapping]]
+name = "notes"
+key = "notes:{id:int}"
+table = "notes"
+extra = "extra"
+"#;
+
 /// The most memory that a process takes from now on.
 struct Peak {
     directory: PathBuf,
@@ -27,7 +36,7 @@ struct Peak {
 
 impl Peak {
     fn of(stack: &Stack) -> Self {
-        let directory = PathBuf::from(format!("/proc/{}", stack.proxy.process().id()));
+        let directory = Self::directory(stack.proxy.process().id());
         // The peak is what it is now.
         std::fs::write(directory.join("clear_refs"), "5").unwrap();
         let mut peak = Self { directory, before_kb: 0 };
@@ -39,11 +48,37 @@ impl Peak {
         self.kb("VmHWM:").saturating_sub(self.before_kb)
     }
 
-    fn kb(&self, name: &str) -> u64 {
-        let status = std::fs::read_to_string(self.directory.join("status")).unwrap();
-        let line = status.lines().find(|line| line.starts_with(name)).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    fn directory(process: u32) -> PathBuf {
+        PathBuf::from(format!("/proc/{process}"))
     }
+
+    fn kb(&self, name: &str) -> u64 {
+        kb(&self.directory, name).unwrap()
+    }
+}
+
+fn kb(directory: &Path, name: &str) -> Option<u64> {
+    let status = std::fs::read_to_string(directory.join("status")).ok()?;
+    let line = status.lines().find(|line| line.starts_with(name))?;
+    line.split_whitespace().nth(1)?.parse().ok()
+}
+
+/// The most memory that a rollback takes, in kilobytes; it has to put and compare so many keys.
+async fn peak_of_rollback_kb(stack: &Stack, keys: usize) -> u64 {
+    let mut rollback = stack.begin(&["rollback", "--force"]);
+    let mut peak_kb = 0;
+    while !rollback.has_ended() {
+        // Those of one that has ended stand there no more.
+        peak_kb = kb(&Peak::directory(rollback.id()), "VmHWM:").unwrap_or(0).max(peak_kb);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let (status, log) = rollback.finish().await;
+    assert!(status.success(), "{log:?}");
+    for what in ["put into Redis", "compared with their rows"] {
+        let line = format!(": {keys} keys {what}");
+        assert!(log.iter().any(|told| told.contains(&line)), "{line}: {log:?}");
+    }
+    peak_kb
 }
 
 #[tokio::test]
@@ -88,5 +123,37 @@ async fn long_elements_take_no_more_memory_than_short_ones() {
     let grown_kb = peak.grown_kb();
     assert!(grown_kb < MOST_KB, "{grown_kb} KB");
     assert_eq!(stack.redis.say("EXISTS texts:1").await, Value::Integer(0));
+    stack.stop_expecting(&[]).await;
+}
+
+#[tokio::test]
+async fn a_rollback_holds_no_more_large_sets_at_once_than_there_is_room_for() {
+    let stack = Stack::with_mappings(MAPPINGS).await;
+    let sql = "insert into ids select id, n from generate_series(1, 100) as id, \
+               generate_series(1, 5000) as n";
+    stack.sql_execute(sql).await;
+    let peak_kb = peak_of_rollback_kb(&stack, 100).await;
+    // Half of what all of them take.
+    assert!(peak_kb < 64 << 10, "{peak_kb} KB");
+    for id in [1, 100] {
+        let count = stack.redis.say(&format!("SCARD ids:{id}")).await;
+        assert_eq!(count, Value::Integer(5000));
+    }
+    stack.stop_expecting(&[]).await;
+}
+
+#[tokio::test]
+async fn a_rollback_holds_no_more_long_rows_at_once_than_there_is_room_for() {
+    let stack = Stack::with_mappings(NOTES).await;
+    let sql = "insert into notes (id, extra) select id, \
+               jsonb_build_object('text', repeat('x', 1 << 20)) from generate_series(1, 150) as id";
+    stack.sql_execute(sql).await;
+    let peak_kb = peak_of_rollback_kb(&stack, 150).await;
+    // All rows, once: each of those that are there at once is there in several forms.
+    assert!(peak_kb < 150 << 10, "{peak_kb} KB");
+    for id in [1, 150] {
+        let length = stack.redis.say(&format!("HSTRLEN notes:{id} text")).await;
+        assert_eq!(length, Value::Integer(1 << 20));
+    }
     stack.stop_expecting(&[]).await;
 }

@@ -31,7 +31,8 @@ impl Rig {
 
     pub(crate) fn run(&mut self, script: Script, keys: Vec<Vec<u8>>, arguments: &[&str]) -> Value {
         let count = keys.len().to_string();
-        let mut words: Vec<Vec<u8>> = vec!["EVAL".into(), script.text().into(), count.into()];
+        let mut words: Vec<Vec<u8>> =
+            vec!["EVAL".into(), script.text().as_bytes().into(), count.into()];
         words.extend(keys);
         words.extend(arguments.iter().map(|argument| argument.as_bytes().to_vec()));
         self.redis.call(&words)

@@ -208,7 +208,7 @@ impl<'r> World<'r> {
     // --- scripts ---
 
     fn run(&mut self, script: Script, keys: &[Vec<u8>], arguments: &[Vec<u8>]) -> Value {
-        let mut text = script.text().to_owned();
+        let mut text = script.text().into_owned();
         if let Mutant::Script(of, from, to) = self.mutant
             && of == script
         {

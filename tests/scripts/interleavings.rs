@@ -20,7 +20,8 @@ impl Rig {
 
     fn run(&mut self, script: Script, keys: &[Vec<u8>], arguments: &[&str]) -> Value {
         let count = keys.len().to_string();
-        let mut words: Vec<Vec<u8>> = vec!["EVAL".into(), script.text().into(), count.into()];
+        let mut words: Vec<Vec<u8>> =
+            vec!["EVAL".into(), script.text().as_bytes().into(), count.into()];
         words.extend_from_slice(keys);
         words.extend(arguments.iter().map(|argument| argument.as_bytes().to_vec()));
         self.redis.call(&words)

@@ -222,7 +222,7 @@ impl<'r> World<'r> {
     }
 
     fn run(&mut self, message: &Message) -> Value {
-        let mut text = message.script.text().to_owned();
+        let mut text = message.script.text().into_owned();
         if let Mutant::Script(script, from, to) = self.mutant
             && script == message.script
         {

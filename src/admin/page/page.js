@@ -145,6 +145,7 @@ function show(status) {
   put(part("requests", "clients"), whole(status.clients));
   put(part("cache", "ratio"), percent(figures.hitRatio()));
   put(part("cache", "hits"), rate(figures.rate("respgres_cache_total", { result: "hit" })));
+  put(part("cache", "most"), latency(figures.quantile("respgres_mapped_loop_seconds", { kind: "read" }, 0.95)));
   put(part("cache", "misses"), rate(figures.rate("respgres_cache_total", { result: "miss" })));
   const [same, different] = ["same", "different"].map((result) => figures.now("respgres_hit_checks_total", { result }));
   put(part("cache", "different"), same || different ? whole(different) : "–", different ? "bad" : "");

@@ -2,13 +2,7 @@
 -- Postgres has these values now: what Redis has are copies, and get an end as others have. One with an end of
 -- its own keeps it.
 -- KEYS: value, mark; and so on for each key. ARGV: how long the copies live (ms).
--- Whoever completes values has to know (see complete.lua).
-if redis.call('EXISTS', 'respgres:completing') == 1 then
-  for i = 1, #KEYS, 2 do
-    redis.call('SADD', 'respgres:touched', KEYS[i])
-  end
-  redis.call('PEXPIRE', 'respgres:touched', 3600000)
-end
+touch(1, 2)
 local time = redis.call('TIME')
 local ends_at = time[1] * 1000 + math.floor(time[2] / 1000) + tonumber(ARGV[1])
 ends_at = string.format('%.0f', ends_at - ends_at % 2)

@@ -4,13 +4,7 @@
 -- where the values are not to be believed: they are not kept aside then.
 -- Answers the time in ms, then the numbers (from 0) of the keys that are dirty; if there is one,
 -- nothing was begun. Else an array comes in their place: when each copy would have ended (as PEXPIRETIME).
--- Whoever completes values has to know (see complete.lua).
-if redis.call('EXISTS', 'respgres:completing') == 1 then
-  for i = 1, #KEYS, 3 do
-    redis.call('SADD', 'respgres:touched', KEYS[i])
-  end
-  redis.call('PEXPIRE', 'respgres:touched', 3600000)
-end
+touch(1, 3)
 local time = redis.call('TIME')
 local answer = {time[1] * 1000 + math.floor(time[2] / 1000)}
 for i = 1, #KEYS, 3 do

@@ -12,13 +12,7 @@
 -- removed though Redis did not have it.
 -- Answers EPOCH (the journal is not open), FULL, or DONE, the states of the keys (a character each: 'y',
 -- 'l': to be loaded, 't': to be written through), and the replies of the operations that were run.
--- Whoever completes values has to know (see complete.lua).
-if redis.call('EXISTS', 'respgres:completing') == 1 then
-  for i = 3, #KEYS, 2 do
-    redis.call('SADD', 'respgres:touched', KEYS[i])
-  end
-  redis.call('PEXPIRE', 'respgres:touched', 3600000)
-end
+touch(3, 2)
 local epoch, held = unpack(redis.call('HMGET', KEYS[1], 'epoch', 'changes'))
 if not epoch then
   return {'EPOCH'}

@@ -5,13 +5,7 @@
 -- they are; then for each key the id of its newest entry among them, how long its
 -- copy lives and how long it is known to be absent (ms), the latter 'drop' where Postgres refused it.
 -- What is known in part (':p') goes: Postgres has the whole.
--- Whoever completes values has to know (see complete.lua).
-if redis.call('EXISTS', 'respgres:completing') == 1 then
-  for i = 3, #KEYS, 3 do
-    redis.call('SADD', 'respgres:touched', KEYS[i])
-  end
-  redis.call('PEXPIRE', 'respgres:touched', 3600000)
-end
+touch(3, 3)
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 local at = 5

@@ -3,13 +3,7 @@
 -- KEYS: value, mark, aside; and so on. ARGV: mark of the writer; then for each key 'drop', 'hash' or
 -- 'set', when the copy ends (ms, on this clock), count of fields or members to set, field, value …
 -- or member …, count of those to remove, field or member …
--- Whoever completes values has to know (see complete.lua).
-if redis.call('EXISTS', 'respgres:completing') == 1 then
-  for i = 1, #KEYS, 3 do
-    redis.call('SADD', 'respgres:touched', KEYS[i])
-  end
-  redis.call('PEXPIRE', 'respgres:touched', 3600000)
-end
+touch(1, 3)
 local at = 2
 for i = 1, #KEYS, 3 do
   local value, mark, aside = KEYS[i], KEYS[i + 1], KEYS[i + 2]

@@ -3,11 +3,7 @@
 -- KEYS: value, mark. ARGV: mark of the reader, then 'hash', when the copy ends (ms, on this clock),
 -- field, value …; or 'set', when it ends, member …; or 'gone': the key is known to be absent for so
 -- many ms.
--- Whoever completes values has to know (see complete.lua).
-if redis.call('EXISTS', 'respgres:completing') == 1 then
-  redis.call('SADD', 'respgres:touched', KEYS[1])
-  redis.call('PEXPIRE', 'respgres:touched', 3600000)
-end
+touch(1, 2)
 if redis.call('GET', KEYS[2]) ~= ARGV[1] then
   return 0
 end

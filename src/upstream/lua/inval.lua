@@ -2,13 +2,7 @@
 -- Somebody has changed rows past Redis: what it has of these keys goes.
 -- KEYS: value, mark, aside; and so on for each key.
 -- Answers the numbers (from 0) of the keys that are dirty, which stay as they are.
--- Whoever completes values has to know (see complete.lua).
-if redis.call('EXISTS', 'respgres:completing') == 1 then
-  for i = 1, #KEYS, 3 do
-    redis.call('SADD', 'respgres:touched', KEYS[i])
-  end
-  redis.call('PEXPIRE', 'respgres:touched', 3600000)
-end
+touch(1, 3)
 local dirty = {}
 for i = 1, #KEYS, 3 do
   local mark = redis.call('GET', KEYS[i + 1])

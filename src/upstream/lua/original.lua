@@ -5,13 +5,7 @@
 -- Answers for each key an array: NONE; DIRTY (Postgres is going to have it); HELD (somebody was at it); TYPE and
 -- what it is; LARGE; MANY, how long the key has left in ms, count of elements; or VALUE, the same, and the elements.
 -- 'gone' hides nothing: every step of ours that puts a value there takes it away.
--- Whoever completes values has to know (see complete.lua).
-if redis.call('EXISTS', 'respgres:completing') == 1 then
-  for i = 1, #KEYS, 3 do
-    redis.call('SADD', 'respgres:touched', KEYS[i])
-  end
-  redis.call('PEXPIRE', 'respgres:touched', 3600000)
-end
+touch(1, 3)
 local call = redis.call
 local is_set = ARGV[1] == 'set'
 local most_elements, most_bytes = tonumber(ARGV[2]), tonumber(ARGV[3])

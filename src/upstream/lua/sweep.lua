@@ -5,13 +5,7 @@
 -- Postgres has, empty where nothing in the journal is to be believed; 'spare' where no value may go yet, 'own'
 -- where values with an end of their own may be in Redis alone.
 -- Answers the numbers (from 0) of the keys that stay though they have no end, or were spared.
--- Whoever completes values has to know (see complete.lua).
-if redis.call('EXISTS', 'respgres:completing') == 1 then
-  for i = 2, #KEYS, 3 do
-    redis.call('SADD', 'respgres:touched', KEYS[i])
-  end
-  redis.call('PEXPIRE', 'respgres:touched', 3600000)
-end
+touch(2, 3)
 local function is_owed(id)
   if ARGV[1] == '' then
     return false

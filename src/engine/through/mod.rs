@@ -15,29 +15,27 @@
 //!   the mapping allows.
 //! - One table or row that somebody holds does not stop the others for good: see `slow`.
 
+mod blame;
+mod part;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use self::blame::log;
 use super::barrier::{NotFlushed, until_clean};
-use super::behind;
-use super::dropped::lock_and_have_dropped;
-use super::import::{self, Importer, Known, Outcome, may_be_any_original};
+use super::import::{Importer, Known, Outcome};
 use super::operation::{Operation, batches, total};
 use super::queue::Queue;
-use super::refusal::{
-    Happened, fenced, may_be_ahead, not_dropped, not_flushed, too_busy, too_slow, upstream_failed,
-    write_apart, write_failed,
-};
+use super::refusal::{Happened, fenced, too_slow, upstream_failed};
 use super::rescue::{answer_the_rest, rescue};
-use super::slow::{Slow, Verdict, hurry_ms};
+use super::slow::{Slow, hurry_ms};
 use super::tables::Tables;
 use super::transaction::{Copies, Failure, Prepared, prepare};
 use super::trust::Trust;
 use super::{BATCH_BYTES, EngineSettings, patience};
-use crate::config::{RedisLoss, Strategy};
-use crate::mapping::{MappedKey, Mapping};
+use crate::config::Strategy;
 use crate::protocol::Reply;
 use crate::store::{Session, StoreError};
 use crate::tasks::Tasks;
@@ -76,18 +74,6 @@ pub struct Writer {
     behind: Option<Arc<Queue>>,
     /// Postgres was lost: the rest of what was taken from the queue goes there too.
     is_handing_over: bool,
-}
-
-/// Operations of a batch, by their places, that go into one transaction.
-#[derive(Clone, Debug, Default)]
-struct Part {
-    places: Vec<usize>,
-    /// The like of it has run out of time before: it gets less.
-    hurried: bool,
-    /// It is to find out whether a slow table is back.
-    trial: bool,
-    /// The shapes of its tables have been read again.
-    looked: bool,
 }
 
 // === impl Writer ===
@@ -207,93 +193,6 @@ impl Writer {
         }
     }
 
-    // --- what goes together ---
-
-    /// Refuses what has waited too long and what cannot be done now; makes parts of the rest.
-    async fn sort_out(&mut self, batch: &[Operation]) -> Vec<Part> {
-        let patience = patience(&self.settings.postgres);
-        // The first operation has waited longest.
-        let in_time = batch.first().is_none_or(|operation| operation.age() < patience);
-        let whole = Part { places: (0..batch.len()).collect(), ..Part::default() };
-        if in_time && self.slow.is_empty() && !self.tables.any_aside() {
-            return vec![whole];
-        }
-        let (mut parts, mut run) = (Vec::new(), Part::default());
-        for (at, operation) in batch.iter().enumerate() {
-            if operation.age() >= patience {
-                operation.answer(&too_busy());
-                continue;
-            }
-            if let Some(error) = self.aside(operation).await {
-                operation.answer(&write_failed(&error, mapping_name(operation)));
-                continue;
-            }
-            match self.judge(operation) {
-                Verdict::Usual => run.places.push(at),
-                Verdict::Hurry => {
-                    run.hurried = true;
-                    run.places.push(at);
-                }
-                Verdict::Trial => {
-                    parts.push(std::mem::take(&mut run));
-                    let places = vec![at];
-                    parts.push(Part { places, hurried: true, trial: true, looked: false });
-                }
-                Verdict::Refuse => operation.answer(&too_slow(mapping_name(operation))),
-            }
-        }
-        parts.push(run);
-        parts.reverse();
-        parts
-    }
-
-    /// Why an operation cannot be done whose mapping is set aside; looks now and then whether it
-    /// still has to be.
-    async fn aside(&mut self, operation: &Operation) -> Option<StoreError> {
-        if !self.tables.any_aside() {
-            return None;
-        }
-        for key in &operation.keys {
-            if self.tables.is_due(&key.mapping)
-                && let Err(error) = self.look_again(&key.mapping).await
-            {
-                return Some(error);
-            }
-            if self.tables.current(&key.mapping).is_none() {
-                return Some(set_aside());
-            }
-        }
-        None
-    }
-
-    async fn look_again(&mut self, mapping: &Mapping) -> Result<(), StoreError> {
-        let session = connected(&mut self.session, &self.settings).await?;
-        self.tables.look_again(session, mapping).await
-    }
-
-    /// The worst verdict on the mappings of an operation.
-    fn judge(&mut self, operation: &Operation) -> Verdict {
-        let now = Instant::now();
-        let mut worst = Verdict::Usual;
-        for key in &operation.keys {
-            match self.slow.judge(key.mapping.index, now) {
-                Verdict::Refuse if worst != Verdict::Trial => return Verdict::Refuse,
-                // The same mapping again, of which this is the trial.
-                Verdict::Refuse | Verdict::Usual => {}
-                Verdict::Hurry if worst == Verdict::Trial => {}
-                verdict => worst = verdict,
-            }
-        }
-        worst
-    }
-
-    fn is_refused(&self, operation: &Operation) -> bool {
-        let now = Instant::now();
-        operation.keys.iter().any(|key| self.slow.refuses(key.mapping.index, now))
-    }
-
-    // --- one part ---
-
     /// Brings operations to Postgres, all or none, and answers them if all.
     async fn write_part(
         &mut self,
@@ -404,55 +303,8 @@ impl Writer {
         Ok(())
     }
 
-    /// One try at one transaction; past Redis, once those who reach it are safe from old copies, where that is
-    /// wanted.
-    async fn transact_in_sight<'a>(
-        &mut self,
-        operations: &[&'a Operation],
-        spared: &Known,
-        hurried: bool,
-    ) -> Result<Prepared<'a>, Failure> {
-        let is_strict = self.settings.redis_loss == RedisLoss::Strict
-            && self.settings.health.fleet().has_others();
-        if !is_strict {
-            return self.transact(operations, spared, hurried, true).await;
-        }
-        if !self.trust.is_out() {
-            match self.transact(operations, spared, hurried, false).await {
-                // Redis was lost meanwhile.
-                Err(Failure::NotDropped) => {}
-                done => return done,
-            }
-        }
-        let keys = operations.iter().flat_map(|operation| &operation.keys);
-        let leaves_copies = |key: &&MappedKey| key.mapping.strategy() != Strategy::PostgresOnly;
-        let keys: Vec<&MappedKey> = keys.filter(leaves_copies).collect();
-        if keys.is_empty() {
-            return self.transact(operations, spared, hurried, true).await;
-        }
-        let session = connected(&mut self.session, &self.settings).await.map_err(Failure::Store)?;
-        // What only Redis has is not to be dropped.
-        if may_be_any_original(session, &self.tables, &keys).await.map_err(Failure::Store)? {
-            return Err(Failure::Unseen);
-        }
-        let limit = Duration::from_millis(self.settings.postgres.statement_timeout_ms / 2);
-        let transacted = match lock_and_have_dropped(session, &keys, limit).await {
-            Ok(true) => self.transact(operations, spared, hurried, true).await,
-            Ok(false) => Err(Failure::NotDropped),
-            Err(error) => Err(Failure::Store(error)),
-        };
-        // With a session that is lost its locks are, too.
-        if let Some(session) = self.session.as_mut().filter(|session| !session.is_broken())
-            && let Err(error) = session.unlock_keys().await
-        {
-            tracing::debug!(%error, "locks were not given back");
-            self.session = None;
-        }
-        transacted
-    }
-
     /// One try at one transaction; past Redis only if it is `in_sight` of those who reach it.
-    async fn transact<'a>(
+    pub(super) async fn transact<'a>(
         &mut self,
         operations: &[&'a Operation],
         spared: &Known,
@@ -533,145 +385,6 @@ impl Writer {
         }
     }
 
-    // --- failures ---
-
-    /// Answers those who are to blame, and makes new parts of the others.
-    async fn settle(
-        &mut self,
-        failure: Failure,
-        batch: &[Operation],
-        mut part: Part,
-        parts: &mut Vec<Part>,
-    ) {
-        match &failure {
-            Failure::Store(StoreError::LayoutChanged { .. }) if !part.looked => {
-                for &at in &part.places {
-                    self.look_at_tables(&batch[at]).await;
-                }
-                part.looked = true;
-                parts.push(part);
-                return;
-            }
-            Failure::Store(StoreError::LayoutChanged { .. }) if self.tables.any_aside() => {
-                let is_aside = |operation: &Operation| {
-                    operation.keys.iter().any(|key| self.tables.current(&key.mapping).is_none())
-                };
-                let (aside, others): (Vec<usize>, Vec<usize>) =
-                    part.places.iter().partition(|&&at| is_aside(&batch[at]));
-                if !aside.is_empty() {
-                    answer_all(&failure, batch, &aside);
-                    parts.push(Part { places: others, ..part });
-                    return;
-                }
-            }
-            // Those that leave no copy in Redis do not need it.
-            Failure::Upstream(_) => {
-                let (cached, others): (Vec<usize>, Vec<usize>) =
-                    part.places.iter().partition(|&&at| needs_upstream(&batch[at]));
-                answer_all(&failure, batch, &cached);
-                parts.push(Part { places: others, ..part });
-                return;
-            }
-            Failure::Refused { key, .. } => {
-                let has_key = |operation: &Operation| {
-                    operation.keys.iter().any(|of_operation| of_operation.key == *key)
-                };
-                let (refused, others): (Vec<usize>, Vec<usize>) =
-                    part.places.iter().partition(|&&at| has_key(&batch[at]));
-                answer_all(&failure, batch, &refused);
-                parts.push(Part { places: others, ..part });
-                return;
-            }
-            Failure::Ahead | Failure::Apart => {
-                let (ahead, others): (Vec<usize>, Vec<usize>) =
-                    part.places.iter().partition(|&&at| may_be_behind(&batch[at]));
-                if ahead.is_empty() {
-                    answer_all(&failure, batch, &others);
-                    return;
-                }
-                answer_all(&failure, batch, &ahead);
-                parts.push(Part { places: others, ..part });
-                return;
-            }
-            Failure::Store(StoreError::Unreachable(_))
-                if self.behind.is_some() && self.settings.health.is_degraded() =>
-            {
-                self.is_handing_over = true;
-                part.places.iter().for_each(|&at| self.hand_over(&batch[at]));
-                return;
-            }
-            _ => {}
-        }
-        let blames_one = match &failure {
-            Failure::Store(error) => {
-                !matches!(error, StoreError::Unreachable(_) | StoreError::InDoubt(_))
-            }
-            Failure::Dirty | Failure::Unseen | Failure::Originals(_) => true,
-            Failure::Upstream(_)
-            | Failure::Ahead
-            | Failure::Apart
-            | Failure::NotDropped
-            | Failure::Refused { .. } => false,
-        };
-        let timed_out = matches!(failure, Failure::Store(StoreError::Timeout(_)));
-        if blames_one && part.places.len() > 1 {
-            part.hurried |= timed_out;
-            let second = part.places.split_off(part.places.len() / 2);
-            parts.push(Part { places: second, ..part.clone() });
-            parts.push(part);
-            return;
-        }
-        if let (true, [at]) = (timed_out, &part.places[..]) {
-            self.settings.metrics.slow_queries.add(1);
-            for key in &batch[*at].keys {
-                self.slow.strike(key.mapping.index, Instant::now());
-            }
-        }
-        let failure = match part.places[..] {
-            [at] => self.name_columns(failure, &batch[at]).await,
-            _ => failure,
-        };
-        answer_all(&failure, batch, &part.places);
-    }
-
-    /// Leaves an operation to who tells Redis first, where it can be done without Postgres.
-    fn hand_over(&self, operation: &Operation) {
-        if operation.is_answered() {
-            return;
-        }
-        if behind::may_be_behind(operation, &self.settings.health) {
-            operation.hand_over();
-        } else {
-            let error = StoreError::Unreachable(String::new());
-            operation.answer(&write_failed(&error, mapping_name(operation)));
-        }
-    }
-
-    async fn look_at_tables(&mut self, operation: &Operation) {
-        for key in &operation.keys {
-            if self.tables.looked_lately(&key.mapping) {
-                continue;
-            }
-            if let Err(error) = self.look_again(&key.mapping).await {
-                tracing::warn!(%error, "the shape of a table could not be read again");
-            }
-        }
-    }
-
-    /// Postgres names the columns only of NOT NULL constraints; the catalog knows those of the others.
-    async fn name_columns(&mut self, mut failure: Failure, operation: &Operation) -> Failure {
-        if let Failure::Store(StoreError::Refused { constraint: Some(name), column, .. }) =
-            &mut failure
-            && column.is_none()
-            && let (Some(session), Some(key)) = (&mut self.session, operation.keys.first())
-            && let Ok(columns) = session.constraint_columns(key.mapping.layout.table(), name).await
-            && !columns.is_empty()
-        {
-            *column = Some(columns.join(", "));
-        }
-        failure
-    }
-
     fn clear_slow(&mut self, operations: &[&Operation]) {
         if self.slow.is_empty() {
             return;
@@ -735,50 +448,4 @@ fn may_be_behind(operation: &Operation) -> bool {
 
 fn mapping_name(operation: &Operation) -> &str {
     operation.keys.first().map_or("", |key| key.mapping.name.as_str())
-}
-
-fn answer_all(failure: &Failure, batch: &[Operation], places: &[usize]) {
-    for &at in places {
-        batch[at].answer(&reply_to_failure(failure, &batch[at]));
-    }
-}
-
-fn reply_to_failure(failure: &Failure, operation: &Operation) -> Reply {
-    match failure {
-        Failure::Store(error) => write_failed(error, mapping_name(operation)),
-        Failure::Upstream(_) => upstream_failed(Happened::No),
-        Failure::Dirty => not_flushed(),
-        Failure::Ahead => may_be_ahead(),
-        Failure::Unseen | Failure::Refused { .. } | Failure::Originals(_) => {
-            import::reply_to(failure, mapping_name(operation))
-        }
-        Failure::Apart => write_apart(),
-        Failure::NotDropped => not_dropped(),
-    }
-}
-
-fn log(failure: &Failure) {
-    match failure {
-        Failure::Store(error @ (StoreError::Refused { .. } | StoreError::Unencodable(_))) => {
-            tracing::info!(%error, "a write was refused");
-        }
-        Failure::Store(error) => tracing::warn!(%error, "a write failed"),
-        Failure::Upstream(error) => tracing::warn!(%error, "a write failed"),
-        Failure::Dirty => tracing::warn!("a write failed: a key stayed dirty"),
-        Failure::Unseen => {
-            tracing::debug!("not written: Redis is out of reach, and may alone have a key")
-        }
-        // The importer has told of it.
-        Failure::Refused { .. } => {}
-        Failure::Originals(_) => tracing::warn!("a write failed: a key was not imported"),
-        Failure::Ahead => tracing::debug!("not written: Redis is out of reach, and may be ahead"),
-        Failure::NotDropped => {
-            tracing::warn!("not written: Redis is out of reach, and nobody has dropped its copies");
-        }
-        Failure::Apart => {
-            tracing::warn!(
-                "not written: Redis is out of reach, and others may be without Postgres; see `respgres proxies list`"
-            );
-        }
-    }
 }

@@ -14,9 +14,13 @@
 //! - As long as clients go on, a key that has an end of its own shows that by an odd one (see `copy`). Those whose own end
 //!   is even are written down, and get it in the last step.
 //! - What only Redis has stays as it is.
+//! - Values are in memory together only as far as there is room (see `Session::read_what_fits`); what is too large for
+//!   that comes by itself, under its own lock.
 //! - If whoever completes is away for too long it is not known what was touched, and he is told so.
 //!
 //! Absent on purpose: a mode of the proxies for this. They need not know of it, and go on as always.
+
+mod compare;
 
 use std::time::Duration;
 
@@ -36,7 +40,7 @@ use crate::value::{Record, ValueKind};
 /// Keys that are read and put at once: so many are locked meanwhile.
 const PAGE: usize = 250;
 
-/// Fields or members that Redis is given at once, and words and bytes from which on a call takes no more values.
+/// Fields or members that Redis is given at once, and up to which a value comes with others; words and bytes from which on a call takes no more values.
 const SLICE: usize = 1000;
 const CALL_WORDS: usize = 4000;
 const CALL_BYTES: usize = 256 << 10;
@@ -46,9 +50,6 @@ const LASTING_MS: i64 = 60_000;
 
 /// How long a page may take at the rate that is wanted.
 const IN_TIME_SECONDS: usize = 10;
-
-/// How close to its end a key may be for its absence to be no difference.
-const SOON_MS: i64 = 1000;
 
 /// How often a lock is waited for anew that was not granted in time.
 const TRIES: usize = 10;
@@ -71,6 +72,23 @@ struct Put {
     key: Bytes,
     /// `None`: nothing is to be there.
     record: Option<Record>,
+}
+
+/// What Postgres has of some keys, by their places.
+#[derive(Default)]
+struct Values {
+    now_ms: i64,
+    records: Vec<(usize, Option<Record>)>,
+    /// There was no room for these.
+    left: Vec<usize>,
+}
+
+/// How far a walk through the keys of a table has come.
+struct Walk {
+    /// Keys of a page.
+    most: usize,
+    after: Option<KeyValues>,
+    is_over: bool,
 }
 
 // === impl Switcher ===
@@ -99,45 +117,13 @@ impl Switcher<'_> {
         completing: &Completing,
         tell: &mut dyn FnMut(usize),
     ) -> Result<usize, NotSwitched> {
-        let (mut count, mut after, since) = (0, None::<KeyValues>, Instant::now());
-        loop {
-            let page = self.session.key_page(mapping, after.as_ref(), completing.page()).await?;
-            let keys = page.keys.iter();
-            let keys: Vec<MappedKey> =
-                keys.filter_map(|values| self.registry.key_of_row(mapping, values)).collect();
+        let (mut count, mut walk, since) = (0, completing.walk(), Instant::now());
+        while let Some(keys) = self.next_page(mapping, &mut walk).await? {
             count += self.put(mapping, completing, &keys).await?;
             tell(count);
             completing.keep_pace(since, count).await;
-            let Some(last) = page.last else { return Ok(count) };
-            after = Some(last);
         }
-    }
-
-    /// Reads all values back, and compares them with their rows; how many. One that was touched meanwhile is none
-    /// that was put.
-    pub(super) async fn compare_all(
-        &mut self,
-        mapping: &Mapping,
-        completing: &Completing,
-        tell: &mut dyn FnMut(usize),
-    ) -> Result<usize, NotSwitched> {
-        let (mut count, mut after, since) = (0, None::<KeyValues>, Instant::now());
-        loop {
-            let page = self.session.key_page(mapping, after.as_ref(), completing.page()).await?;
-            let keys = page.keys.iter();
-            let keys: Vec<MappedKey> =
-                keys.filter_map(|values| self.registry.key_of_row(mapping, values)).collect();
-            let (compared, different) = self.compare(mapping, &keys).await?;
-            for key in different {
-                self.look_closer(mapping, &keys[key]).await?;
-            }
-            self.go_on(completing).await?;
-            count += compared;
-            tell(count);
-            completing.keep_pace(since, count).await;
-            let Some(last) = page.last else { return Ok(count) };
-            after = Some(last);
-        }
+        Ok(count)
     }
 
     /// Puts the keys that were touched until now; how many of this mapping were written down, and how many of those put:
@@ -192,20 +178,31 @@ impl Switcher<'_> {
 
     /// What was put becomes a copy as others are.
     pub(super) async fn give_ends_back(&mut self, mapping: &Mapping) -> Result<(), NotSwitched> {
-        let mut after = None::<KeyValues>;
-        loop {
-            let page = self.session.key_page(mapping, after.as_ref(), PAGE).await?;
-            let keys = page.keys.iter();
-            let keys = keys.filter_map(|values| self.registry.key_of_row(mapping, values));
+        let mut walk = Walk::of(PAGE);
+        while let Some(keys) = self.next_page(mapping, &mut walk).await? {
             let adopt = |key: MappedKey| Call {
                 script: Script::Adopt,
                 keys: vec![key.key.clone(), mark_of(&key.key)],
                 arguments: vec![decimal(mapping.cache_ttl_ms)],
             };
-            self.control.call(&keys.map(adopt).collect::<Vec<_>>()).await?;
-            let Some(last) = page.last else { return Ok(()) };
-            after = Some(last);
+            self.control.call(&keys.into_iter().map(adopt).collect::<Vec<_>>()).await?;
         }
+        Ok(())
+    }
+
+    /// The next keys of a mapping's table; `None`: there are no more.
+    async fn next_page(
+        &mut self,
+        mapping: &Mapping,
+        walk: &mut Walk,
+    ) -> Result<Option<Vec<MappedKey>>, NotSwitched> {
+        if walk.is_over {
+            return Ok(None);
+        }
+        let page = self.session.key_page(mapping, walk.after.as_ref(), walk.most).await?;
+        (walk.is_over, walk.after) = (page.last.is_none(), page.last);
+        let keys = page.keys.iter();
+        Ok(Some(keys.filter_map(|values| self.registry.key_of_row(mapping, values)).collect()))
     }
 
     /// Says that it goes on.
@@ -224,6 +221,20 @@ impl Switcher<'_> {
             self.go_on(completing).await?;
             return Ok(0);
         }
+        let (mut count, left) = self.put_what_fits(mapping, completing, keys).await?;
+        for key in left {
+            count += self.put_what_fits(mapping, completing, &keys[key..=key]).await?.0;
+        }
+        Ok(count)
+    }
+
+    /// Puts as many values as may be in memory together; how many, and the places of the other keys.
+    async fn put_what_fits(
+        &mut self,
+        mapping: &Mapping,
+        completing: &Completing,
+        keys: &[MappedKey],
+    ) -> Result<(usize, Vec<usize>), NotSwitched> {
         self.lock(keys).await?;
         let done = self.put_locked(mapping, completing, keys).await;
         if !self.session.is_broken() {
@@ -252,8 +263,8 @@ impl Switcher<'_> {
         mapping: &Mapping,
         completing: &Completing,
         keys: &[MappedKey],
-    ) -> Result<usize, NotSwitched> {
-        let (_, records) = self.records(mapping, keys).await?;
+    ) -> Result<(usize, Vec<usize>), NotSwitched> {
+        let Values { records, left, .. } = self.values(mapping, keys).await?;
         let had = if mapping.imports() {
             let names: Vec<&[u8]> = keys.iter().map(|key| &key.key[..]).collect();
             self.session.has_had(mapping, &names).await?
@@ -262,12 +273,12 @@ impl Switcher<'_> {
         };
         let mut calls = vec![completing.call()];
         let (mut count, mut bytes) = (0, 0);
-        for (key, (record, had)) in keys.iter().zip(records.into_iter().zip(had)) {
+        for (at, record) in records {
             // Where Postgres has never had it, Redis may have an original.
-            if record.is_none() && !had {
+            if record.is_none() && !had[at] {
                 continue;
             }
-            let put = Put { key: key.key.clone(), record };
+            let put = Put { key: keys[at].key.clone(), record };
             let is_large = put.record.as_ref().is_some_and(|record| record.fields.len() > SLICE);
             if is_large {
                 self.put_before(&put, completing).await?;
@@ -282,8 +293,8 @@ impl Switcher<'_> {
             }
             count += usize::from(put.record.is_some());
         }
-        let left = self.complete(&calls).await?;
-        Ok(count.saturating_sub(left))
+        let untouched = self.complete(&calls).await?;
+        Ok((count.saturating_sub(untouched), left))
     }
 
     /// Runs calls of one script; how many keys stayed as they are.
@@ -319,90 +330,27 @@ impl Switcher<'_> {
         Ok(())
     }
 
-    /// How many of these keys Postgres has, and the places of those whose values in Redis are not as their rows are.
-    async fn compare(
+    /// What Postgres has of these keys: of one all, of several what may be in memory together.
+    async fn values(
         &mut self,
         mapping: &Mapping,
         keys: &[MappedKey],
-    ) -> Result<(usize, Vec<usize>), NotSwitched> {
-        if keys.is_empty() {
-            return Ok((0, Vec::new()));
-        }
-        let (now_ms, records) = self.records(mapping, keys).await?;
-        let all = if mapping.holds() == ValueKind::Set { "SMEMBERS" } else { "HGETALL" };
-        let asked: Vec<Vec<Bytes>> = keys
-            .iter()
-            .flat_map(|key| {
-                [vec![word(all), key.key.clone()], vec![word("PEXPIRETIME"), key.key.clone()]]
-            })
-            .collect();
-        let asked: Vec<&[Bytes]> = asked.iter().map(|words| &words[..]).collect();
-        let told = self.control.commands(&asked).await?;
-        let differs = |(record, told): (&Option<Record>, &[Frame])| match record {
-            Some(record) => {
-                let own_end = record.expires_at_ms;
-                let ends_soon = own_end.is_some_and(|at_ms| at_ms < now_ms + SOON_MS);
-                let ends_at = own_end.map_or(-1, |at_ms| at_ms - (1 - at_ms.rem_euclid(2)));
-                let is_same = has(&told[0], record) && told[1] == Frame::Integer(ends_at);
-                !is_same && !ends_soon
-            }
-            // It was deleted a moment ago, or has ended.
-            None => false,
-        };
-        let pairs = records.iter().zip(told.chunks_exact(2)).enumerate();
-        let different = pairs.filter(|(_, pair)| differs(*pair)).map(|(at, _)| at).collect();
-        Ok((records.iter().flatten().count(), different))
-    }
-
-    /// Of a key that is not in Redis as Postgres has it: whether somebody has touched it, so that it is put again.
-    async fn look_closer(&mut self, mapping: &Mapping, key: &MappedKey) -> Result<(), NotSwitched> {
-        self.lock(std::slice::from_ref(key)).await?;
-        let known = self.is_known_to_differ(mapping, key).await;
-        if !self.session.is_broken() {
-            self.session.rollback().await?;
-        }
-        match known? {
-            true => {
-                let add = vec![word("SADD"), named(TOUCHED), key.key.clone()];
-                self.tell_redis(&[add]).await.map(drop)
-            }
-            false => Err(NotSwitched::Different(key.key.escape_ascii().to_string())),
-        }
-    }
-
-    async fn is_known_to_differ(
-        &mut self,
-        mapping: &Mapping,
-        key: &MappedKey,
-    ) -> Result<bool, NotSwitched> {
-        // In this order: a key leaves the outbox when its copy was dropped, and was touched by that.
-        let is_in_outbox = self.session.is_key_in_outbox(&key.key).await?;
-        let asked = [
-            vec![word("SISMEMBER"), named(TOUCHED), key.key.clone()],
-            vec![word("EXISTS"), mark_of(&key.key)],
-        ];
-        let told = self.tell_redis(&asked).await?;
-        let is_touched = told.iter().any(|told| *told == Frame::Integer(1));
-        if is_in_outbox || is_touched {
-            return Ok(true);
-        }
-        // Or it was touched and put in between.
-        Ok(self.compare(mapping, std::slice::from_ref(key)).await?.1.is_empty())
-    }
-
-    /// What Postgres has of these keys, and what time it was.
-    async fn records(
-        &mut self,
-        mapping: &Mapping,
-        keys: &[MappedKey],
-    ) -> Result<(i64, Vec<Option<Record>>), NotSwitched> {
+    ) -> Result<Values, NotSwitched> {
         let asked: Vec<&MappedKey> = keys.iter().collect();
-        let read = self.session.read(mapping, &asked, RowLock::None).await?;
-        let records: Vec<Option<Record>> = read.rows.into_iter().map(|row| row.record).collect();
-        let is_part = |record: &Option<Record>| record.as_ref().is_some_and(|of| of.others > 0);
-        match records.iter().position(is_part) {
-            Some(at) => Err(NotSwitched::Different(keys[at].key.escape_ascii().to_string())),
-            None => Ok((read.now_ms, records)),
+        let read = match &asked[..] {
+            [_] => self.session.read(mapping, &asked, RowLock::None).await?,
+            _ => self.session.read_what_fits(mapping, &asked, SLICE).await?,
+        };
+        let mut values = Values { now_ms: read.now_ms, ..Values::default() };
+        for (at, row) in read.rows.into_iter().enumerate() {
+            match row.record {
+                Some(record) if record.others > 0 => values.left.push(at),
+                record => values.records.push((at, record)),
+            }
+        }
+        match (&values.left[..], keys) {
+            ([_], [key]) => Err(NotSwitched::Different(key.key.escape_ascii().to_string())),
+            _ => Ok(values),
         }
     }
 
@@ -432,6 +380,10 @@ impl Completing {
         if self.rate == 0 { PAGE } else { in_time.clamp(1, PAGE) }
     }
 
+    fn walk(&self) -> Walk {
+        Walk::of(self.page())
+    }
+
     /// Where a large value is put together.
     fn place_of(&self, key: &[u8]) -> Bytes {
         [PUT_PREFIX, &self.token[..], b":", key].concat().into()
@@ -453,6 +405,14 @@ impl Completing {
             keys: [COMPLETING, TOUCHED, MEND].map(named).to_vec(),
             arguments: vec![self.token.clone(), decimal(LASTING_MS), word(mode)],
         }
+    }
+}
+
+// === impl Walk ===
+
+impl Walk {
+    fn of(most: usize) -> Self {
+        Self { most, after: None, is_over: false }
     }
 }
 
@@ -493,21 +453,6 @@ fn words_of<'a>(
             words.push(value.clone());
         }
     }
-}
-
-/// Whether a reply to HGETALL or SMEMBERS has all of a record, and nothing else.
-fn has(told: &Frame, record: &Record) -> bool {
-    let Frame::Array(told) = told else { return false };
-    let width = if record.kind == ValueKind::Set { 1 } else { 2 };
-    let is_in = |part: &[Frame]| match part {
-        [Frame::BulkString(member)] => record.fields.contains_key(member),
-        [Frame::BulkString(field), Frame::BulkString(value)] => {
-            record.fields.get(field) == Some(value)
-        }
-        _ => false,
-    };
-    // Redis tells none of them twice.
-    told.len() == width * record.fields.len() && told.chunks_exact(width).all(is_in)
 }
 
 fn refused(text: &str) -> NotSwitched {
