@@ -283,16 +283,18 @@ impl Switcher<'_> {
         self.check(place).await
     }
 
-    /// What others have changed by SQL.
+    /// What others have changed by SQL until now. What they change meanwhile, maybe faster than it can be put, holds
+    /// nobody up.
     async fn put_what_is_in_the_outbox(
         &mut self,
         mapping: &Mapping,
         completing: &Completing,
     ) -> Result<(), NotSwitched> {
+        let newest = self.session.newest_in_outbox(None, None).await?;
         let mut after = i64::MIN;
-        loop {
+        while newest.is_some_and(|newest| after < newest) {
             let rows = self.session.read_outbox(after, ROWS).await?;
-            let Some(last) = rows.last() else { return Ok(()) };
+            let Some(last) = rows.last() else { break };
             after = last.id;
             let mut ids = Vec::new();
             let mut keys: Vec<MappedKey> = Vec::new();
@@ -310,6 +312,7 @@ impl Switcher<'_> {
                 self.session.delete_from_outbox(&ids, &importing).await?;
             }
         }
+        Ok(())
     }
 
     /// All goes on as before; says why.

@@ -485,13 +485,13 @@ impl Switcher<'_> {
         mapping: &Mapping,
         deadline: Instant,
     ) -> Result<(), NotSwitched> {
-        let mut until = self.session.newest_in_outbox(&mapping.name, None).await?;
+        let mut until = self.session.newest_in_outbox(Some(&mapping.name), None).await?;
         while until.is_some() {
             if Instant::now() >= deadline {
                 return Err(NotSwitched::Outbox);
             }
             sleep(PAUSE).await;
-            until = self.session.newest_in_outbox(&mapping.name, until).await?;
+            until = self.session.newest_in_outbox(Some(&mapping.name), until).await?;
         }
         Ok(())
     }

@@ -445,7 +445,7 @@ mod tests {
         let started = std::time::Instant::now();
         assert_eq!(scan(&large, 1), Ok(vec![(b'$', large.len())]));
         assert_eq!(scan(&line, 1), Ok(vec![(b'+', line.len())]));
-        assert!(started.elapsed().as_secs() < 5, "{:?}", started.elapsed());
+        assert!(started.elapsed().as_secs() < 15, "{:?}", started.elapsed());
     }
 
     #[test]

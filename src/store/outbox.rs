@@ -160,19 +160,19 @@ impl Session {
             .map_err(|error| self.failed(&error))
     }
 
-    /// The newest row of a mapping that is there, of those up to `until`.
+    /// The newest row that is there, of a mapping or of all, of those up to `until`.
     ///
     /// # Errors
     /// Those of the statement, see [`StoreError`].
     pub async fn newest_in_outbox(
         &mut self,
-        mapping: &str,
+        mapping: Option<&str>,
         until: Option<i64>,
     ) -> Result<Option<i64>, StoreError> {
         self.attempt(async |connection| {
             sqlx::query_scalar(
                 "select max(id) from respgres.outbox
-                 where mapping = $1 and id <= coalesce($2::bigint, id)",
+                 where mapping = coalesce($1::text, mapping) and id <= coalesce($2::bigint, id)",
             )
             .bind(mapping)
             .bind(until)

@@ -124,7 +124,7 @@ async fn one_job_runs_at_a_time_and_can_be_ended() {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let house = moving_house_at(&format!("127.0.0.1:{port}"), 400).await;
     // Who has started it is gone at once.
-    let slow = house.post_json(TO_POSTGRES, r#"{"rate": 20, "parallel": 1}"#).await;
+    let slow = house.post_json(TO_POSTGRES, r#"{"rate": 5, "parallel": 1}"#).await;
     let id = started(&slow);
     for answer in [
         house.post(TO_POSTGRES).await,
@@ -169,13 +169,14 @@ async fn a_proxy_that_stops_ends_its_job() {
     started(&house.post_json(TO_POSTGRES, r#"{"rate": 1}"#).await);
     let since = Instant::now();
     house.stack.stop_expecting(&[]).await;
-    assert!(since.elapsed().as_secs() < 5, "{:?}", since.elapsed());
+    // At its pace it would take minutes; after ten seconds it would be left half-way.
+    assert!(since.elapsed().as_secs() < 9, "{:?}", since.elapsed());
 }
 
 #[tokio::test]
 async fn a_job_that_cannot_go_on_says_so() {
     let mut house = moving_house(400).await;
-    let id = started(&house.post_json(TO_POSTGRES, r#"{"rate": 20}"#).await);
+    let id = started(&house.post_json(TO_POSTGRES, r#"{"rate": 5}"#).await);
     gets_on(&house, id).await;
     house.stack.redis.restart().await;
     let job = ended(&house, id).await;

@@ -2,6 +2,7 @@
 //! them.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -31,6 +32,9 @@ const SETTINGS: &[(&str, &str)] = &[
     ("RESPGRES__DEFAULTS__NEGATIVE_TTL", "1s"),
     ("RESPGRES__LOG__LEVEL", "info,respgres::engine=debug"),
 ];
+
+/// How long a proxy may take until it stays.
+const PATIENCE: Duration = Duration::from_secs(40);
 
 /// A change of strategies that has not come about by then is given up.
 const SWITCHING: Duration = Duration::from_secs(15);
@@ -136,7 +140,7 @@ impl World {
             let url =
                 format!("postgres://postgres@{}/{database}?sslmode=disable", to_postgres.address());
             environment.push(("RESPGRES__POSTGRES__URL".to_owned(), url));
-            let proxy = Proxy::start(&config, environment).await;
+            let proxy = start_patiently(&config, environment).await;
             links.insert(Link::Redis(side), to_redis);
             links.insert(Link::Postgres(side), to_postgres);
             links.insert(Link::Clients(side), Relay::to(&proxy.address()).await);
@@ -328,11 +332,11 @@ impl World {
         relay.heal();
     }
 
-    /// Starts a proxy until it stays: without Postgres it gives up.
+    /// Starts a proxy again until it stays: without Postgres it gives up.
     async fn revive(&self, side: Side, proxy: &mut Proxy) {
         let start = Instant::now();
         while let Err(log) = proxy.try_restart().await {
-            let is_late = start.elapsed() > Duration::from_secs(40);
+            let is_late = start.elapsed() > PATIENCE;
             assert!(!is_late, "proxy {side} does not start:\n{}", log.join("\n"));
             self.keep(&format!("proxy-{side}"), log);
             sleep(Duration::from_millis(100)).await;
@@ -421,6 +425,19 @@ fn tables(has_disk: bool) -> String {
         }
     }
     text
+}
+
+/// Starts a proxy until it stays: its patience with Postgres is short, and Postgres may be slow at first.
+async fn start_patiently(config: &Path, environment: Environment) -> Proxy {
+    let start = Instant::now();
+    loop {
+        match Proxy::try_start(config, environment.clone()).await {
+            Ok(proxy) => return proxy,
+            Err(log) => {
+                assert!(start.elapsed() < PATIENCE, "no proxy starts:\n{}", log.join("\n"));
+            }
+        }
+    }
 }
 
 async fn freeze(id: u32, lasts: Duration) {

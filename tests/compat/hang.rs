@@ -7,15 +7,15 @@ use crate::both::wait_for_clients;
 use crate::stack::{Client, Stack, Value, wait_until};
 use crate::upstream::{DOWN, GONE};
 
-const SILENCE: Duration = Duration::from_millis(400);
+const SILENCE: Duration = Duration::from_secs(1);
 
 /// Far more than silence, the attempt to connect and a slow machine take; far less than for ever.
-const LONGEST: Duration = Duration::from_secs(5);
+const LONGEST: Duration = Duration::from_secs(15);
 
 async fn stack() -> Stack {
     Stack::builder("")
-        .set("RESPGRES__UPSTREAM__SILENCE_TIMEOUT", "400ms")
-        .set("RESPGRES__UPSTREAM__CONNECT_TIMEOUT", "300ms")
+        .set("RESPGRES__UPSTREAM__SILENCE_TIMEOUT", "1s")
+        .set("RESPGRES__UPSTREAM__CONNECT_TIMEOUT", "1s")
         .set("RESPGRES__UPSTREAM__ADMIN_COMMANDS", "true")
         .start()
         .await

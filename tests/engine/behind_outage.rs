@@ -8,7 +8,12 @@ use crate::stack::{Client, Stack, Value, wait_until};
 
 #[tokio::test]
 async fn without_redis_nothing_is_said_that_may_be_wrong() {
-    let mut stack = Stack::with_mappings(MAPPINGS).await;
+    // Timeouts that nobody is to wait for.
+    let mut stack = Stack::builder(MAPPINGS)
+        .set("RESPGRES__UPSTREAM__CONNECT_TIMEOUT", "20s")
+        .set("RESPGRES__UPSTREAM__REQUEST_TIMEOUT", "20s")
+        .start()
+        .await;
     let mut client = stack.client().await;
     client.say("HSET thing:1 total 1").await;
     client.say("HSET dual:1 a 1").await;
@@ -20,7 +25,7 @@ async fn without_redis_nothing_is_said_that_may_be_wrong() {
         let start = Instant::now();
         let told = error(client.say(line).await);
         assert!(told.contains("out of reach"), "{line}: {told}");
-        assert!(start.elapsed() < Duration::from_millis(1500), "{line}: {:?}", start.elapsed());
+        assert!(start.elapsed() < Duration::from_secs(8), "{line}: {:?}", start.elapsed());
     }
     for line in ["HGET thing:1 total", "HGETALL thing:1", "TTL thing:1", "EXISTS thing:1"] {
         let told = error(client.say(line).await);
@@ -33,7 +38,7 @@ async fn without_redis_nothing_is_said_that_may_be_wrong() {
     let start = Instant::now();
     wait_until("writes go on", async || !client.say("HSET thing:1 total 5").await.is_error()).await;
     assert_eq!(client.say("HGET thing:1 total").await, bulk("5"));
-    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
     stack.flushed().await;
     assert_eq!(stack.sql_i64("select total from things").await, 5);
     stack.stop_allowing(&[], &["upstream", "Redis", "failed"]).await;

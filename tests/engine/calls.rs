@@ -16,7 +16,7 @@ fn settings(url: &str, request_timeout_ms: u64) -> ControlSettings {
     ControlSettings {
         address: RedisUrl::parse(url).unwrap(),
         database: 0,
-        connect_timeout_ms: 1000,
+        connect_timeout_ms: 20_000,
         request_timeout_ms,
     }
 }
@@ -70,7 +70,7 @@ async fn redis_that_hangs_up(calls: Arc<AtomicUsize>) -> String {
 async fn a_call_whose_connection_is_lost_is_not_sent_again() {
     let calls = Arc::new(AtomicUsize::new(0));
     let url = redis_that_hangs_up(Arc::clone(&calls)).await;
-    let mut control = Control::new(settings(&url, 1000));
+    let mut control = Control::new(settings(&url, 20_000));
     // The connection is there already: a call over an old one is no other case.
     assert_eq!(
         control.command(&[Bytes::from("PING")]).await.unwrap(),
@@ -85,7 +85,7 @@ async fn a_call_whose_connection_is_lost_is_not_sent_again() {
 #[tokio::test]
 async fn a_call_that_was_given_up_leaves_no_reply_behind() {
     let redis = Redis::start().await;
-    let mut control = Control::new(settings(&redis.url(), 300));
+    let mut control = Control::new(settings(&redis.url(), 3000));
     let echo = |text: &'static str| [Bytes::from("ECHO"), Bytes::from(text)];
     let first = control.command(&echo("first")).await.unwrap();
     assert_eq!(first, Frame::BulkString("first".into()));
@@ -104,7 +104,7 @@ async fn a_call_that_was_given_up_leaves_no_reply_behind() {
 #[tokio::test]
 async fn scripts_that_were_flushed_are_loaded_again() {
     let redis = Redis::start().await;
-    let mut control = Control::new(settings(&redis.url(), 1000));
+    let mut control = Control::new(settings(&redis.url(), 20_000));
     let token = Token::reader();
     let miss = Call {
         script: Script::Miss,

@@ -73,7 +73,13 @@ struct House {
 impl House {
     async fn build() -> Self {
         let cluster = Arc::new(Cluster::start(false).await);
-        let stack = Stack::builder(MAPPINGS).cluster(Arc::clone(&cluster)).start().await;
+        // Timeouts that nobody is to wait for.
+        let stack = Stack::builder(MAPPINGS)
+            .set("RESPGRES__POSTGRES__CONNECT_TIMEOUT", "20s")
+            .set("RESPGRES__POSTGRES__STATEMENT_TIMEOUT", "20s")
+            .cluster(Arc::clone(&cluster))
+            .start()
+            .await;
         let client = stack.client().await;
         Self { cluster, stack, client }
     }
@@ -82,7 +88,7 @@ impl House {
     async fn say(&mut self, line: &str) -> Value {
         let start = Instant::now();
         let reply = self.client.say(line).await;
-        assert!(start.elapsed() < Duration::from_secs(1), "{line}: {:?}", start.elapsed());
+        assert!(start.elapsed() < Duration::from_secs(5), "{line}: {:?}", start.elapsed());
         reply
     }
 
@@ -126,7 +132,7 @@ impl House {
         self.cluster.restart().await;
         let start = Instant::now();
         wait_until("Postgres is back", async || self.standing().await != "lost").await;
-        assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+        assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
         wait_until("Postgres has caught up", async || self.standing().await == "up").await;
         self.stack.flushed().await;
     }
@@ -221,12 +227,16 @@ async fn what_only_redis_has_is_read_and_not_written_without_postgres() {
     }
     // Since it was started this proxy has told Redis first of nothing but this one.
     assert_eq!(house.say("HINCRBY behind:2 n 1").await, integer(7));
+    let since = Instant::now();
     house.postgres_comes_back().await;
     for name in ["dual", "behind"] {
         assert_eq!(house.say(&format!("HINCRBY {name}:1 n 1")).await, integer(6));
         assert_eq!(house.say(&format!("HGET {name}:1 a")).await, bulk("old"));
         let ends_at = house.say(&format!("PEXPIRETIME {name}:1")).await.integer();
-        assert!((ends_at - 4_102_444_800_000).abs() <= 100, "{name}: {ends_at}");
+        // Later by what the import took.
+        let later_ms = ends_at - 4_102_444_800_000;
+        let most_ms = i64::try_from(since.elapsed().as_millis()).unwrap() + 10;
+        assert!((-10..=most_ms).contains(&later_ms), "{name}: {later_ms} in {most_ms} ms");
     }
     house.stack.flushed().await;
     assert_eq!(house.sql("select string_agg(n::text, ',' order by id) from dual").await, "6,6,1");

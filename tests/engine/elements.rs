@@ -117,12 +117,12 @@ async fn the_last_element_takes_the_key_and_its_expiry_with_it() {
         "
         > SADD ids:5 1 2
         :2
-        > EXPIRE ids:5 1000
+        > EXPIREAT ids:5 4102444800
         :1
         > SREM ids:5 1
         :1
-        > TTL ids:5
-        :1000
+        > EXPIRETIME ids:5
+        :4102444800
         > SREM ids:5 2
         :1
         > EXISTS ids:5

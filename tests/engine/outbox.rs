@@ -145,7 +145,7 @@ async fn a_change_by_others_is_seen_within_milliseconds() {
         let start = Instant::now();
         let expected = bulk(&value.to_string());
         while client.command(&["HGET", PERSON, "name"]).await != expected {
-            assert!(start.elapsed() < Duration::from_secs(5), "{value} is never seen");
+            assert!(start.elapsed() < Duration::from_secs(30), "{value} is never seen");
         }
         times.push(start.elapsed());
     }
@@ -157,7 +157,7 @@ async fn a_change_by_others_is_seen_within_milliseconds() {
         eprintln!("{changes} changes, seen after: p50 {p50:?}, p99 {p99:?}, at most {most:?}");
     }
     // Were nobody woken, half of them would take more than a quarter of a second.
-    assert!(p50 < Duration::from_millis(100), "{times:?}");
+    assert!(p50 < Duration::from_millis(200), "{times:?}");
     assert!(changes < 1_000 || p99 <= Duration::from_millis(50), "p99 {p99:?}");
     outbox_is_empty(&stack).await;
     stack.stop_expecting(&[]).await;

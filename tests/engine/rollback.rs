@@ -401,29 +401,32 @@ async fn what_others_change_by_sql_in_the_last_moment_is_there() {
     let mut client = stack.client().await;
     let (stop, address) = (Arc::new(AtomicBool::new(false)), stack.database());
     let url = address.cluster.url(&address.name);
-    let writer = {
-        let stop = Arc::clone(&stop);
-        tokio::spawn(async move {
+    // So many that there is something in the outbox whenever somebody looks.
+    let mut writers = tokio::task::JoinSet::new();
+    for id in 7..13 {
+        let (stop, url) = (Arc::clone(&stop), url.clone());
+        writers.spawn(async move {
             let mut connection = PgConnection::connect(&url).await.unwrap();
             let mut count = 0;
             while !stop.load(Ordering::Relaxed) {
                 count += 1;
                 let sql = format!(
-                    "begin; update things set extra = '{{\"a\": \"{count}\"}}' where id = 7; \
-                     insert into respgres.outbox (mapping, key) values ('things', 'thing:7'); \
+                    "begin; update things set extra = '{{\"a\": \"{count}\"}}' where id = {id}; \
+                     insert into respgres.outbox (mapping, key) \
+                     select 'things', 'thing:{id}' from generate_series(1, 50); \
                      notify respgres_outbox; commit"
                 );
                 sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut connection).await.unwrap();
             }
-        })
-    };
+        });
+    }
     let words = ["rollback", "--force", "--mapping", "things"];
     let mut rollback = stack.command(&words).stdout(Stdio::null()).spawn().unwrap();
     wait_until("it is done", async || rollback.try_wait().unwrap().is_some()).await;
     // From now on the rows are nobody's.
     let there = stack.redis.say("HGET thing:7 a").await;
     stop.store(true, Ordering::Relaxed);
-    writer.await.unwrap();
+    writers.join_all().await;
     assert!(rollback.wait().unwrap().success());
     assert!(matches!(&there, Value::Bulk(_)), "{there:?}");
     wait_until("the outbox is empty", async || {

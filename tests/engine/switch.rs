@@ -423,12 +423,10 @@ async fn open_transactions_wait_for_nothing_and_go_by_what_holds() {
     assert_eq!(client.say("EXEC").await, Value::Array(vec![Value::Integer(2)]));
     assert_eq!(stack.redis.say("EXISTS thing:1").await, Value::Integer(0));
     assert_eq!(operator.say("HGET thing:1 a").await, bulk("2"));
-    tokio::time::timeout(
-        Duration::from_secs(5),
-        operator.say("RESPGRES STRATEGY things dual_write"),
-    )
-    .await
-    .unwrap();
+    // A switcher that waits for somebody does so for ten seconds.
+    let switching = operator.say("RESPGRES STRATEGY things dual_write");
+    let told = tokio::time::timeout(Duration::from_secs(9), switching).await;
+    assert_eq!(told.unwrap(), ok());
     assert_eq!(client.say("HGET thing:1 a").await, bulk("2"));
     stack.stop_expecting(&[]).await;
 }

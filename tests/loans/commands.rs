@@ -181,14 +181,14 @@ async fn what_a_mapping_cannot_hold_is_refused_and_undone() {
         -ERR 'mset' is refused for keys of mapping 'things': it would leave a string where the mapping holds a hash; nothing was written
         > EXISTS plain
         :0
-        > SET plain 1 EX 1000
+        > SET plain 1 EXAT 4102444800
         +OK
         > MSET plain changed thing:1 text
         -ERR 'mset' is refused for keys of mapping 'things': it would leave a string where the mapping holds a hash; nothing was written
         > GET plain
         \"1\"
-        > TTL plain
-        :1000
+        > EXPIRETIME plain
+        :4102444800
         > LPUSH tags:a 1
         -ERR 'lpush' is refused for keys of mapping 'tags': it would leave a list where the mapping holds a set; nothing was written
         > HSET tags:a f v

@@ -198,7 +198,7 @@ async fn a_loan_that_others_overtake_is_tried_again() {
 #[tokio::test]
 async fn a_proxy_killed_between_the_step_and_commit_leaves_nothing_lent() {
     let mut stack =
-        Stack::builder(MAPPINGS).sql(TABLES).set("RESPGRES__DEFAULTS__LEASE", "1s").start().await;
+        Stack::builder(MAPPINGS).sql(TABLES).set("RESPGRES__DEFAULTS__LEASE", "5s").start().await;
     let mut client = stack.client().await;
     client.say("HSET person:1 name ann").await;
     client.say("HGET person:1 age").await;

@@ -85,9 +85,7 @@ async fn work(mut client: Client, number: u64, phase: Arc<Phase>) -> Report {
     let mut random = Random::new(number + 1);
     let mut report = Report::default();
     for turn in 0_u64.. {
-        if phase.now().is_none() {
-            break;
-        }
+        let Some(begun) = phase.now() else { break };
         let id = random.below(KEYS);
         let kind = random.pick(&["dual", "first"]);
         let since = Instant::now();
@@ -113,12 +111,17 @@ async fn work(mut client: Client, number: u64, phase: Arc<Phase>) -> Report {
             }
             _ => client.say(&format!("HGET {kind}:{id} n")).await,
         };
-        // It belongs to the phase in which it was answered.
-        let now = phase.now().unwrap_or("ending");
+        // It belongs to the phase in which it was answered, unless a store went while it was under way.
+        let now = if is_change(begun) { begun } else { phase.now().unwrap_or("ending") };
         report.spans.add(now, since.elapsed(), told);
         tokio::time::sleep(PAUSE).await;
     }
     report
+}
+
+/// Whether a store goes or comes back then.
+fn is_change(phase: &str) -> bool {
+    phase.ends_with(" goes") || phase.ends_with(" comes back")
 }
 
 // === impl Spans ===

@@ -45,8 +45,11 @@ member = "member"
 /// What goes on while the state changes is told apart from what comes after.
 const SWITCH: Duration = Duration::from_secs(1);
 
-/// How soon all has to be well again.
+/// How soon all has to be well again, on a machine that does nothing else: `make check-outage`.
 const RECOVERY: Duration = Duration::from_secs(2);
+
+/// The same beside other tests. Whoever stayed out for good would be out for longer.
+const BUSY_RECOVERY: Duration = Duration::from_secs(20);
 
 fn number(name: &str, usual: u64) -> u64 {
     std::env::var(name).map_or(usual, |text| text.parse().unwrap())
@@ -90,7 +93,9 @@ impl House {
 
 #[tokio::test]
 async fn clients_go_on_without_a_store_and_nothing_is_lost() {
+    let is_alone = std::env::var("RESPGRES_OUTAGE_SECONDS").is_ok();
     let length = Duration::from_secs(number("RESPGRES_OUTAGE_SECONDS", 3));
+    let bound = if is_alone { RECOVERY } else { BUSY_RECOVERY };
     let clients = number("RESPGRES_OUTAGE_CLIENTS", 8);
     let healthy = length / 3;
     let mut house = House::build().await;
@@ -101,7 +106,7 @@ async fn clients_go_on_without_a_store_and_nothing_is_lost() {
     house.phase.enter("Postgres goes");
     house.cluster.kill();
     house.spend("Postgres goes", SWITCH).await;
-    assert_eq!(house.standing().await, "lost");
+    wait_until("Postgres is known to be lost", async || house.standing().await == "lost").await;
     house.spend("without Postgres", length).await;
     house.phase.enter("Postgres comes back");
     house.cluster.restart().await;
@@ -110,7 +115,7 @@ async fn clients_go_on_without_a_store_and_nothing_is_lost() {
     let found = since.elapsed();
     wait_until("Postgres has caught up", async || house.standing().await == "up").await;
     println!("Postgres found again after {found:?}, caught up after {:?}", since.elapsed());
-    assert!(found < RECOVERY, "{found:?}");
+    assert!(found < bound, "{found:?}");
     house.spend("healthy again", healthy).await;
     house.phase.enter("Redis goes");
     house.stack.redis.kill();
@@ -126,7 +131,7 @@ async fn clients_go_on_without_a_store_and_nothing_is_lost() {
     .await;
     let found = since.elapsed();
     println!("copies in Redis again after {found:?}");
-    assert!(found < RECOVERY, "{found:?}");
+    assert!(found < bound, "{found:?}");
     house.spend("healthy at last", healthy).await;
     house.phase.end();
 
@@ -161,19 +166,21 @@ async fn clients_go_on_without_a_store_and_nothing_is_lost() {
         told.increments.values().map(|[_, perhaps]| perhaps).sum::<u64>(),
         told.members.len()
     );
-    check(&told.spans);
+    check(&told.spans, &house.stack.proxy.process().log());
     house.stack.stop_allowing(&["Postgres is lost", "upstream"], &["failed"]).await;
 }
 
 /// What is promised of errors: none but while a store goes, but for what was under way then.
-fn check(spans: &Spans) {
+fn check(spans: &Spans, log: &[String]) {
+    let log = log.join("\n");
     for phase in
         ["healthy", "without Postgres", "healthy again", "without Redis", "healthy at last"]
     {
-        assert_eq!(spans.errors(phase), Vec::<String>::new(), "{phase}");
+        assert_eq!(spans.errors(phase), Vec::<String>::new(), "{phase}\n{log}");
     }
     for phase in ["Postgres goes", "Redis goes"] {
         let is_known = |text: &String| text.contains("may have happened");
-        assert!(spans.errors(phase).iter().all(is_known), "{:?}", spans.errors(phase));
+        let errors = spans.errors(phase);
+        assert!(errors.iter().all(is_known), "{phase}: {errors:?}\n{log}");
     }
 }

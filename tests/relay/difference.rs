@@ -76,7 +76,7 @@ impl Difference {
 
     /// Compares all replies of `actual` with those of `plain`, which is Redis'.
     pub fn compare(&self, traffic: &[Recorded], plain: &Replay, actual: &Replay) -> Report {
-        let mut report = Report::default();
+        let (mut report, mut lags) = (Report::default(), Lags::default());
         let mut used_compared = vec![0; self.compared.len()];
         let mut used_different = vec![0; self.different.len()];
         assert_eq!((traffic.len(), traffic.len()), (plain.answers.len(), actual.answers.len()));
@@ -86,6 +86,7 @@ impl Difference {
                 report.scan_steps += 1;
                 continue;
             };
+            lags.at(expected, got);
             let mut fault = |what: &str| {
                 let lines = |value: &Value| value.lines().join("\n      ");
                 report.faults.push(format!(
@@ -107,7 +108,7 @@ impl Difference {
                     used_compared[at] += 1;
                 }
                 let way = rule.map(|at| self.compared[at].r#as);
-                if !is_same(way, expected, got) {
+                if !is_same(way, expected, got, &lags) {
                     fault("another reply");
                 }
                 report.errors += usize::from(expected.reply.is_error());
@@ -154,31 +155,59 @@ fn first_key(recorded: &Recorded) -> &[u8] {
     }
 }
 
-fn is_same(way: Option<Way>, plain: &Answer, actual: &Answer) -> bool {
+fn is_same(way: Option<Way>, plain: &Answer, actual: &Answer, lags: &Lags) -> bool {
     let (expected, got) = (&plain.reply, &actual.reply);
     match way {
         None => expected == got,
         Some(Way::Map) => expected.clone().into_map() == got.clone().into_map(),
         Some(Way::Set) => expected.clone().into_set() == got.clone().into_set(),
-        Some(Way::Seconds) => is_same_time(1, plain, actual, expected, got),
-        Some(Way::Milliseconds) => is_same_time(1000, plain, actual, expected, got),
+        Some(Way::Seconds) => is_same_time(1, lags, expected, got),
+        Some(Way::Milliseconds) => is_same_time(1000, lags, expected, got),
     }
 }
 
-/// Compares numbers of units of time; `per_second` units are a second.
-fn is_same_time(per_second: u64, plain: &Answer, here: &Answer, want: &Value, got: &Value) -> bool {
+/// Compares numbers of units of time that is left; `per_second` units are a second. It began to run at some command
+/// before.
+fn is_same_time(per_second: u64, lags: &Lags, want: &Value, got: &Value) -> bool {
     match (want, got) {
         (Value::Integer(want), Value::Integer(got)) if *want >= 0 && *got >= 0 => {
-            let units = |time: Duration| (time.as_secs_f64() * per_second as f64).ceil() as i64;
-            let lag = here.after.saturating_sub(plain.after) + SLACK;
-            let lead = plain.after.saturating_sub(here.after) + SLACK;
-            (want - units(lag)..=want + units(lead)).contains(got)
+            let slack = SLACK.as_secs_f64();
+            let units = |seconds: f64| (seconds * per_second as f64).ceil() as i64;
+            let (less, more) = (lags.now - lags.least + slack, lags.most - lags.now + slack);
+            (want - units(less)..=want + units(more)).contains(got)
         }
         (Value::Array(want), Value::Array(got)) => {
             want.len() == got.len()
-                && want.iter().zip(got).all(|(w, g)| is_same_time(per_second, plain, here, w, g))
+                && want.iter().zip(got).all(|(w, g)| is_same_time(per_second, lags, w, g))
         }
         _ => want == got,
+    }
+}
+
+/// By how many seconds our replay was behind that of plain Redis: now, and the least and most until now.
+#[derive(Clone, Copy, Default)]
+pub struct Lags {
+    pub now: f64,
+    pub least: f64,
+    pub most: f64,
+}
+
+impl Lags {
+    pub fn at(&mut self, plain: &Answer, here: &Answer) {
+        self.now = here.after.as_secs_f64() - plain.after.as_secs_f64();
+        self.least = self.least.min(self.now);
+        self.most = self.most.max(self.now);
+    }
+
+    /// Over all of two replays.
+    pub fn of(plain: &Replay, here: &Replay) -> Self {
+        let mut lags = Self::default();
+        for both in plain.answers.iter().zip(&here.answers) {
+            if let (Some(plain), Some(here)) = both {
+                lags.at(plain, here);
+            }
+        }
+        lags
     }
 }
 

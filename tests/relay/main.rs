@@ -13,13 +13,11 @@ mod replay;
 mod stack;
 mod traffic;
 
-use std::time::Duration;
-
 use respgres::mapping::KeyPattern;
 use respgres::mapping::overlap::overlap;
 use respgres::value::glob::Glob;
 
-use difference::{Difference, Report, SLACK};
+use difference::{Difference, Lags, Report, SLACK};
 use replay::Replay;
 use stack::{Client, Redis, Server, Stack, Value};
 use traffic::{Recorded, recorded};
@@ -359,9 +357,11 @@ impl Kept {
         }
         let expected = self.expires_at_ms - plain.started_ms;
         let got = here.expires_at_ms - actual.started_ms;
-        let off = Duration::from_millis(expected.abs_diff(got));
-        let allowed = plain.took.abs_diff(actual.took) + SLACK;
-        assert!(off <= allowed, "{} expires {off:?} off, allowed {allowed:?}", show(&self.key));
+        let (later, lags) = ((got - expected) as f64 / 1000.0, Lags::of(plain, actual));
+        let slack = SLACK.as_secs_f64();
+        let allowed = lags.least - slack..=lags.most + slack;
+        let name = show(&self.key);
+        assert!(allowed.contains(&later), "{name} expires {later} s later, allowed {allowed:?}");
     }
 }
 

@@ -105,9 +105,12 @@ impl Builder {
         let config = directory.path().join("respgres.toml");
         std::fs::write(&config, &self.config).expect("the directory is ours");
         let redis = Redis::start_with(&self.redis_arguments).await;
-        // The test's own settings come last: they win.
+        // Connections are waited for on a machine that is busy with other tests, too. The test's own settings
+        // come last: they win.
         let mut environment: Environment = vec![
             ("RESPGRES__SERVER__LISTEN".to_owned(), "127.0.0.1:0".to_owned()),
+            ("RESPGRES__UPSTREAM__CONNECT_TIMEOUT".to_owned(), "10s".to_owned()),
+            ("RESPGRES__POSTGRES__CONNECT_TIMEOUT".to_owned(), "20s".to_owned()),
             ("RESPGRES__UPSTREAM__URL".to_owned(), redis.url()),
         ];
         let mut database = None;
@@ -259,8 +262,9 @@ impl Database {
     }
 }
 
-/// `respgres schema --apply`.
-pub async fn apply_schema(config: &std::path::Path, environment: Environment) {
+/// `respgres schema --apply`. A Postgres that has just been started may be slow.
+pub async fn apply_schema(config: &std::path::Path, mut environment: Environment) {
+    environment.push(("RESPGRES__POSTGRES__CONNECT_TIMEOUT".to_owned(), "30s".to_owned()));
     let mut command = respgres(&["schema", "--apply"], config, &environment);
     let output = tokio::task::spawn_blocking(move || command.output());
     let output = output.await.expect("no panic").expect("respgres starts");

@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use super::reaper::reaper;
 
-/// How long a test waits for anything before it fails.
-pub const DEADLINE: Duration = Duration::from_secs(20);
+/// How long a test waits for anything before it fails: far longer than anything takes on a machine that is slow
+/// and busy with other tests.
+pub const DEADLINE: Duration = Duration::from_secs(30);
 
 /// How a process is ended when its guard is dropped.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -108,11 +109,27 @@ impl Process {
         }
     }
 
-    /// Sends a signal by its name (`TERM`, `STOP`, …).
+    /// Sends a signal by its name (`TERM`, `STOP`, …). What is to stop has stopped when this returns, with all of its
+    /// threads: on a busy machine one that waits for its turn might still take what comes next.
     pub fn signal(&self, signal: &str) {
         let order = format!("kill -{signal} {}", self.id());
         let status = Command::new("sh").args(["-c", &order]).status().expect("sh starts");
         assert!(status.success(), "{order} failed");
+        let start = Instant::now();
+        while signal == "STOP" && !self.has_stopped() {
+            assert!(start.elapsed() < DEADLINE, "{} does not stop", self.name);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Whether none of its threads runs.
+    fn has_stopped(&self) -> bool {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.id())).expect("it is there");
+        threads.flatten().all(|thread| {
+            let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+            // The name before the state may have any character.
+            stat.rsplit_once(") ").is_none_or(|(_, state)| state.starts_with(['T', 't']))
+        })
     }
 
     /// Whether the process is gone, by itself or because it was killed.

@@ -19,9 +19,15 @@ pub struct Proxy {
 impl Proxy {
     /// Starts `respgres run` and waits until it listens.
     pub async fn start(config: &Path, environment: Environment) -> Self {
+        let started = Self::try_start(config, environment).await;
+        started.unwrap_or_else(|log| panic!("respgres ended early:\n{}", log.join("\n")))
+    }
+
+    /// As `start`; its log when it gives up, as without Postgres it does.
+    pub async fn try_start(config: &Path, environment: Environment) -> Result<Self, Vec<String>> {
         let mut command = respgres(&["run"], config, &environment);
-        let (process, address) = listening(Process::start("respgres", &mut command)).await;
-        Self { process, command: (config.to_owned(), environment), address }
+        let (process, address) = listening(Process::start("respgres", &mut command)).await?;
+        Ok(Self { process, command: (config.to_owned(), environment), address })
     }
 
     /// SIGKILL: as when the machine dies.
@@ -109,12 +115,12 @@ fn is_trouble(line: &str) -> bool {
 }
 
 /// Waits for the line that names the address; the port may have been chosen by the system.
-async fn listening(mut process: Process) -> (Process, String) {
-    let line = process.wait_for_line(|line| line.contains("listening")).await;
+async fn listening(mut process: Process) -> Result<(Process, String), Vec<String>> {
+    let line = process.try_wait_for_line(|line| line.contains("listening")).await?;
     let address = line
         .split(|c: char| c.is_whitespace() || matches!(c, '=' | '"' | ','))
         .find(|word| word.parse::<std::net::SocketAddr>().is_ok())
         .unwrap_or_else(|| panic!("no address in: {line}"));
     let address = address.to_owned();
-    (process, address)
+    Ok((process, address))
 }

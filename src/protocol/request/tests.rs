@@ -276,7 +276,7 @@ fn a_large_request_in_small_pieces_is_read_once() {
     }
     assert_eq!(scanner.next(&request, true, &LIMITS), Scanned::Request(request.len()));
     // Reading again from the start for each piece would look at 20 GB.
-    assert!(started.elapsed().as_secs() < 5, "{:?}", started.elapsed());
+    assert!(started.elapsed().as_secs() < 15, "{:?}", started.elapsed());
     assert_eq!(scanner.arguments().len(), 1_000_000);
     assert_eq!(scanner.next(b"*1\r\n$1\r\na\r\n", true, &LIMITS), Scanned::Request(11));
     assert!(scanner.arguments.capacity() <= KEPT_ARGUMENTS);
