@@ -71,6 +71,7 @@ struct RedisBeat {
     heart: Heart,
     control: Control,
     clock: Option<Clock>,
+    lease: Lease,
 }
 
 /// Beats in Postgres.
@@ -80,6 +81,7 @@ struct PostgresBeat {
     postgres: crate::config::Postgres,
     session: Option<Session>,
     clock: Option<Clock>,
+    lease: Lease,
 }
 
 /// What a store's clock said, some time after it was asked.
@@ -87,6 +89,12 @@ struct PostgresBeat {
 struct Clock {
     asked_at: Instant,
     now_ms: i64,
+}
+
+/// The end of the last lease that was asked for in a store, by its clock; ms.
+#[derive(Clone, Copy, Debug, Default)]
+struct Lease {
+    until_ms: i64,
 }
 
 // === impl Heart ===
@@ -148,11 +156,32 @@ impl Clock {
     }
 }
 
+// === impl Lease ===
+
+impl Lease {
+    /// The end of the next one: later than that of the last, as stores hear of no other. After a beat that took long
+    /// a store's clock is taken to be as much ahead, and those of the next beats would end before it.
+    fn next(&mut self, clock: Clock, now: Instant) -> i64 {
+        let until_ms = clock.lease_from(now);
+        let ahead_ms = self.until_ms.saturating_sub(until_ms);
+        // A clock that was further ahead was set back, or was another one.
+        let most_ms = i64::try_from((LATE + LEASE).as_millis()).unwrap_or(i64::MAX);
+        let is_ahead = (0..most_ms).contains(&ahead_ms);
+        self.until_ms = if is_ahead { self.until_ms + 1 } else { until_ms };
+        self.until_ms
+    }
+}
+
 // === impl RedisBeat ===
 
 impl RedisBeat {
     fn new(heart: Heart, settings: &EngineSettings) -> Self {
-        Self { heart, control: Control::new(settings.control.clone()), clock: None }
+        Self {
+            heart,
+            control: Control::new(settings.control.clone()),
+            clock: None,
+            lease: Lease::default(),
+        }
     }
 
     /// Beats until it is asked to stop.
@@ -197,7 +226,7 @@ impl RedisBeat {
         let sent_at = Instant::now();
         let entry = upstream::proxies::ProxyEntry {
             id: fleet.id().to_owned(),
-            lease_until_ms: clock.lease_from(sent_at),
+            lease_until_ms: self.lease.next(clock, sent_at),
             standing: self.heart.standing(settled),
         };
         fleet.tell_redis();
@@ -240,7 +269,13 @@ impl RedisBeat {
 
 impl PostgresBeat {
     fn new(heart: Heart, settings: &EngineSettings) -> Self {
-        Self { heart, postgres: settings.postgres.clone(), session: None, clock: None }
+        Self {
+            heart,
+            postgres: settings.postgres.clone(),
+            session: None,
+            clock: None,
+            lease: Lease::default(),
+        }
     }
 
     /// Beats until it is asked to stop.
@@ -298,7 +333,7 @@ impl PostgresBeat {
         let sent_at = Instant::now();
         let entry = store::ProxyEntry {
             id: fleet.id().to_owned(),
-            lease_until_ms: clock.lease_from(sent_at),
+            lease_until_ms: self.lease.next(clock, sent_at),
             standing: standing.clone(),
         };
         session.beat(&entry).await?;
@@ -364,5 +399,31 @@ impl Refusals {
             self.is_told = true;
             tracing::warn!(%error, "this proxy cannot tell the others that it is alive");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_lease_ends_after_the_one_before() {
+        let start = Instant::now();
+        let at = |ms: u64| start + Duration::from_millis(ms);
+        let mut lease = Lease::default();
+        // The first beat took 1.9 s, and the store told its time at the end of that.
+        assert_eq!(lease.next(Clock { asked_at: at(0), now_ms: 101_900 }, at(2000)), 106_900);
+        // So the lease is 1.9 s longer than it had to be; those of the next ones, which are quick, are not shorter.
+        let quick = |ms: u64| {
+            let now_ms = 100_000 + i64::try_from(ms).unwrap();
+            Clock { asked_at: at(ms), now_ms }
+        };
+        assert_eq!(lease.next(quick(2000), at(2500)), 106_901);
+        assert_eq!(lease.next(quick(2500), at(3000)), 106_902);
+        assert_eq!(lease.next(quick(3900), at(4400)), 107_400);
+        assert_eq!(lease.next(quick(4400), at(4900)), 107_900);
+        // A store whose clock is an hour behind is another one.
+        let other = Clock { asked_at: at(5000), now_ms: 100 };
+        assert_eq!(lease.next(other, at(5100)), 3200);
     }
 }
