@@ -14,10 +14,12 @@
 //!
 //! Absent on purpose: a queue in this process. It may die at any line.
 
+mod clean;
+mod dead;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::time::{Instant, sleep};
 
 use super::EngineSettings;
@@ -29,13 +31,14 @@ use super::trust::Trust;
 use crate::config::Strategy;
 use crate::mapping::{MappedKey, Mapping, Registry};
 use crate::store::sole::Work;
-use crate::store::{Applied, Letter, Session, StoreError};
+use crate::store::{Applied, Session, StoreError};
 use crate::tasks::Tasks;
-use crate::upstream::control::{Control, Frame};
+use crate::upstream::control::Control;
 use crate::upstream::journal::EntryId;
-use crate::upstream::scripts::{Call, JOURNAL, JOURNAL_STATE, Script, aside_of, decimal, mark_of};
 use crate::upstream::{RunId, UpstreamError};
 use crate::value::Draft;
+
+use dead::{SEARCHED_KEYS, letters, tell_dead};
 
 /// How long Redis may keep the flusher waiting for an entry; shorter than any call may take.
 const WAIT_MS: u64 = 400;
@@ -59,14 +62,8 @@ const BATCH_BYTES: usize = 16 << 20;
 /// `max_connections` of all sessions' together, 6,400 by default.
 const BATCH_KEYS: usize = 3000;
 
-/// A batch of more keys is not searched for what Postgres refuses: smaller ones are.
-const SEARCHED_KEYS: usize = 500;
-
 /// How often a batch is halved at most.
 const HALVED: u32 = 16;
-
-/// Keys that are told clean in one step: nobody else gets an answer from Redis meanwhile.
-const CLEANED_KEYS: usize = 500;
 
 #[derive(Debug)]
 pub(super) struct Flusher {
@@ -406,39 +403,6 @@ impl Flusher {
         Ok(())
     }
 
-    /// Finds what Postgres refuses among these keys, and gives the others.
-    async fn sort_out(
-        &mut self,
-        batch: &mut Batch,
-        suspects: Vec<usize>,
-    ) -> Result<Vec<usize>, Trouble> {
-        let mut good: Vec<usize> = Vec::new();
-        let mut parts = vec![suspects];
-        while let Some(mut part) = parts.pop() {
-            let tried: Vec<usize> = good.iter().chain(&part).copied().collect();
-            match self.attempt(batch, &tried, Purpose::Trial).await {
-                Ok(_) => good = tried,
-                Err(
-                    trouble @ (Trouble::NoSum(_)
-                    | Trouble::Store(
-                        StoreError::Refused { .. }
-                        | StoreError::Unencodable(_)
-                        | StoreError::LayoutChanged { .. },
-                    )),
-                ) => {
-                    if let [at] = part[..] {
-                        batch.dead.push((at, trouble.to_string()));
-                    } else {
-                        let second = part.split_off(part.len() / 2);
-                        parts.extend([second, part]);
-                    }
-                }
-                Err(trouble) => return Err(trouble),
-            }
-        }
-        Ok(good)
-    }
-
     /// One transaction with the changes of these keys.
     async fn attempt(
         &mut self,
@@ -510,94 +474,5 @@ impl Flusher {
         session.record_applied(Applied { epoch, number }).await?;
         session.commit().await?;
         Ok(Attempt::Written)
-    }
-
-    // --- to Redis ---
-
-    /// Tells Redis what Postgres has.
-    async fn clean(&mut self, batch: &Batch) -> Result<(), UpstreamError> {
-        let mut calls = Vec::new();
-        let mut cleaned: Vec<(&Folded, &MappedKey, bool)> = Vec::new();
-        let mut dead = vec![false; batch.keys.len()];
-        batch.dead.iter().for_each(|(at, _)| dead[*at] = true);
-        for ((folded, mapped), is_dead) in batch.keys.iter().zip(&batch.mapped).zip(dead) {
-            // A key of no mapping is an ordinary one of Redis' now.
-            cleaned.extend(mapped.as_ref().map(|mapped| (folded, mapped, is_dead)));
-        }
-        let mut parts: Vec<&[(&Folded, &MappedKey, bool)]> = cleaned.chunks(CLEANED_KEYS).collect();
-        if parts.is_empty() {
-            parts.push(&[]);
-        }
-        let count = parts.len();
-        for (number, part) in parts.into_iter().enumerate() {
-            // The entries go when all of their keys are done.
-            calls.push(clean_call(part, batch, number + 1 == count));
-        }
-        if self.control.run_id().await? != Some(batch.run) {
-            // Its data is gone through anew, and what is in it is read again.
-            return Ok(());
-        }
-        for reply in self.control.call(&calls).await? {
-            if let Frame::Error(text) = reply {
-                return Err(UpstreamError::Refused(text.to_string()));
-            }
-        }
-        Ok(())
-    }
-}
-
-// === impl Batch ===
-
-impl Batch {
-    /// Whether a smaller one is better searched for what Postgres refuses: each try writes all that was found good
-    /// so far. One entry cannot be divided.
-    fn is_too_large_to_search(&self) -> bool {
-        self.keys.len() > SEARCHED_KEYS && self.first < self.last
-    }
-}
-
-/// `is_last`: the entries go, too.
-fn clean_call(keys: &[(&Folded, &MappedKey, bool)], batch: &Batch, is_last: bool) -> Call {
-    let mut names = vec![Bytes::from_static(JOURNAL_STATE), Bytes::from_static(JOURNAL)];
-    let until = if is_last { batch.last.text() } else { Bytes::new() };
-    let mut arguments = vec![until, batch.first.text(), batch.last.next().text()];
-    arguments.push(Bytes::from(batch.changes.to_string()));
-    for (folded, mapped, is_dead) in keys {
-        let key = &mapped.key;
-        names.extend([key.clone(), mark_of(key), aside_of(key)]);
-        arguments.push(folded.newest.text());
-        arguments.push(decimal(mapped.mapping.cache_ttl_ms));
-        arguments.push(match is_dead {
-            true => Bytes::from_static(b"drop"),
-            false => decimal(mapped.mapping.negative_ttl_ms),
-        });
-    }
-    Call { script: Script::Clean, keys: names, arguments }
-}
-
-fn letters(batch: &Batch) -> Vec<Letter> {
-    let letter = |(at, reason): &(usize, String)| {
-        let folded = &batch.keys[*at];
-        let EntryId { epoch, number } = folded.newest;
-        let mapping = batch.mapped[*at].as_ref().map(|key| key.mapping.name.clone());
-        Letter {
-            mapping: mapping.unwrap_or_default(),
-            key: folded.key.to_vec(),
-            change: folded.to_change().write(),
-            entry: Applied { epoch, number },
-            reason: reason.clone(),
-        }
-    };
-    batch.dead.iter().map(letter).collect()
-}
-
-fn tell_dead(batch: &Batch) {
-    for (at, reason) in &batch.dead {
-        let mapping = batch.mapped[*at].as_ref().map_or("", |key| key.mapping.name.as_str());
-        tracing::error!(
-            mapping,
-            reason,
-            "Postgres refuses a change that clients were told of; see `respgres journal dlq list`"
-        );
     }
 }
