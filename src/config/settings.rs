@@ -172,10 +172,11 @@ pub(super) static SECTIONS: &[Section] = &[
              and value. When it is full writes wait, at most twice `postgres.statement_timeout`, and are refused \
              then. A batch that was begun before may exceed it."),
         row("batch_changes", Default("20000"), Slot::Number(1..=1_000_000, |c, v| c.journal.batch_changes = count(v)),
-            "About so many of them are brought to Postgres in one transaction. Keys that change often are \
-             written once in it."),
+            "About so many of them, of at most about 3,000 keys, are brought to Postgres in one transaction, and \
+             fewer after one that has failed. Keys that change often are written once in it."),
         row("delay", Default("\"50ms\""), Slot::Duration(|c, v| c.journal.delay_ms = v),
-            "How long respgres waits for more before it brings fewer to Postgres, unless somebody waits for them."),
+            "How long respgres waits for more before it brings fewer to Postgres, unless one of its clients waits for \
+             them; those of another respgres wait that long, too. A Redis that loses its data loses what waits."),
     ]},
     Section { name: "proxies", about: "Several respgres on one database.", settings: &[
         row("split", Default("\"refuse\""),

@@ -65,9 +65,17 @@ impl How {
         }
     }
 
-    /// The first letter of its word; of those that event loops tell it differs.
+    /// As `lua/step.lua` reads it; event loops tell no others.
     pub(super) fn letter(self) -> u8 {
-        self.word().as_bytes()[0]
+        match self {
+            Self::Pairs => b'p',
+            Self::Unique => b'u',
+            Self::Adds => b'a',
+            Self::Removes => b'r',
+            Self::Float => b'f',
+            Self::Sum => b's',
+            Self::Drawn | Self::Keys => b'-',
+        }
     }
 }
 

@@ -55,6 +55,16 @@ const ENTRIES: usize = 64;
 /// A batch is no longer than this, and one reading.
 const BATCH_BYTES: usize = 16 << 20;
 
+/// Keys of one batch, each of which has a lock: Postgres has room for `max_locks_per_transaction` times about
+/// `max_connections` of all sessions' together, 6,400 by default.
+const BATCH_KEYS: usize = 3000;
+
+/// A batch of more keys is not searched for what Postgres refuses: smaller ones are.
+const SEARCHED_KEYS: usize = 500;
+
+/// How often a batch is halved at most.
+const HALVED: u32 = 16;
+
 /// Keys that are told clean in one step: nobody else gets an answer from Redis meanwhile.
 const CLEANED_KEYS: usize = 500;
 
@@ -70,6 +80,8 @@ pub(super) struct Flusher {
     applied: Option<EntryId>,
     /// There was more than went into the last batch.
     has_more: bool,
+    /// How often batches are halved now, as larger ones have failed.
+    halved: u32,
     /// Since when something is wrong, and whether a warning has said so.
     trouble: Option<(Instant, bool)>,
 }
@@ -105,6 +117,8 @@ enum Attempt {
     Written,
     /// Redis has lost the batch.
     Gone,
+    /// Postgres refuses some of it, and it is too large to find out what.
+    TooLarge,
 }
 
 /// Whether an attempt is meant.
@@ -133,6 +147,7 @@ impl Flusher {
             session: None,
             applied: None,
             has_more: false,
+            halved: 0,
             trouble: None,
         }
     }
@@ -197,7 +212,12 @@ impl Flusher {
             }
         }
         let Some(batch) = self.read(run, applied).await? else { return Ok(()) };
-        self.flush(batch, applied).await
+        let flushed = self.flush(batch, applied).await;
+        if let Err(Trouble::Store(_)) = &flushed {
+            // A smaller one takes less time, and fewer locks.
+            self.halved = (self.halved + 1).min(HALVED);
+        }
+        flushed
     }
 
     /// Lets another proxy have the lock, as this one cannot work now, and what Postgres has is asked again.
@@ -255,13 +275,16 @@ impl Flusher {
     }
 
     async fn read(&mut self, run: RunId, applied: EntryId) -> Result<Option<Batch>, UpstreamError> {
+        let most_changes = (self.settings.journal.batch_changes >> self.halved).max(1);
+        let most_keys = (BATCH_KEYS >> self.halved).max(1);
         let mut folding = Folding::new(applied);
         let mut ids: Option<(EntryId, EntryId)> = None;
         let (mut size, mut bytes, mut changes) = (0, 0, 0);
         self.has_more = true;
         // Few clients make small entries: what was read at once may be far from a batch.
         'pages: while self.has_more
-            && size < self.settings.journal.batch_changes
+            && size < most_changes
+            && folding.len() < most_keys
             && bytes < BATCH_BYTES
         {
             let after = ids.map(|(_, last)| last);
@@ -270,7 +293,8 @@ impl Flusher {
             for entry in page {
                 // Only of one epoch is it sure that none was lost between two looks.
                 let is_other = after.is_some_and(|after| after.epoch != entry.id.epoch);
-                let is_full = size >= self.settings.journal.batch_changes || bytes >= BATCH_BYTES;
+                let is_full =
+                    size >= most_changes || folding.len() >= most_keys || bytes >= BATCH_BYTES;
                 if is_other || is_full {
                     self.has_more = true;
                     break 'pages;
@@ -291,8 +315,15 @@ impl Flusher {
 
     async fn flush(&mut self, mut batch: Batch, applied: EntryId) -> Result<(), Trouble> {
         if batch.last > applied {
-            if self.write(&mut batch).await? == Attempt::Gone {
-                return Ok(());
+            match self.write(&mut batch).await? {
+                Attempt::Written => self.halved = self.halved.saturating_sub(1),
+                Attempt::Gone => return Ok(()),
+                Attempt::TooLarge => {
+                    let to_be_searched = (BATCH_KEYS / SEARCHED_KEYS).ilog2() + 1;
+                    self.halved = (self.halved + 1).clamp(to_be_searched, HALVED);
+                    self.has_more = true;
+                    return Ok(());
+                }
             }
             self.applied = Some(batch.last);
             self.trust.journal.tell_flushed(batch.keys.iter().map(Folded::size).sum());
@@ -315,6 +346,9 @@ impl Flusher {
                 }
                 Err(Trouble::Store(error)) => error,
                 Err(Trouble::NoSum(_)) => {
+                    if batch.is_too_large_to_search() {
+                        return Ok(Attempt::TooLarge);
+                    }
                     good = self.sort_out(batch, good).await?;
                     continue;
                 }
@@ -333,6 +367,9 @@ impl Flusher {
                 | StoreError::LayoutChanged { .. }
                     if sorted < RACES =>
                 {
+                    if batch.is_too_large_to_search() {
+                        return Ok(Attempt::TooLarge);
+                    }
                     sorted += 1;
                     good = self.sort_out(batch, good).await?;
                 }
@@ -481,8 +518,9 @@ impl Flusher {
     async fn clean(&mut self, batch: &Batch) -> Result<(), UpstreamError> {
         let mut calls = Vec::new();
         let mut cleaned: Vec<(&Folded, &MappedKey, bool)> = Vec::new();
-        for (at, (folded, mapped)) in batch.keys.iter().zip(&batch.mapped).enumerate() {
-            let is_dead = batch.dead.iter().any(|(dead, _)| *dead == at);
+        let mut dead = vec![false; batch.keys.len()];
+        batch.dead.iter().for_each(|(at, _)| dead[*at] = true);
+        for ((folded, mapped), is_dead) in batch.keys.iter().zip(&batch.mapped).zip(dead) {
             // A key of no mapping is an ordinary one of Redis' now.
             cleaned.extend(mapped.as_ref().map(|mapped| (folded, mapped, is_dead)));
         }
@@ -505,6 +543,16 @@ impl Flusher {
             }
         }
         Ok(())
+    }
+}
+
+// === impl Batch ===
+
+impl Batch {
+    /// Whether a smaller one is better searched for what Postgres refuses: each try writes all that was found good
+    /// so far. One entry cannot be divided.
+    fn is_too_large_to_search(&self) -> bool {
+        self.keys.len() > SEARCHED_KEYS && self.first < self.last
     }
 }
 

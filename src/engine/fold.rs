@@ -73,6 +73,11 @@ impl Folding {
         }
     }
 
+    /// How many keys there are.
+    pub(super) fn len(&self) -> usize {
+        self.folded.len()
+    }
+
     /// All keys of the entries, in the order in which they came first.
     pub(super) fn end(self) -> Vec<Folded> {
         self.folded

@@ -33,6 +33,7 @@ use crate::upstream::scripts::{JOURNAL, JOURNAL_STATE, mark_of};
 /// Arguments, and their bytes, of an operation that a loop tells Redis itself.
 const MOST_ARGUMENTS: usize = 200;
 const MOST_BYTES: usize = 16 << 10;
+const _: () = assert!(MOST_ARGUMENTS <= u8::MAX as usize, "a byte tells how many there are");
 
 /// Operations, and their bytes, of one step: nobody else gets an answer from Redis meanwhile.
 const STEP_OPERATIONS: usize = 200;
@@ -195,7 +196,6 @@ impl Step {
         let count = arguments.len() - 1;
         self.word_count += 2 + count;
         let follows = b'0' + u8::from(follows) + 2 * u8::from(telling.is_needy);
-        debug_assert!(count < MOST_ARGUMENTS, "a byte holds it");
         let count = u8::try_from(count).unwrap_or(u8::MAX);
         write_bulk(&mut self.words, &[telling.how.letter(), follows, count]);
         self.text.clear();

@@ -273,12 +273,16 @@ impl EventLoop {
         Rc::clone(lane)
     }
 
-    /// Forgets a lane whose database the upstream does not have.
+    /// Forgets a lane whose database the upstream refuses, and that of scripts if it has got no further. The lane of
+    /// steps is the loop's own, and lives as long as the loop.
     pub(super) fn forget_lane(&self, lane: &Lane<Self>) {
         let key = (lane.database(), lane.version());
-        for carries in [Carries::AllElse, Carries::Scripts, Carries::Steps] {
-            if let Some(lane) = self.lanes.borrow_mut().remove(&(key, carries)) {
+        for carries in [Carries::AllElse, Carries::Scripts] {
+            let mut lanes = self.lanes.borrow_mut();
+            // One that is open has its database, and others who wait for it.
+            if let Some(lane) = lanes.get(&(key, carries)).filter(|lane| !lane.is_open()) {
                 lane.close();
+                lanes.remove(&(key, carries));
             }
         }
     }

@@ -3,13 +3,14 @@
 //! would not be answered sooner by being sent sooner; and clients that are answered together ask together again.
 //!
 //! Invariants
-//! - One step of a loop is under way at a time, but for what is too much for the next one.
+//! - One step of a loop is under way at a time, but for what is too much for the next one, and where Redis is far: then
+//!   it is the way there and back that takes the time, on which steps do not hinder each other.
 //! - Of one client, operations are under way in one step only, and stand behind one another there.
 //! - What is left by a step goes to the worker in the order in which it came.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use tokio::sync::Notify;
@@ -41,11 +42,18 @@ const IN_STEP: usize = usize::MAX - 1;
 /// meanwhile.
 const GATHERED: usize = 32;
 
+/// A Redis that has answered none of the last steps sooner is far.
+const FAR: Duration = Duration::from_micros(500);
+
+/// So many steps are the last ones, at the least; at the most twice as many.
+const LAST: u8 = 64;
+
 /// Steps of an event loop.
 #[derive(Default)]
 pub(super) struct Steps {
     gathering: RefCell<Gathering>,
     sent: RefCell<VecDeque<Sent>>,
+    distance: Cell<Distance>,
     /// There may be something to send now.
     gathered: Notify,
 }
@@ -60,8 +68,17 @@ struct Gathering {
     untimed: u8,
 }
 
+/// How far Redis is: the time in which the quickest of the last steps was answered.
+#[derive(Clone, Copy, Debug)]
+struct Distance {
+    /// Of those that are being counted, and of those that were counted before.
+    quickest: [Duration; 2],
+    count: u8,
+}
+
 /// A step whose answer is awaited.
 struct Sent {
+    at: Instant,
     told: Vec<Told>,
     requests: Bytes,
     /// What has come of the answer.
@@ -80,6 +97,28 @@ struct Told {
     length: usize,
     /// When it came, if it is timed.
     since: Option<Instant>,
+}
+
+// === impl Distance ===
+
+impl Default for Distance {
+    fn default() -> Self {
+        Self { quickest: [Duration::MAX, Duration::ZERO], count: 0 }
+    }
+}
+
+impl Distance {
+    fn after(self, took: Duration) -> Self {
+        let [now, before] = self.quickest;
+        match self.count + 1 {
+            LAST => Self { quickest: [Duration::MAX, now.min(took)], count: 0 },
+            count => Self { quickest: [now.min(took), before], count },
+        }
+    }
+
+    fn is_far(self) -> bool {
+        self.quickest.into_iter().min() > Some(FAR)
+    }
 }
 
 pub(super) fn is_step(owner: Owner) -> bool {
@@ -155,7 +194,7 @@ impl EventLoop {
     pub(super) async fn send_steps(&self) {
         loop {
             self.steps.gathered.notified().await;
-            if self.steps.sent.borrow().is_empty() {
+            if self.steps.sent.borrow().is_empty() || self.steps.distance.get().is_far() {
                 self.send_step();
             }
         }
@@ -164,7 +203,10 @@ impl EventLoop {
     /// The oldest step that is under way has ended: the next one may go, with what comes of its clients by then.
     fn end_step(&self) -> Option<Sent> {
         self.steps.gathered.notify_one();
-        self.steps.sent.borrow_mut().pop_front()
+        let sent = self.steps.sent.borrow_mut().pop_front()?;
+        let distance = &self.steps.distance;
+        distance.set(distance.get().after(sent.at.elapsed()));
+        Some(sent)
     }
 
     /// Whether there is a connection for steps, to a run of Redis that is believed.
@@ -188,6 +230,7 @@ impl EventLoop {
         let request = believed.then(|| engine.request_of(&gathering.step)).flatten();
         gathering.step.clear();
         let sent = Sent {
+            at: Instant::now(),
             told: std::mem::take(&mut gathering.told),
             requests: gathering.requests.split().freeze(),
             answer: BytesMut::new(),
@@ -296,5 +339,25 @@ impl EventLoop {
             client.fill(told.slot, reply.freeze());
             client.flush();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_quickest_of_the_last_steps_tells_how_far_redis_is() {
+        let (quick, slow) = (Duration::from_micros(100), Duration::from_millis(2));
+        let mut distance = Distance::default();
+        let mut answered = |took: Duration, steps: u8| {
+            (0..steps).for_each(|_| distance = distance.after(took));
+            distance.is_far()
+        };
+        assert!(!answered(slow, LAST - 1), "not known yet");
+        assert!(answered(slow, 1) && answered(slow, LAST));
+        assert!(!answered(quick, 1), "one is enough");
+        assert!(!answered(slow, LAST), "it is one of the last ones");
+        assert!(answered(slow, LAST), "and is forgotten");
     }
 }

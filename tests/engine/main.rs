@@ -5,6 +5,7 @@
 #![allow(unreachable_pub)]
 #![allow(clippy::disallowed_methods, reason = "a test spawns what it waits for")]
 
+mod batches;
 mod behind;
 mod behind_outage;
 mod calls;

@@ -3,8 +3,8 @@
 -- one entry of the journal. One whose key cannot be worked on here is left to a worker (see behind.lua), and so
 -- is what its client has sent after it.
 -- KEYS: the journal's state, the journal; then value, mark of each operation's key; a key may stand there often.
--- ARGV: most changes that the journal may hold; then for each operation: three bytes, which are how (the first
--- letter of its word, see engine::fits), a digit (1 if it comes after the one before it, as both are of one client,
+-- ARGV: most changes that the journal may hold; then for each operation: three bytes, which are how (a letter, see
+-- below), a digit (1 if it comes after the one before it, as both are of one client,
 -- and 2 more if its hash cannot be made anew from some of its fields), and the count of its words; what the journal
 -- says of it when it changes something (of a sum all but the sum); and the words, which are the request without its
 -- key.
