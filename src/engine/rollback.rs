@@ -297,12 +297,15 @@ impl Switcher<'_> {
             let Some(last) = rows.last() else { break };
             after = last.id;
             let mut ids = Vec::new();
-            let mut keys: Vec<MappedKey> = Vec::new();
+            // One key may stand there many times.
+            let (mut keys, mut seen): (Vec<MappedKey>, _) = (Vec::new(), HashSet::new());
             for row in rows {
                 let key = self.registry.mapped_key(&Bytes::from(row.key));
                 if let Some(key) = key.filter(|key| key.mapping.index == mapping.index) {
                     ids.push(row.id);
-                    keys.push(key);
+                    if seen.insert(key.key.clone()) {
+                        keys.push(key);
+                    }
                 }
             }
             if !keys.is_empty() {

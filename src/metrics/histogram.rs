@@ -84,6 +84,7 @@ mod tests {
         assert_eq!(told.count, 5);
         assert!((told.sum - 0.012_502).abs() < 1e-9, "{}", told.sum);
     }
+
     #[test]
     fn those_of_several_loops_are_one() {
         let histograms = [(); 2].map(|()| Histogram::new(&[500, 2500], 1e-6));

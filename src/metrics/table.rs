@@ -58,7 +58,7 @@ pub static FAMILIES: &[Family] = &[
         "Time from the request to its answer, of operations that workers have done: misses, and writes. Of the \
          others see respgres_mapped_loop_seconds."),
     row("respgres_mapped_loop_seconds", Histogram, &[MAPPING, SIDE],
-        "The same of operations that event loops do themselves: hits, and writes that they tell Redis first. One in 16 is \
+        "The same of operations that event loops do themselves: hits, and writes that they tell Redis first. One in 17 is \
          timed: of each client's reads, and of each loop's writes."),
     row("respgres_cache_total", Counter, &[MAPPING, ("result", "hit, miss, fill, refused")],
         "What became of reads: answered by Redis' copy (hit), keys asked of Postgres (miss), copies made (fill), and copies \

@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn one_in_sixteen_is_timed() {
+    fn one_in_seventeen_is_timed() {
         let metrics = Metrics::new(1, 1);
         let mut asks = Asks::counted_in(metrics.of_new_loop(), None);
         let mut answered = |under_way: usize| {
@@ -187,9 +187,9 @@ mod tests {
             (0..under_way).for_each(|_| asks.pop());
             metrics.loop_seconds(0, Side::Read).count
         };
-        assert_eq!([answered(1), answered(14), answered(1), answered(1)], [1, 1, 1, 2]);
+        assert_eq!([answered(1), answered(15), answered(1), answered(1)], [1, 1, 1, 2]);
         // Those that come while one is timed wait for their turn.
-        assert_eq!([answered(40), answered(1), answered(15)], [3, 4, 4]);
+        assert_eq!([answered(40), answered(1), answered(16)], [3, 4, 4]);
         // One that Redis does not answer is none of these.
         asks.push(ask(Proof::NonNil), b"request");
         asks.take();

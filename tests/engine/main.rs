@@ -24,6 +24,7 @@ mod panics;
 mod relay;
 mod restart;
 mod rollback;
+mod rollback_beside_sql;
 mod split;
 #[path = "../stack/mod.rs"]
 mod stack;

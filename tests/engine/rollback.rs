@@ -1,8 +1,6 @@
 //! Back to Redis alone: afterwards Redis itself says what clients were told, byte for byte.
 
 use std::process::Stdio;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use sqlx::{Connection, PgConnection};
 
@@ -200,7 +198,7 @@ impl Held {
     }
 }
 
-async fn with_things(count: usize) -> Stack {
+pub(crate) async fn with_things(count: usize) -> Stack {
     let stack = Stack::with_mappings(MAPPINGS).await;
     let mut client = stack.client().await;
     let requests: Vec<Vec<String>> = (0..count)
@@ -392,50 +390,6 @@ async fn what_cannot_be_says_why_and_what_to_do() {
     stack.redis.restart().await;
     wait_until("Redis is believed", async || stack.run(&words).0).await;
     stack.proxy.stop_allowing(&[], &["Redis", "upstream"]).await;
-}
-
-/// Between the last look and the end others change rows: they are in the outbox, and no copy is dropped any more.
-#[tokio::test]
-async fn what_others_change_by_sql_in_the_last_moment_is_there() {
-    let stack = with_things(300).await;
-    let mut client = stack.client().await;
-    let (stop, address) = (Arc::new(AtomicBool::new(false)), stack.database());
-    let url = address.cluster.url(&address.name);
-    // So many that there is something in the outbox whenever somebody looks.
-    let mut writers = tokio::task::JoinSet::new();
-    for id in 7..13 {
-        let (stop, url) = (Arc::clone(&stop), url.clone());
-        writers.spawn(async move {
-            let mut connection = PgConnection::connect(&url).await.unwrap();
-            let mut count = 0;
-            while !stop.load(Ordering::Relaxed) {
-                count += 1;
-                let sql = format!(
-                    "begin; update things set extra = '{{\"a\": \"{count}\"}}' where id = {id}; \
-                     insert into respgres.outbox (mapping, key) \
-                     select 'things', 'thing:{id}' from generate_series(1, 50); \
-                     notify respgres_outbox; commit"
-                );
-                sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut connection).await.unwrap();
-            }
-        });
-    }
-    let words = ["rollback", "--force", "--mapping", "things"];
-    let mut rollback = stack.command(&words).stdout(Stdio::null()).spawn().unwrap();
-    wait_until("it is done", async || rollback.try_wait().unwrap().is_some()).await;
-    // From now on the rows are nobody's.
-    let there = stack.redis.say("HGET thing:7 a").await;
-    stop.store(true, Ordering::Relaxed);
-    writers.join_all().await;
-    assert!(rollback.wait().unwrap().success());
-    assert!(matches!(&there, Value::Bulk(_)), "{there:?}");
-    wait_until("the outbox is empty", async || {
-        stack.sql_i64("select count(*) from respgres.outbox").await == 0
-    })
-    .await;
-    assert_eq!(stack.redis.say("HGET thing:7 a").await, there);
-    assert_eq!(client.say("HGET thing:7 a").await, there);
-    stack.stop_expecting(&[]).await;
 }
 
 /// What was queued is run where its keys are by then; what was watched can no longer be compared.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 
 use crate::scan_step;
+use crate::stack::process::DEADLINE;
 use crate::stack::{Client, Random, Server, Stack, Value};
 
 const MAPPING: &str = r#"
@@ -129,7 +130,9 @@ async fn judge(strategy: &str, unmapped: bool) {
     let start = Instant::now();
     while start.elapsed() < Duration::from_secs(seconds)
         || scans < 3
-        || written.load(Ordering::Relaxed) < ENOUGH && !tasks.iter().any(JoinHandle::is_finished)
+        || written.load(Ordering::Relaxed) < ENOUGH
+            && start.elapsed() < DEADLINE
+            && !tasks.iter().any(JoinHandle::is_finished)
     {
         let (mut cursor, mut told, mut calls) = ("0".to_owned(), BTreeSet::new(), 0);
         let kind = random.pick(&["", " TYPE hash", " TYPE set"]);
@@ -160,6 +163,7 @@ async fn judge(strategy: &str, unmapped: bool) {
     for task in tasks {
         task.await.expect("a writer does not panic");
     }
+    assert!(writes >= ENOUGH, "hardly anything was written: {writes}");
     // Shown by `cargo test -- --nocapture`.
     #[allow(clippy::print_stderr, reason = "a test tells what it did")]
     {

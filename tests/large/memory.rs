@@ -78,6 +78,7 @@ async fn peak_of_rollback_kb(stack: &Stack, keys: usize) -> u64 {
         let line = format!(": {keys} keys {what}");
         assert!(log.iter().any(|told| told.contains(&line)), "{line}: {log:?}");
     }
+    assert!(peak_kb > 0, "it was never read");
     peak_kb
 }
 

@@ -112,16 +112,11 @@ async fn work(mut client: Client, number: u64, phase: Arc<Phase>) -> Report {
             _ => client.say(&format!("HGET {kind}:{id} n")).await,
         };
         // It belongs to the phase in which it was answered, unless a store went while it was under way.
-        let now = if is_change(begun) { begun } else { phase.now().unwrap_or("ending") };
+        let now = if begun.ends_with(" goes") { begun } else { phase.now().unwrap_or("ending") };
         report.spans.add(now, since.elapsed(), told);
         tokio::time::sleep(PAUSE).await;
     }
     report
-}
-
-/// Whether a store goes or comes back then.
-fn is_change(phase: &str) -> bool {
-    phase.ends_with(" goes") || phase.ends_with(" comes back")
 }
 
 // === impl Spans ===

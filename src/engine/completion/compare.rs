@@ -4,7 +4,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::super::switcher::{NotSwitched, Switcher};
-use super::{Completing, Values, named, word};
+use super::{Completing, Passes, Values, named, word};
 use crate::mapping::{MappedKey, Mapping};
 use crate::upstream::control::Frame;
 use crate::upstream::scripts::{TOUCHED, mark_of};
@@ -14,7 +14,6 @@ use crate::value::{Record, ValueKind};
 const SOON_MS: i64 = 1000;
 
 /// What came of some keys; by their places.
-#[derive(Default)]
 struct Compared {
     /// So many Postgres has.
     count: usize,
@@ -51,29 +50,29 @@ impl Switcher<'_> {
         completing: &Completing,
         keys: &[MappedKey],
     ) -> Result<usize, NotSwitched> {
-        let mut compared = self.compare_what_fits(mapping, keys).await?;
-        for key in compared.left {
-            let alone = self.compare_what_fits(mapping, &keys[key..=key]).await?;
-            compared.count += alone.count;
-            compared.different.extend(alone.different.iter().map(|_| key));
+        if keys.is_empty() {
+            self.go_on(completing).await?;
+            return Ok(0);
+        }
+        let (mut count, mut passes) = (0, Passes::of(keys));
+        while let Some(pass) = passes.next() {
+            let compared = self.compare_what_fits(mapping, &pass).await?;
+            count += compared.count;
+            for place in compared.different {
+                self.look_closer(mapping, &pass[place]).await?;
+            }
+            passes.put_back(pass, &compared.left);
             self.go_on(completing).await?;
         }
-        for key in compared.different {
-            self.look_closer(mapping, &keys[key]).await?;
-        }
-        self.go_on(completing).await?;
-        Ok(compared.count)
+        Ok(count)
     }
 
-    /// Compares as many values as may be in memory together.
+    /// Compares as many values of these keys as may be in memory together.
     async fn compare_what_fits(
         &mut self,
         mapping: &Mapping,
         keys: &[MappedKey],
     ) -> Result<Compared, NotSwitched> {
-        if keys.is_empty() {
-            return Ok(Compared::default());
-        }
         let Values { now_ms, records, left } = self.values(mapping, keys).await?;
         let all = if mapping.holds() == ValueKind::Set { "SMEMBERS" } else { "HGETALL" };
         let asked: Vec<Vec<Bytes>> = records

@@ -14,19 +14,21 @@
 //! - As long as clients go on, a key that has an end of its own shows that by an odd one (see `copy`). Those whose own end
 //!   is even are written down, and get it in the last step.
 //! - What only Redis has stays as it is.
-//! - Values are in memory together only as far as there is room (see `Session::read_what_fits`); what is too large for
-//!   that comes by itself, under its own lock.
+//! - Values are in memory together only as far as there is room (see `Session::read_what_fits`); what there is none for
+//!   comes later (see `passes`), and what is too large for any company by itself.
 //! - If whoever completes is away for too long it is not known what was touched, and he is told so.
 //!
 //! Absent on purpose: a mode of the proxies for this. They need not know of it, and go on as always.
 
 mod compare;
+mod passes;
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::{Instant, sleep_until};
 
+use self::passes::Passes;
 use super::switcher::{NotSwitched, Switcher};
 use crate::mapping::{MappedKey, Mapping};
 use crate::store::{KeyValues, RowLock, StoreError};
@@ -40,7 +42,8 @@ use crate::value::{Record, ValueKind};
 /// Keys that are read and put at once: so many are locked meanwhile.
 const PAGE: usize = 250;
 
-/// Fields or members that Redis is given at once, and up to which a value comes with others; words and bytes from which on a call takes no more values.
+/// Fields or members that Redis is given at once, and up to which a value comes with others; words and bytes from which
+/// on a call takes no more values.
 const SLICE: usize = 1000;
 const CALL_WORDS: usize = 4000;
 const CALL_BYTES: usize = 256 << 10;
@@ -221,9 +224,11 @@ impl Switcher<'_> {
             self.go_on(completing).await?;
             return Ok(0);
         }
-        let (mut count, left) = self.put_what_fits(mapping, completing, keys).await?;
-        for key in left {
-            count += self.put_what_fits(mapping, completing, &keys[key..=key]).await?.0;
+        let (mut count, mut passes) = (0, Passes::of(keys));
+        while let Some(pass) = passes.next() {
+            let (put, left) = self.put_what_fits(mapping, completing, &pass).await?;
+            count += put;
+            passes.put_back(pass, &left);
         }
         Ok(count)
     }
