@@ -1,7 +1,6 @@
 //! Reading back what was put: it has to be as its rows are, byte for byte, unless somebody has touched it since.
 
 use bytes::Bytes;
-use tokio::time::Instant;
 
 use super::super::switcher::{NotSwitched, Switcher};
 use super::{Completing, Passes, Values, named, word};
@@ -34,13 +33,10 @@ impl Switcher<'_> {
         completing: &Completing,
         tell: &mut dyn FnMut(usize),
     ) -> Result<usize, NotSwitched> {
-        let (mut count, mut walk, since) = (0, completing.walk(), Instant::now());
-        while let Some(keys) = self.next_page(mapping, &mut walk).await? {
-            count += self.compare(mapping, completing, &keys).await?;
-            tell(count);
-            completing.keep_pace(since, count).await;
-        }
-        Ok(count)
+        let compare = async |this: &mut Self, keys: &[MappedKey]| {
+            this.compare(mapping, completing, keys).await
+        };
+        self.for_each_page(mapping, completing, tell, compare).await
     }
 
     /// Compares these keys; how many of them Postgres has.

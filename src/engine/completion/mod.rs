@@ -120,9 +120,23 @@ impl Switcher<'_> {
         completing: &Completing,
         tell: &mut dyn FnMut(usize),
     ) -> Result<usize, NotSwitched> {
+        let put =
+            async |this: &mut Self, keys: &[MappedKey]| this.put(mapping, completing, keys).await;
+        self.for_each_page(mapping, completing, tell, put).await
+    }
+
+    /// Does something with all keys of a mapping's table, page by page, at the pace that is wanted; the sum of what it
+    /// counts.
+    async fn for_each_page(
+        &mut self,
+        mapping: &Mapping,
+        completing: &Completing,
+        tell: &mut dyn FnMut(usize),
+        work: impl AsyncFn(&mut Self, &[MappedKey]) -> Result<usize, NotSwitched>,
+    ) -> Result<usize, NotSwitched> {
         let (mut count, mut walk, since) = (0, completing.walk(), Instant::now());
         while let Some(keys) = self.next_page(mapping, &mut walk).await? {
-            count += self.put(mapping, completing, &keys).await?;
+            count += work(self, &keys).await?;
             tell(count);
             completing.keep_pace(since, count).await;
         }

@@ -4,10 +4,9 @@
 -- is what its client has sent after it.
 -- KEYS: the journal's state, the journal; then value, mark of each operation's key; a key may stand there often.
 -- ARGV: most changes that the journal may hold; then for each operation: three bytes, which are how (a letter, see
--- below), a digit (1 if it comes after the one before it, as both are of one client,
--- and 2 more if its hash cannot be made anew from some of its fields), and the count of its words; what the journal
--- says of it when it changes something (of a sum all but the sum); and the words, which are the request without its
--- key.
+-- below), a digit (1 if it comes after the one before it, as both are of one client, and 2 more if its hash cannot be
+-- made anew from some of its fields), and the count of its words; what the journal says of it when it changes something
+-- (of a sum all but the sum); and the words, which are the request without its key.
 -- Answers EPOCH (the journal is not open), FULL, or the replies, in which LEFT stands for what is left.
 touch(3, 2)
 local call, pcall = redis.call, redis.pcall
